@@ -1,0 +1,55 @@
+"""What every command of this house shares: how it fails, and its flags for training."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+BAD_INPUT = 2  # nothing was written
+PARTIAL = 3  # everything was written, but some rows or masks are the stated fallback
+STOPPED = 75  # EX_TEMPFAIL of sysexits.h: stopped and saved; the same command goes on
+
+
+class InputError(Exception):
+    """Something the user gave cannot be used. The message is one line: what, where, what to do."""
+
+
+def entry(main: Callable[[], int | None]) -> None:
+    """Run ``main`` as a program: bad input is one line on stderr and exit status 2, never a traceback."""
+    program = os.environ.get("HW1_PROGRAM") or Path(sys.argv[0]).name
+    try:
+        sys.exit(main())
+    except InputError as error:
+        print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def warn(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def training_flags(parser: argparse.ArgumentParser, *, data: str, run: str) -> None:
+    """Add the flags that all training commands have under the same names."""
+    parser.add_argument("--data", type=Path, default=Path(data), help="folder in the course's layout (%(default)s)")
+    parser.add_argument("--run", type=Path, default=None, help=f"run folder ({run})")
+    parser.add_argument("--epochs", type=positive, help="override the recipe's number of epochs")
+    parser.add_argument("--batch-size", type=positive, help="override the recipe's batch size")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random (%(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
+    parser.add_argument("--fresh", action="store_true", help="start over; an older run is kept aside, not resumed")
+    parser.add_argument("--max-minutes", type=float, help="stop and save in time; the same command goes on")
+    parser.add_argument("--save-minutes", type=float, default=5.0, help="at most this much is lost to a kill (%(default)s)")
+
+
+def positive(text: str) -> int:
+    """An argparse type: an integer from 1 up."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 up")
+    return value

@@ -1,0 +1,250 @@
+"""A training run: its folder, its log, and the promise that an interruption loses nothing.
+
+A run's folder holds
+    run.json         recipe, data, seed, command, commit, machine
+    log.jsonl        a line an epoch
+    last.pt best.pt  checkpoints for inference, of the last epoch and of the best one
+    snapshots/       checkpoints of the first epoch and of some between, evenly spread
+    state.pt         all that the next start needs to go on as if nothing had happened
+The loop itself stays in each problem's train.py; this is only what would be repeated round the loops.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import math
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core import checkpoint, device
+from core.cli import STOPPED, InputError
+from core.files import whole, writable_folder
+from core.randomness import batches, seed_of
+
+MAX_SNAPSHOTS = 8
+CHECK_EVERY = 25  # steps between looks at the losses; a look waits for the GPU
+
+
+class Run:
+    """The state of a training run, resumed by itself when its folder holds one.
+
+    ``recipe``: a frozen dataclass. ``data``: what identifies the data set, as plain values. ``state``: the objects with
+    ``state_dict`` and ``load_state_dict`` that change during training, by name. ``where``: the training's device.
+    Raises InputError if the folder holds a run of another recipe, data set or seed, naming the differences.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        recipe: Any,
+        data: dict[str, Any],
+        seed: int,
+        state: dict[str, Any],
+        where: torch.device,
+        fresh: bool = False,
+        max_minutes: float | None = None,
+        save_minutes: float = 5.0,
+    ) -> None:
+        self.folder, self.seed, self.where = folder, seed, where
+        self.identity = json.loads(json.dumps({"recipe": dataclasses.asdict(recipe), "data": data, "seed": seed}))
+        self.epoch, self.next_step, self.total_steps = 0, 0, 0
+        self.history: list[dict[str, Any]] = []
+        self._sums: dict[str, float] = {}
+        self._unread: list[tuple[int, dict[str, torch.Tensor]]] = []
+        self._state, self._save_every = state, 60 * save_minutes
+        self._stop_at = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
+        self._epoch_start = self._saved_at = time.monotonic()
+        self._signal: int | None = None
+        if fresh and folder.exists():
+            print(f"the older run is kept in {_set_aside(folder)}")
+        writable_folder(folder / "snapshots")
+        self._about: dict[str, Any] = {}
+        if (folder / "state.pt").exists():
+            self._resume()
+        self._about = {"command": shlex.join(["python3", *sys.orig_argv[1:]]), "commit": commit()}
+        self._write_json("run.json", self.identity | self._about | machine(where))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+
+    def epochs(self, total: int, patience: int = 0, watch: str = "") -> Iterator[int]:
+        """Yield the epochs (from 0) still to be done, until ``total`` or ``patience`` epochs without a better ``watch``."""
+        while self.epoch < total and not (patience and self.epoch - self.best_epoch(watch) >= patience):
+            self._epoch_start = time.monotonic()
+            yield self.epoch
+        self._write_log()
+
+    def batches(self, count: int, batch_size: int) -> Iterator[torch.Tensor]:
+        """Yield the index tensors of this epoch's batches that are still to be done.
+
+        Before each of them torch's own generators, which dropout uses, are set for this step.
+        """
+        for step, index in batches(count, batch_size, seed=self.seed, epoch=self.epoch, start=self.next_step):
+            torch.manual_seed(seed_of(self.seed, self.epoch, step, "torch"))
+            yield index
+
+    def keys(self) -> tuple[int, int, int]:
+        """(seed, epoch, step) of the batch in hand, for ``randomness.generator``."""
+        return self.seed, self.epoch, self.next_step
+
+    def step(self, **values: torch.Tensor) -> None:
+        """Close a step: note its ``values`` (scalars, averaged over the epoch for the log), save if it is time, stop if asked.
+
+        Raises InputError, naming the step, at a value that is not finite.
+        """
+        self._unread.append((self.next_step, {name: value.detach() for name, value in values.items()}))
+        self.next_step += 1
+        self.total_steps += 1
+        if len(self._unread) >= CHECK_EVERY:
+            self._read_values()
+        now = time.monotonic()
+        if self._signal is not None or now >= self._stop_at:
+            self._save()
+            why = signal.Signals(self._signal).name if self._signal is not None else "--max-minutes"
+            print(f"stopped by {why} after step {self.next_step} of epoch {self.epoch + 1}; the same command goes on")
+            sys.exit(STOPPED)
+        if now - self._saved_at >= self._save_every:
+            self._save()
+
+    def end_epoch(self, model_checkpoint: checkpoint.Checkpoint, *, watch: str, **metrics: float) -> None:
+        """Close an epoch: a log line, ``last.pt``, ``best.pt`` by the highest ``watch``, snapshots, and the state."""
+        self._read_values()
+        means = {name: value / self.next_step for name, value in self._sums.items()}
+        seconds = round(time.monotonic() - self._epoch_start, 1)
+        line = {"epoch": self.epoch + 1, "steps": self.total_steps, **means, **metrics, "seconds": seconds}
+        self.history.append(line)
+        print(
+            "  ".join(f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}" for name, value in line.items()),
+            flush=True,
+        )
+        self.epoch, self.next_step, self._sums = self.epoch + 1, 0, {}
+        final = dataclasses.replace(
+            model_checkpoint,
+            recipe=self.identity["recipe"],
+            scores=metrics,
+            made={**self._about, "seed": self.seed, "epoch": self.epoch, "data": self.identity["data"]},
+        )
+        checkpoint.save(self.folder / "last.pt", final)
+        if self.best_epoch(watch) == self.epoch:
+            checkpoint.save(self.folder / "best.pt", final)
+        self._snapshot(final)
+        self._save()
+        self._write_log()
+
+    def best_epoch(self, watch: str) -> int:
+        """The number (from 1) of the first epoch with the highest ``watch`` so far; 0 before the first."""
+        return max(self.history, key=lambda line: line[watch])["epoch"] if self.history else 0
+
+    def _snapshot(self, final: checkpoint.Checkpoint) -> None:
+        # Epochs 1, 1+k, 1+2k, ... are kept; when they grow too many, k doubles. So they stay few and evenly spread
+        # however long the run turns out to be. The last epoch is last.pt.
+        spacing = 1
+        while (self.epoch - 1) // spacing >= MAX_SNAPSHOTS:
+            spacing *= 2
+        if (self.epoch - 1) % spacing == 0:
+            checkpoint.save(self.folder / "snapshots" / f"epoch_{self.epoch:04d}.pt", final)
+        for path in (self.folder / "snapshots").glob("epoch_*.pt"):
+            if (int(path.stem.split("_")[1]) - 1) % spacing:
+                path.unlink()
+
+    def _read_values(self) -> None:
+        for step, values in self._unread:
+            for name, value in values.items():
+                number = value.item()
+                if not math.isfinite(number):
+                    raise InputError(
+                        f"{name} is {number} at step {step + 1} of epoch {self.epoch + 1}; lower the learning rate"
+                    )
+                self._sums[name] = self._sums.get(name, 0.0) + number
+        self._unread.clear()
+
+    def _save(self) -> None:
+        self._read_values()
+        content = {
+            "identity": self.identity,
+            "epoch": self.epoch,
+            "next_step": self.next_step,
+            "total_steps": self.total_steps,
+            "sums": self._sums,
+            "history": self.history,
+            "state": {name: thing.state_dict() for name, thing in self._state.items()},
+        }
+        with whole(self.folder / "state.pt") as file:
+            torch.save(content, file)
+        self._saved_at = time.monotonic()
+
+    def _resume(self) -> None:
+        saved = checkpoint.read(self.folder / "state.pt")
+        changed = list(_differences(saved["identity"], self.identity))
+        if changed:
+            raise InputError(
+                f"{self.folder} holds another run: {'; '.join(changed)}. Name another --run, or start over with --fresh"
+            )
+        self.epoch, self.next_step, self.total_steps = saved["epoch"], saved["next_step"], saved["total_steps"]
+        self._sums, self.history = saved["sums"], saved["history"]
+        for name, thing in self._state.items():
+            thing.load_state_dict(saved["state"][name])
+        print(f"resumed {self.folder} at epoch {self.epoch + 1}, step {self.next_step + 1}", flush=True)
+
+    def _write_log(self) -> None:
+        with whole(self.folder / "log.jsonl") as file:
+            file.write("".join(json.dumps(line) + "\n" for line in self.history).encode())
+
+    def _write_json(self, name: str, content: Any) -> None:
+        with whole(self.folder / name) as file:
+            file.write((json.dumps(content, indent=2) + "\n").encode())
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        if self._signal is not None:
+            raise KeyboardInterrupt  # asked twice: do not wait for the end of the step
+        self._signal = number
+
+
+def fingerprint(paths: list[Path]) -> str:
+    """A short digest of the files' names, sizes and times of change: whether a data set is still the same."""
+    return f"{seed_of(0, *(f'{p.name}:{(s := p.stat()).st_size}:{s.st_mtime_ns}' for p in paths)):016x}"
+
+
+def commit() -> str:
+    """The commit that the code is of, with ``-dirty`` if it was changed since; ``unknown`` outside a clone."""
+    root = Path(__file__).parent
+    answer = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"], cwd=root, capture_output=True, text=True
+    )
+    return answer.stdout.strip() if answer.returncode == 0 else "unknown"
+
+
+def machine(where: torch.device) -> dict[str, Any]:
+    """What a reader of the log needs to know of the machine."""
+    return {
+        "device": device.describe(where),
+        "torch": torch.__version__,
+        "started": datetime.datetime.now().isoformat(" ", "seconds"),
+    }
+
+
+def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            yield from _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+    elif old != new:
+        yield f"{name} was {old!r}, is now {new!r}"
+
+
+def _set_aside(folder: Path) -> Path:
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.old-{number}")).exists():
+        number += 1
+    os.rename(folder, aside)
+    return aside

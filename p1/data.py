@@ -1,0 +1,35 @@
+"""Problem 1's files: ``{label}_{id}.png``, 32x32 RGB, in ``p1_data/train_50`` and ``p1_data/val_50``."""
+
+from __future__ import annotations
+
+import functools
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core import images
+from core.cli import InputError
+from core.files import list_files
+
+CLASSES = tuple(str(label) for label in range(50))
+SIZE = 32
+SUFFIXES = images.SUFFIXES
+decode = functools.partial(images.read_square, size=SIZE)
+
+
+def label_of(name: str) -> int:
+    """The label that a training file's name begins with. Raises InputError. (A test file's name has none.)"""
+    match = re.match(r"(\d+)_", name)
+    if not match or int(match[1]) >= len(CLASSES):
+        raise InputError(f"{name}: no label 0..{len(CLASSES) - 1} before an underscore in the file's name")
+    return int(match[1])
+
+
+def load(folder: Path) -> tuple[Tensor, Tensor, list[Path]]:
+    """Images (N, 3, 32, 32) uint8, labels (N,) int64 and paths of a labelled folder."""
+    paths = list_files(folder, SUFFIXES)
+    labels = torch.from_numpy(np.array([label_of(path.name) for path in paths], dtype=np.int64))
+    return images.load(paths, decode, folder.name), labels, paths

@@ -1,0 +1,139 @@
+"""Train problem 1's MobileNetV2: ``python3 -m p1.train --model A --recipe report``."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from core import augment, checkpoint, device
+from core.average import update_average, warmed_up
+from core.cli import InputError, entry, training_flags
+from core.randomness import generator, seed_of, steps_per_epoch
+from core.run import Run, fingerprint
+from p1 import data
+from p1.model import ARCHITECTURE, accuracy, decay_groups, load_pretrained, logits, mobilenet_v2
+from p1.recipes import RECIPES, Recipe
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", choices=["A", "B"], default="A", help="A: from scratch, B: pre-trained (%(default)s)")
+    parser.add_argument("--recipe", choices=list(RECIPES), default="report", help="%(default)s")
+    parser.add_argument("--pretrained", type=Path, help="model B's initial weights: a state dict or a checkpoint of p1")
+    training_flags(parser, data="hw1_data/p1_data", run="runs/p1_MODEL_RECIPE")
+    args = parser.parse_args()
+    if (args.model == "B") != (args.pretrained is not None):
+        raise InputError("--pretrained FILE belongs to --model B, and model B needs it (bash hw1_download.sh pretrained)")
+    return args
+
+
+def main() -> None:
+    args = arguments()
+    recipe = RECIPES[args.recipe][args.model]
+    recipe = dataclasses.replace(recipe, epochs=args.epochs or recipe.epochs, batch_size=args.batch_size or recipe.batch_size)
+    where = device.choose(args.device)
+
+    train_images, train_labels, train_paths = data.load(args.data / "train_50")
+    val_images, val_labels, val_paths = data.load(args.data / "val_50")
+    train_images, train_labels = train_images.to(where), train_labels.to(where)
+    steps = steps_per_epoch(len(train_images), recipe.batch_size)
+
+    torch.manual_seed(seed_of(args.seed, "weights"))
+    network = mobilenet_v2(len(data.CLASSES))
+    if args.pretrained:
+        print(load_pretrained(network, read_pretrained(args.pretrained), str(args.pretrained)))
+    network = device.prepare(network, where)
+    average = copy.deepcopy(network) if recipe.average else network
+    optimiser = make_optimiser(network, recipe)
+    run = Run(
+        args.run or Path(f"runs/p1_{args.model}_{recipe.name}"), recipe=recipe, seed=args.seed, where=where,
+        data={"train": fingerprint(train_paths), "val": fingerprint(val_paths), "pretrained": str(args.pretrained)},
+        state={"network": network, "average": average, "optimiser": optimiser},
+        fresh=args.fresh, max_minutes=args.max_minutes, save_minutes=args.save_minutes,
+    )  # fmt: skip
+
+    for _ in run.epochs(recipe.epochs, recipe.patience, watch="accuracy"):
+        network.train()
+        for index in run.batches(len(train_images), recipe.batch_size):
+            for group in optimiser.param_groups:
+                group["lr"] = recipe.lr * schedule(recipe, run.total_steps, steps)
+            index = index.to(where)
+            images = augmented(train_images[index], recipe, generator(*run.keys()))
+            with device.autocast(where, recipe.bf16):
+                out = network(images)
+            loss = nn.functional.cross_entropy(out.float(), train_labels[index], label_smoothing=recipe.label_smoothing)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            if recipe.average:
+                update_average(average, network, warmed_up(recipe.average, run.total_steps))
+            run.step(loss=loss)
+        result = evaluate(average, val_images, val_labels, recipe, where)
+        run.end_epoch(as_checkpoint(average, recipe), watch="accuracy", lr=optimiser.param_groups[0]["lr"], accuracy=result)
+
+
+def make_optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    if recipe.decay_vectors:
+        groups = [{"params": list(network.parameters()), "weight_decay": recipe.weight_decay}]
+    else:
+        groups = decay_groups(network, recipe.weight_decay)
+    if recipe.optimiser == "adam":
+        return torch.optim.Adam(groups, lr=recipe.lr)
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, nesterov=True)
+
+
+def schedule(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
+    """The factor of the learning rate at a step (from 0) of the run."""
+    if recipe.schedule == "constant":
+        return 1.0
+    warmup, total = recipe.warmup_epochs * steps_per_epoch, recipe.epochs * steps_per_epoch
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+
+
+def augmented(images: Tensor, recipe: Recipe, rng: torch.Generator) -> Tensor:
+    """(N, 3, 32, 32) uint8 to the network's input, each image with its own draws."""
+    if recipe.crop_padding:
+        images = augment.random_crop(images, data.SIZE, rng, padding=recipe.crop_padding)
+    images = augment.to_float(augment.random_flip(images, rng))
+    if any(recipe.jitter):
+        images = augment.random_jitter(images, recipe.jitter, rng)
+    if recipe.rotation:
+        images = augment.random_rotation(images, recipe.rotation, rng)
+    return augment.normalise(images, recipe.mean, recipe.std)
+
+
+@torch.no_grad()
+def evaluate(network: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, where: torch.device) -> float:
+    """Accuracy over all of ``images`` (N, 3, 32, 32) uint8, in the training's number format."""
+    network.eval()
+    predicted = []
+    for batch in images.split(100):
+        with device.autocast(where, recipe.bf16):
+            inputs = augment.normalise(augment.to_float(batch.to(where)), recipe.mean, recipe.std)
+            predicted.append(logits(network, inputs, recipe.flip_test).argmax(1).cpu())
+    return accuracy(torch.cat(predicted), labels)
+
+
+def as_checkpoint(network: nn.Module, recipe: Recipe) -> checkpoint.Checkpoint:
+    return checkpoint.Checkpoint(
+        problem="p1", architecture=ARCHITECTURE, classes=data.CLASSES, input_size=data.SIZE, mean=recipe.mean, std=recipe.std,
+        flip_test=recipe.flip_test, recipe={}, scores={}, made={}, weights=network.state_dict(),
+    )  # fmt: skip
+
+
+def read_pretrained(path: Path) -> dict[str, Tensor]:
+    """A bare state dict, as chenyaofo publishes, or one of our own checkpoints."""
+    content = checkpoint.read(path)
+    return content["weights"] if "weights" in content and "format" in content else content
+
+
+if __name__ == "__main__":
+    entry(main)
