@@ -119,8 +119,7 @@ class Run:
 
     def end_epoch(self, model_checkpoint: checkpoint.Checkpoint, *, watch: str, **metrics: float) -> None:
         """Close an epoch: a log line, ``last.pt``, ``best.pt`` by the highest ``watch``, snapshots, and the state."""
-        self._read_values()
-        means = {name: value / self.next_step for name, value in self._sums.items()}
+        means = {name: self.mean(name) for name in self._read_values()}
         seconds = round(time.monotonic() - self._epoch_start, 1)
         line = {"epoch": self.epoch + 1, "steps": self.total_steps, **means, **metrics, "seconds": seconds}
         self.history.append(line)
@@ -142,6 +141,10 @@ class Run:
         self._save()
         self._write_log()
 
+    def mean(self, name: str) -> float:
+        """The mean over this epoch's steps so far of one of the values given to ``step``."""
+        return self._read_values()[name] / self.next_step
+
     def best_epoch(self, watch: str) -> int:
         """The number (from 1) of the first epoch with the highest ``watch`` so far; 0 before the first."""
         return max(self.history, key=lambda line: line[watch])["epoch"] if self.history else 0
@@ -158,7 +161,7 @@ class Run:
             if (int(path.stem.split("_")[1]) - 1) % spacing:
                 path.unlink()
 
-    def _read_values(self) -> None:
+    def _read_values(self) -> dict[str, float]:
         for step, values in self._unread:
             for name, value in values.items():
                 number = value.item()
@@ -168,6 +171,7 @@ class Run:
                     )
                 self._sums[name] = self._sums.get(name, 0.0) + number
         self._unread.clear()
+        return self._sums
 
     def _save(self) -> None:
         self._read_values()

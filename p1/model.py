@@ -46,13 +46,6 @@ def load_pretrained(network: MobileNetV2, weights: dict[str, Tensor], where: str
     return "head swapped: " + ", ".join(swapped)
 
 
-def decay_groups(network: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Parameter groups that decay matrices and kernels, but not biases and BatchNorm's vectors."""
-    matrices = [p for p in network.parameters() if p.ndim >= 2]
-    vectors = [p for p in network.parameters() if p.ndim < 2]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-
-
 def logits(network: nn.Module, images: Tensor, flip_test: bool) -> Tensor:
     """Logits (N, classes) in float32; with ``flip_test`` the mean of the image's and of its mirror image's."""
     out = network(images).float()

@@ -5,19 +5,18 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
-import math
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from core import augment, checkpoint, device
+from core import augment, checkpoint, device, optimiser
 from core.average import update_average, warmed_up
 from core.cli import InputError, entry, training_flags
 from core.randomness import generator, seed_of, steps_per_epoch
 from core.run import Run, fingerprint
 from p1 import data
-from p1.model import ARCHITECTURE, accuracy, decay_groups, load_pretrained, logits, mobilenet_v2
+from p1.model import ARCHITECTURE, accuracy, load_pretrained, logits, mobilenet_v2
 from p1.recipes import RECIPES, Recipe
 
 
@@ -50,52 +49,33 @@ def main() -> None:
         print(load_pretrained(network, read_pretrained(args.pretrained), str(args.pretrained)))
     network = device.prepare(network, where)
     average = copy.deepcopy(network) if recipe.average else network
-    optimiser = make_optimiser(network, recipe)
+    optimizer = optimiser.make(recipe.optimiser, network, recipe.lr, recipe.weight_decay, recipe.decay_vectors)
     run = Run(
         args.run or Path(f"runs/p1_{args.model}_{recipe.name}"), recipe=recipe, seed=args.seed, where=where,
         data={"train": fingerprint(train_paths), "val": fingerprint(val_paths), "pretrained": str(args.pretrained)},
-        state={"network": network, "average": average, "optimiser": optimiser},
+        state={"network": network, "average": average, "optimizer": optimizer},
         fresh=args.fresh, max_minutes=args.max_minutes, save_minutes=args.save_minutes,
     )  # fmt: skip
 
     for _ in run.epochs(recipe.epochs, recipe.patience, watch="accuracy"):
         network.train()
         for index in run.batches(len(train_images), recipe.batch_size):
-            for group in optimiser.param_groups:
-                group["lr"] = recipe.lr * schedule(recipe, run.total_steps, steps)
+            if recipe.schedule == "cosine":
+                factor = optimiser.warmup_cosine(run.total_steps, recipe.warmup_epochs * steps, recipe.epochs * steps)
+                optimiser.set_lr(optimizer, recipe.lr * factor)
             index = index.to(where)
             images = augmented(train_images[index], recipe, generator(*run.keys()))
             with device.autocast(where, recipe.bf16):
                 out = network(images)
             loss = nn.functional.cross_entropy(out.float(), train_labels[index], label_smoothing=recipe.label_smoothing)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             if recipe.average:
                 update_average(average, network, warmed_up(recipe.average, run.total_steps))
             run.step(loss=loss)
         result = evaluate(average, val_images, val_labels, recipe, where)
-        run.end_epoch(as_checkpoint(average, recipe), watch="accuracy", lr=optimiser.param_groups[0]["lr"], accuracy=result)
-
-
-def make_optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    if recipe.decay_vectors:
-        groups = [{"params": list(network.parameters()), "weight_decay": recipe.weight_decay}]
-    else:
-        groups = decay_groups(network, recipe.weight_decay)
-    if recipe.optimiser == "adam":
-        return torch.optim.Adam(groups, lr=recipe.lr)
-    return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, nesterov=True)
-
-
-def schedule(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
-    """The factor of the learning rate at a step (from 0) of the run."""
-    if recipe.schedule == "constant":
-        return 1.0
-    warmup, total = recipe.warmup_epochs * steps_per_epoch, recipe.epochs * steps_per_epoch
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+        run.end_epoch(as_checkpoint(average, recipe), watch="accuracy", lr=optimizer.param_groups[0]["lr"], accuracy=result)
 
 
 def augmented(images: Tensor, recipe: Recipe, rng: torch.Generator) -> Tensor:

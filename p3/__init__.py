@@ -1,0 +1,1 @@
+"""Problem 3: satellite images in 7 land-cover classes, by VGG16-FCN32s and DeepLabv3-MobileNetV3-Large."""

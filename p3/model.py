@@ -1,0 +1,102 @@
+"""The two segmentation networks: VGG16-FCN32s (model A) and DeepLabv3 on MobileNetV3-Large (model B)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import vgg16
+from torchvision.models.segmentation import deeplabv3_mobilenet_v3_large
+
+from core import checkpoint
+from core.cli import InputError
+
+CLASSES = 7
+
+
+class FCN32s(nn.Module):
+    """Long et al. 2015, "Fully Convolutional Networks for Semantic Segmentation", sections 3-4, on VGG16.
+
+    VGG16's two hidden dense layers become convolutions (fc6 7x7, fc7 1x1), a 1x1 convolution scores the classes, and one
+    transposed convolution of stride 32, which starts as bilinear interpolation, brings the scores to the pixels.
+    """
+
+    def __init__(self, classes: int = CLASSES) -> None:
+        super().__init__()
+        self.features = vgg16(weights=None).features
+        for layer in self.features:
+            if isinstance(layer, nn.MaxPool2d):
+                layer.ceil_mode = True  # NOTE: as in the paper's Caffe, so that no border of an odd size is dropped
+        # NOTE: padding 3 keeps the map's size; the paper pads the image by 100 instead.
+        self.fc6 = nn.Sequential(nn.Conv2d(512, 4096, 7, padding=3), nn.ReLU(inplace=True), nn.Dropout2d())
+        self.fc7 = nn.Sequential(nn.Conv2d(4096, 4096, 1), nn.ReLU(inplace=True), nn.Dropout2d())
+        self.score = nn.Conv2d(4096, classes, 1)
+        self.upscore = nn.ConvTranspose2d(classes, classes, 64, stride=32, bias=False)
+        for dense in (self.fc6[0], self.fc7[0]):  # torch's own default dies out over these two wide layers
+            nn.init.kaiming_normal_(dense.weight, nonlinearity="relu")
+            nn.init.zeros_(dense.bias)
+        nn.init.zeros_(self.score.weight)
+        nn.init.zeros_(self.score.bias)
+        with torch.no_grad():
+            self.upscore.weight.copy_(bilinear(classes, 64))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) float, H and W from 32 up -> logits (N, classes, H, W)."""
+        height, width = images.shape[2:]
+        scores = self.score(self.fc7(self.fc6(self.features(images))))
+        return self.upscore(scores)[:, :, 16 : 16 + height, 16 : 16 + width]
+
+
+def bilinear(channels: int, size: int) -> Tensor:
+    """The (channels, channels, size, size) kernel by which a transposed convolution interpolates each channel alone.
+
+    Long et al. 2015, section 3.3; the stride is half of ``size``.
+    """
+    factor = size // 2
+    centre = factor - 0.5
+    line = 1 - (torch.arange(size) - centre).abs() / factor
+    return torch.eye(channels)[:, :, None, None] * (line[:, None] * line)
+
+
+class DeepLabv3(nn.Module):
+    """Chen et al. 2017, "Rethinking Atrous Convolution", on MobileNetV3-Large: torchvision's network, one output."""
+
+    def __init__(self, classes: int = CLASSES) -> None:
+        super().__init__()
+        self.network = deeplabv3_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=classes, aux_loss=False)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                # NOTE: torchvision's MobileNetV3 has 0.01; in few steps from scratch its running statistics then lag so
+                # far behind the weights that evaluation predicts one class only.
+                module.momentum = 0.1
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) float -> logits (N, classes, H, W), interpolated bilinearly from stride 16."""
+        return self.network(images)["out"]
+
+
+ARCHITECTURES = {"vgg16_fcn32s": FCN32s, "deeplabv3_mobilenet_v3_large": DeepLabv3}
+OF_MODEL = {"A": "vgg16_fcn32s", "B": "deeplabv3_mobilenet_v3_large"}
+
+
+def load_pretrained(network: nn.Module, weights: dict[str, Tensor], where: str) -> str:
+    """Start ``network`` from published weights; every key must match. Returns what was swapped or left out, in words.
+
+    FCN32s takes torchvision's VGG16 (ImageNet): its first two dense layers are reshaped to convolutions, the third left
+    out. DeepLabv3 takes torchvision's whole network (COCO, 21 classes): its last layer and auxiliary head are left out.
+    Raises InputError if the keys or shapes are not those.
+    """
+    own = network.state_dict()
+    try:
+        if isinstance(network, FCN32s):
+            taken = {name: value for name, value in weights.items() if name.startswith("features.")}
+            taken["fc6.0.weight"] = weights["classifier.0.weight"].view(4096, 512, 7, 7)
+            taken["fc7.0.weight"] = weights["classifier.3.weight"].view(4096, 4096, 1, 1)
+            taken["fc6.0.bias"], taken["fc7.0.bias"] = weights["classifier.0.bias"], weights["classifier.3.bias"]
+            kept, left_out = ("score.weight", "score.bias", "upscore.weight"), "classifier.6"
+        else:
+            taken = {f"network.{name}": value for name, value in weights.items() if not name.startswith("aux_classifier.")}
+            kept, left_out = ("network.classifier.4.weight", "network.classifier.4.bias"), "classifier.4, aux_classifier"
+    except (KeyError, RuntimeError) as error:
+        raise InputError(f"{where} does not fit {type(network).__name__} ({error}). Nothing was loaded") from error
+    checkpoint.load_weights(network, taken | {name: own[name] for name in kept}, where)
+    return f"left out of {where}: {left_out}; started anew: {', '.join(kept)}"

@@ -1,0 +1,116 @@
+"""Train problem 3's networks: ``python3 -m p3.train --model B --recipe report``."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from core import augment, checkpoint, device, optimiser
+from core.average import update_average, warmed_up
+from core.cli import entry, training_flags
+from core.randomness import generator, seed_of, steps_per_epoch
+from core.run import Run, fingerprint
+from p3 import data
+from p3.model import ARCHITECTURES, OF_MODEL, load_pretrained
+from p3.recipes import RECIPES, Recipe
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", choices=list(OF_MODEL), default="B", help="A: FCN32s, B: DeepLabv3 (%(default)s)")
+    parser.add_argument("--recipe", choices=list(RECIPES), default="report", help="%(default)s")
+    parser.add_argument("--pretrained", type=Path, help="torchvision's state dict to start from; without it, from scratch")
+    training_flags(parser, data="hw1_data/p3_data", run="runs/p3_MODEL_RECIPE")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    recipe = RECIPES[args.recipe][args.model]
+    recipe = dataclasses.replace(recipe, epochs=args.epochs or recipe.epochs, batch_size=args.batch_size or recipe.batch_size)
+    where = device.choose(args.device)
+
+    train_pairs, train_paths = data.load(args.data / "train")
+    val_pairs, val_paths = data.load(args.data / "validation")
+    train_pairs = train_pairs.to(where)
+    steps = steps_per_epoch(len(train_pairs), recipe.batch_size)
+
+    torch.manual_seed(seed_of(args.seed, "weights"))
+    network = ARCHITECTURES[OF_MODEL[args.model]]()
+    if args.pretrained:
+        print(load_pretrained(network, checkpoint.read(args.pretrained), str(args.pretrained)))
+    network = device.prepare(network, where)
+    average = copy.deepcopy(network) if recipe.average else network
+    optimizer = optimiser.make(recipe.optimiser, network, recipe.lr, recipe.weight_decay, recipe.decay_vectors)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.1, patience=10)
+    run = Run(
+        args.run or Path(f"runs/p3_{args.model}_{recipe.name}"), recipe=recipe, seed=args.seed, where=where,
+        data={"train": fingerprint(train_paths), "val": fingerprint(val_paths), "pretrained": str(args.pretrained)},
+        state={"network": network, "average": average, "optimizer": optimizer, "plateau": plateau},
+        fresh=args.fresh, max_minutes=args.max_minutes, save_minutes=args.save_minutes,
+    )  # fmt: skip
+
+    ignored = data.UNKNOWN if recipe.ignore_unknown else -100  # -100: torch's default, which no pixel has
+    for _ in run.epochs(recipe.epochs, recipe.patience, watch="mean_iou"):
+        network.train()
+        for index in run.batches(len(train_pairs), recipe.batch_size):
+            if recipe.schedule == "cosine":
+                factor = optimiser.warmup_cosine(run.total_steps, recipe.warmup_epochs * steps, recipe.epochs * steps)
+                optimiser.set_lr(optimizer, recipe.lr * factor)
+            images, truth = augmented(train_pairs[index.to(where)], recipe, generator(*run.keys()))
+            with device.autocast(where, recipe.bf16):
+                out = network(images)
+            loss = nn.functional.cross_entropy(out.float(), truth, ignore_index=ignored)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if recipe.average:
+                update_average(average, network, warmed_up(recipe.average, run.total_steps))
+            run.step(loss=loss)
+        lr = optimizer.param_groups[0]["lr"]
+        if recipe.schedule == "plateau":
+            plateau.step(run.mean("loss"))
+        score, ious = evaluate(average, val_pairs, recipe, where)
+        per_class = {f"iou_{name}": iou for name, iou in zip(data.CLASSES, ious, strict=False)}
+        run.end_epoch(as_checkpoint(average, recipe), watch="mean_iou", lr=lr, mean_iou=score, **per_class)
+
+
+def augmented(pairs: Tensor, recipe: Recipe, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """(N, 4, H, W) uint8 to the network's input (N, 3, h, w) and classes (N, h, w) int64, moved together."""
+    if recipe.crop:
+        pairs = augment.random_crop(pairs, recipe.crop, rng)
+    pairs = augment.random_symmetry(pairs, rng) if recipe.symmetry == "square" else augment.random_flip(pairs, rng)
+    images, truth = data.split(pairs)
+    images = augment.to_float(images)
+    if any(recipe.jitter):
+        images = augment.random_jitter(images, recipe.jitter, rng)
+    return augment.normalise(images, recipe.mean, recipe.std), truth
+
+
+@torch.no_grad()
+def evaluate(network: nn.Module, pairs: Tensor, recipe: Recipe, where: torch.device) -> tuple[float, list[float]]:
+    """Mean IoU and the IoU of each class but unknown, over all pixels of (N, 4, H, W) uint8."""
+    network.eval()
+    counts = torch.zeros(len(data.CLASSES), len(data.CLASSES), dtype=torch.int64)
+    for batch in pairs.split(4):
+        images, truth = data.split(batch.to(where))
+        with device.autocast(where, recipe.bf16):
+            predicted = network(augment.normalise(augment.to_float(images), recipe.mean, recipe.std)).argmax(1)
+        counts += data.confusion(truth, predicted).cpu()
+    return data.mean_iou(counts)
+
+
+def as_checkpoint(network: nn.Module, recipe: Recipe) -> checkpoint.Checkpoint:
+    return checkpoint.Checkpoint(
+        problem="p3", architecture=OF_MODEL[recipe.model], classes=data.CLASSES, input_size=None, mean=recipe.mean,
+        std=recipe.std, flip_test=recipe.flip_test, recipe={}, scores={}, made={}, weights=network.state_dict(),
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    entry(main)
