@@ -21,7 +21,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class Run:
 
     ``recipe``: a frozen dataclass. ``data``: what identifies the data set, as plain values. ``state``: the objects with
     ``state_dict`` and ``load_state_dict`` that change during training, by name. ``where``: the training's device.
+    ``watch``: the name of the logged value whose highest (or, with ``better=min``, lowest) marks the best epoch.
     Raises InputError if the folder holds a run of another recipe, data set or seed, naming the differences.
     """
 
@@ -53,11 +54,13 @@ class Run:
         seed: int,
         state: dict[str, Any],
         where: torch.device,
+        watch: str,
+        better: Callable = max,
         fresh: bool = False,
         max_minutes: float | None = None,
         save_minutes: float = 5.0,
     ) -> None:
-        self.folder, self.seed, self.where = folder, seed, where
+        self.folder, self.seed, self.watch, self.better = folder, seed, watch, better
         self.identity = json.loads(json.dumps({"recipe": dataclasses.asdict(recipe), "data": data, "seed": seed}))
         self.epoch, self.next_step, self.total_steps = 0, 0, 0
         self.history: list[dict[str, Any]] = []
@@ -78,9 +81,12 @@ class Run:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
 
-    def epochs(self, total: int, patience: int = 0, watch: str = "") -> Iterator[int]:
-        """Yield the epochs (from 0) still to be done, until ``total`` or ``patience`` epochs without a better ``watch``."""
-        while self.epoch < total and not (patience and self.epoch - self.best_epoch(watch) >= patience):
+    def epochs(self, total: int, patience: int = 0, patience_from: int = 0) -> Iterator[int]:
+        """Yield the epochs (from 0) still to be done: ``total``, or until ``patience`` of them brought nothing better.
+
+        0 never loses patience; with ``patience_from``, the first so many epochs do not try it.
+        """
+        while self.epoch < total and not (patience and self.epoch - max(patience_from, self.best_epoch()) >= patience):
             self._epoch_start = time.monotonic()
             yield self.epoch
         self._write_log()
@@ -117,8 +123,8 @@ class Run:
         if now - self._saved_at >= self._save_every:
             self._save()
 
-    def end_epoch(self, model_checkpoint: checkpoint.Checkpoint, *, watch: str, **metrics: float) -> None:
-        """Close an epoch: a log line, ``last.pt``, ``best.pt`` by the highest ``watch``, snapshots, and the state."""
+    def end_epoch(self, model_checkpoint: checkpoint.Checkpoint, **metrics: float) -> None:
+        """Close an epoch: a log line, ``last.pt``, ``best.pt`` if it is, snapshots, and the state."""
         means = {name: self.mean(name) for name in self._read_values()}
         seconds = round(time.monotonic() - self._epoch_start, 1)
         line = {"epoch": self.epoch + 1, "steps": self.total_steps, **means, **metrics, "seconds": seconds}
@@ -135,7 +141,7 @@ class Run:
             made={**self._about, "seed": self.seed, "epoch": self.epoch, "data": self.identity["data"]},
         )
         checkpoint.save(self.folder / "last.pt", final)
-        if self.best_epoch(watch) == self.epoch:
+        if self.best_epoch() == self.epoch:
             checkpoint.save(self.folder / "best.pt", final)
         self._snapshot(final)
         self._save()
@@ -145,9 +151,9 @@ class Run:
         """The mean over this epoch's steps so far of one of the values given to ``step``."""
         return self._read_values()[name] / self.next_step
 
-    def best_epoch(self, watch: str) -> int:
-        """The number (from 1) of the first epoch with the highest ``watch`` so far; 0 before the first."""
-        return max(self.history, key=lambda line: line[watch])["epoch"] if self.history else 0
+    def best_epoch(self) -> int:
+        """The number (from 1) of the first epoch with the best ``watch`` so far; 0 before the first."""
+        return self.better(self.history, key=lambda line: line[self.watch])["epoch"] if self.history else 0
 
     def _snapshot(self, final: checkpoint.Checkpoint) -> None:
         # Epochs 1, 1+k, 1+2k, ... are kept; when they grow too many, k doubles. So they stay few and evenly spread

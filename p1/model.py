@@ -55,4 +55,4 @@ def logits(network: nn.Module, images: Tensor, flip_test: bool) -> Tensor:
 @torch.no_grad()
 def accuracy(predicted: Tensor, labels: Tensor) -> float:
     """Share of right labels over all images, both (N,) int64."""
-    return (predicted == labels).float().mean().item()
+    return (predicted == labels).double().mean().item()

@@ -54,10 +54,10 @@ def main() -> None:
         args.run or Path(f"runs/p1_{args.model}_{recipe.name}"), recipe=recipe, seed=args.seed, where=where,
         data={"train": fingerprint(train_paths), "val": fingerprint(val_paths), "pretrained": str(args.pretrained)},
         state={"network": network, "average": average, "optimizer": optimizer},
-        fresh=args.fresh, max_minutes=args.max_minutes, save_minutes=args.save_minutes,
+        watch="accuracy", fresh=args.fresh, max_minutes=args.max_minutes, save_minutes=args.save_minutes,
     )  # fmt: skip
 
-    for _ in run.epochs(recipe.epochs, recipe.patience, watch="accuracy"):
+    for _ in run.epochs(recipe.epochs, recipe.patience):
         network.train()
         for index in run.batches(len(train_images), recipe.batch_size):
             if recipe.schedule == "cosine":
@@ -75,7 +75,7 @@ def main() -> None:
                 update_average(average, network, warmed_up(recipe.average, run.total_steps))
             run.step(loss=loss)
         result = evaluate(average, val_images, val_labels, recipe, where)
-        run.end_epoch(as_checkpoint(average, recipe), watch="accuracy", lr=optimizer.param_groups[0]["lr"], accuracy=result)
+        run.end_epoch(as_checkpoint(average, recipe), lr=optimizer.param_groups[0]["lr"], accuracy=result)
 
 
 def augmented(images: Tensor, recipe: Recipe, rng: torch.Generator) -> Tensor:

@@ -52,11 +52,11 @@ def main() -> None:
         args.run or Path(f"runs/p3_{args.model}_{recipe.name}"), recipe=recipe, seed=args.seed, where=where,
         data={"train": fingerprint(train_paths), "val": fingerprint(val_paths), "pretrained": str(args.pretrained)},
         state={"network": network, "average": average, "optimizer": optimizer, "plateau": plateau},
-        fresh=args.fresh, max_minutes=args.max_minutes, save_minutes=args.save_minutes,
+        watch="mean_iou", fresh=args.fresh, max_minutes=args.max_minutes, save_minutes=args.save_minutes,
     )  # fmt: skip
 
     ignored = data.UNKNOWN if recipe.ignore_unknown else -100  # -100: torch's default, which no pixel has
-    for _ in run.epochs(recipe.epochs, recipe.patience, watch="mean_iou"):
+    for _ in run.epochs(recipe.epochs, recipe.patience):
         network.train()
         for index in run.batches(len(train_pairs), recipe.batch_size):
             if recipe.schedule == "cosine":
@@ -77,7 +77,7 @@ def main() -> None:
             plateau.step(run.mean("loss"))
         score, ious = evaluate(average, val_pairs, recipe, where)
         per_class = {f"iou_{name}": iou for name, iou in zip(data.CLASSES, ious, strict=False)}
-        run.end_epoch(as_checkpoint(average, recipe), watch="mean_iou", lr=lr, mean_iou=score, **per_class)
+        run.end_epoch(as_checkpoint(average, recipe), lr=lr, mean_iou=score, **per_class)
 
 
 def augmented(pairs: Tensor, recipe: Recipe, rng: torch.Generator) -> tuple[Tensor, Tensor]:

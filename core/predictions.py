@@ -1,0 +1,89 @@
+"""Label files: csv with a header, read forgivingly, written exactly, and scored."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from pathlib import Path
+
+from core.cli import InputError
+from core.files import whole
+
+
+def read_rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
+    """The rows of a csv that has at least ``columns``, as texts without blanks around them.
+
+    A byte-order mark, CRLF, blanks after commas and empty lines are accepted. Raises InputError, naming file and line, if
+    there is no such file, a column is missing or doubled, a row is too short or too long, or there is no row.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise InputError(f"no file {path}") from error
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not text in UTF-8; save it as csv") from error
+    try:
+        lines = [(number, [cell.strip() for cell in row]) for number, row in _numbered(text)]
+    except csv.Error as error:
+        raise InputError(f"{path} is not a csv ({error})") from error
+    if not lines:
+        raise InputError(f"{path} is empty; its first line must be {','.join(columns)}")
+    number, header = lines[0]
+    for column in columns:
+        if header.count(column) != 1:
+            fault = "no" if column not in header else "more than one"
+            raise InputError(f"{path} line {number}: {fault} column {column!r} (found: {', '.join(header)})")
+    rows = []
+    for number, cells in lines[1:]:
+        if len(cells) > len(header) or any(name in columns for name in header[len(cells) :]):
+            raise InputError(f"{path} line {number}: {len(cells)} cells, but the header has {len(header)}")
+        rows.append(dict(zip(header, cells, strict=False)))
+    if not rows:
+        raise InputError(f"{path} has a header but no row")
+    return rows
+
+
+def _numbered(text: str) -> list[tuple[int, list[str]]]:
+    reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
+    return [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+
+
+def unique(rows: list[dict[str, str]], column: str, path: Path) -> None:
+    """Raise InputError if two rows have the same ``column``."""
+    doubled = [value for value, count in Counter(row[column] for row in rows).items() if count > 1]
+    if doubled:
+        raise InputError(f"{path} names {_some(doubled)} more than once; each {column} may stand in one row only")
+
+
+def write_rows(path: Path, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """Write a csv with ``columns`` as header, in whole or not at all."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    with whole(path) as file:
+        file.write(text.getvalue().encode())
+
+
+def score(predicted: dict[str, str], truth: dict[str, str]) -> tuple[int, int]:
+    """(right, all) of two maps from file name to label. Raises InputError if their names are not the same."""
+    missing, extra = sorted(truth.keys() - predicted.keys()), sorted(predicted.keys() - truth.keys())
+    faults = [f"no prediction for {_some(missing)}"] if missing else []
+    faults += [f"a prediction for the unknown {_some(extra)}"] if extra else []
+    if faults:
+        raise InputError("; ".join(faults) + "; nothing was scored")
+    return sum(predicted[name] == truth[name] for name in truth), len(truth)
+
+
+def read_labels(path: Path) -> dict[str, str]:
+    """File name to label from a csv with these two columns. Raises InputError on a name that comes twice."""
+    rows = read_rows(path, ("filename", "label"))
+    unique(rows, "filename", path)
+    return {row["filename"]: row["label"] for row in rows}
+
+
+def _some(names: list[str], at_most: int = 5) -> str:
+    return ", ".join(names[:at_most]) + (f" and {len(names) - at_most} more" if len(names) > at_most else "")

@@ -1,0 +1,55 @@
+"""Label a folder of 32x32 images: ``bash hw1_1.sh <image folder> <output.csv>``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+if not __package__:  # started by path, from any working directory, the packages lie beside this one
+    sys.path[0] = str(ROOT)
+
+import argparse  # noqa: E402
+
+from core import checkpoint, device  # noqa: E402
+from core.cli import InputError, entry  # noqa: E402
+from core.files import list_files, writable_file  # noqa: E402
+from core.inference import Predictor, Stream, flags  # noqa: E402
+from core.predictions import write_rows  # noqa: E402
+from p1 import data  # noqa: E402
+from p1.model import ARCHITECTURE, logits, mobilenet_v2  # noqa: E402
+
+FALLBACK = data.CLASSES[0]  # the label of a file that cannot be read
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="hw1_1.sh", description=__doc__)
+    parser.add_argument("images", type=Path, help="folder of PNG or JPEG images")
+    parser.add_argument("output", type=Path, help="csv to write: filename,label")
+    flags(parser, ROOT / "checkpoints" / "p1_a.pt")
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = arguments()
+    paths = list_files(args.images, data.SUFFIXES)
+    writable_file(args.output)
+    where = device.choose(args.device)
+    saved = checkpoint.load(args.checkpoint, "p1")
+    if saved.architecture != ARCHITECTURE or saved.classes != data.CLASSES:
+        raise InputError(f"{args.checkpoint} is {saved.architecture} of {len(saved.classes)} classes, not {ARCHITECTURE} of 50")
+    network = mobilenet_v2(len(saved.classes))
+    checkpoint.load_weights(network, saved.weights, str(args.checkpoint))
+    network = device.prepare(network.eval(), where)
+    predict = Predictor(lambda images: logits(network, images, saved.flip_test).argmax(1), saved, where)
+
+    labels = dict.fromkeys(paths, FALLBACK)
+    stream = Stream(paths, data.decode, args.batch_size or (32 if where.type == "cpu" else 512))
+    for batch in stream:
+        labels.update(zip(batch.paths, (saved.classes[k] for k in predict(batch.images)), strict=True))
+    write_rows(args.output, ("filename", "label"), [(path.name, label) for path, label in labels.items()])
+    return stream.report(device.describe(where), f"the label {FALLBACK}")
+
+
+if __name__ == "__main__":
+    entry(main)

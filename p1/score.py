@@ -1,0 +1,28 @@
+"""Accuracy of a prediction csv: ``python3 -m p1.score <predictions.csv> <labels.csv or labelled image folder>``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from core.cli import entry
+from core.files import list_files
+from core.predictions import read_labels, score
+from p1 import data
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("predictions", type=Path, help="csv: filename,label")
+    parser.add_argument("truth", type=Path, help="csv with the same columns, or a folder of {label}_{id}.png")
+    args = parser.parse_args()
+    if args.truth.is_dir():
+        truth = {path.name: str(data.label_of(path.name)) for path in list_files(args.truth, data.SUFFIXES)}
+    else:
+        truth = read_labels(args.truth)
+    right, count = score(read_labels(args.predictions), truth)
+    print(f"accuracy: {right / count:.4f} ({right} of {count})")
+
+
+if __name__ == "__main__":
+    entry(main)

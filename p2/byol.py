@@ -1,0 +1,69 @@
+"""BYOL: Grill et al. 2020, "Bootstrap Your Own Latent", section 3.
+
+An online network predicts, from one view of an image, what a slowly following target network makes of another view.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+
+from core.average import update_average
+
+
+def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    """The projector's and the predictor's shape: dense, BatchNorm, ReLU, dense (section 3.3)."""
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, outputs))
+
+
+class BYOL(nn.Module):
+    """``backbone``: images (N, 3, H, W) -> features (N, ``features``). Its training is this module's ``forward``."""
+
+    def __init__(self, backbone: nn.Module, features: int, hidden: int = 4096, projection: int = 256) -> None:
+        super().__init__()
+        self.online = nn.Sequential(backbone, mlp(features, hidden, projection))
+        self.predictor = mlp(projection, hidden, projection)
+        self.target = copy.deepcopy(self.online).requires_grad_(False)
+
+    @property
+    def backbone(self) -> nn.Module:
+        return self.online[0]
+
+    def forward(self, view_1: Tensor, view_2: Tensor) -> tuple[Tensor, Tensor]:
+        """Two views (N, 3, H, W) of the same images -> (loss, spread).
+
+        The loss is symmetric: the sum, for both directions, of ``regression_loss``, averaged over the batch (equation 2
+        and section 3.2). The spread watches for a collapse, see ``spread``.
+        """
+        projections = self.online(view_1), self.online(view_2)
+        with torch.no_grad():
+            targets = self.target(view_1), self.target(view_2)
+        loss = regression_loss(self.predictor(projections[0]), targets[1])
+        loss = loss + regression_loss(self.predictor(projections[1]), targets[0])
+        return loss, spread(projections[0].detach())
+
+    def update_target(self, decay: float) -> None:
+        """target <- decay * target + (1 - decay) * online, over parameters and BatchNorm's statistics (equation 1)."""
+        update_average(self.target, self.online, decay)
+
+
+def regression_loss(prediction: Tensor, target: Tensor) -> Tensor:
+    """2 - 2 cos(prediction, target) in float32, averaged over the batch; both (N, D) (equation 2)."""
+    return 2 - 2 * nn.functional.cosine_similarity(prediction.float(), target.float(), dim=1).mean()
+
+
+def spread(projections: Tensor) -> Tensor:
+    """Standard deviation over the batch of the normalised (N, D) projections, averaged over D, times sqrt(D).
+
+    About 1 where they point everywhere, 0 where all images have become one (Chen & He 2021, "SimSiam", section 4.1).
+    """
+    unit = nn.functional.normalize(projections.float(), dim=1)
+    return unit.std(0).mean() * unit.shape[1] ** 0.5
+
+
+def target_decay(base: float, schedule: str, step: int, total: int) -> float:
+    """The target's decay at ``step`` of ``total``: constant, or from ``base`` to 1 by a cosine (appendix J)."""
+    return base if schedule == "constant" else 1 - (1 - base) * (math.cos(math.pi * step / total) + 1) / 2

@@ -1,0 +1,63 @@
+"""Problem 2's files: unlabelled images in ``mini/train``; ``office/{train,val}`` with csv files that name the images."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from core import images
+from core.cli import InputError
+from core.files import list_files, natural
+from core.predictions import read_rows, unique
+
+SIZE = 128  # fixed by the course
+decode = functools.partial(images.read_square, size=SIZE)
+
+
+def load_unlabelled(folder: Path) -> tuple[Tensor, list[Path]]:
+    """Images (N, 3, 128, 128) uint8 and paths of a folder."""
+    paths = list_files(folder, images.SUFFIXES)
+    return images.load(paths, decode, folder.name), paths
+
+
+def read_labelled(table: Path, folder: Path) -> tuple[list[str], list[Path]]:
+    """Labels, as they stand in the csv, and paths of the images that it names."""
+    rows = read_rows(table, ("filename", "label"))
+    return [row["label"] for row in rows], locate(table, folder, rows)
+
+
+def locate(table: Path, folder: Path, rows: list[dict[str, str]]) -> list[Path]:
+    """The paths of the rows' images, in the rows' order. Raises InputError if one is missing or named twice."""
+    if not folder.is_dir():
+        raise InputError(f"no folder {folder}" if not folder.exists() else f"{folder} is not a folder")
+    unique(rows, "filename", table)
+    paths = [folder / row["filename"] for row in rows]
+    missing = [path.name for path in paths if not path.is_file()]
+    if missing:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise InputError(f"{table} names images that are not in {folder}: {', '.join(missing[:5])}{more}")
+    return paths
+
+
+def classes_of(labels: list[str]) -> tuple[str, ...]:
+    """The class list of a training csv: its labels in natural order."""
+    return tuple(sorted(set(labels), key=natural))
+
+
+def load_labelled(
+    table: Path, folder: Path, classes: tuple[str, ...] = ()
+) -> tuple[Tensor, Tensor, list[Path], tuple[str, ...]]:
+    """Images (N, 3, 128, 128) uint8, class indices (N,) int64, paths, and ``classes`` or, if none are given, the csv's own.
+
+    Raises InputError at a label that is not among ``classes``.
+    """
+    labels, paths = read_labelled(table, folder)
+    classes = classes or classes_of(labels)
+    foreign = sorted(set(labels) - set(classes), key=natural)
+    if foreign:
+        raise InputError(f"{table} has labels that the training csv has not: {', '.join(foreign[:5])}")
+    index = {label: k for k, label in enumerate(classes)}
+    return images.load(paths, decode, folder.name), torch.tensor([index[label] for label in labels]), paths, classes

@@ -1,0 +1,64 @@
+"""Label the images that a csv names: ``bash hw1_2.sh <images.csv> <image folder> <output.csv>``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+if not __package__:  # started by path, from any working directory, the packages lie beside this one
+    sys.path[0] = str(ROOT)
+
+import argparse  # noqa: E402
+
+from core import checkpoint, device  # noqa: E402
+from core.cli import InputError, entry  # noqa: E402
+from core.files import writable_file  # noqa: E402
+from core.inference import Predictor, Stream, flags  # noqa: E402
+from core.predictions import read_rows, write_rows  # noqa: E402
+from p2 import data  # noqa: E402
+from p2.model import ARCHITECTURE, Classifier, logits  # noqa: E402
+
+DEFAULT = ROOT / "checkpoints" / "p2_c.pt"
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="hw1_2.sh", description=__doc__)
+    parser.add_argument("table", metavar="images.csv", type=Path, help="csv with the columns id and filename")
+    parser.add_argument("images", type=Path, help="folder of the images that it names; others there do not count")
+    parser.add_argument("output", type=Path, help="csv to write: id,filename,label")
+    flags(parser, DEFAULT)
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = arguments()
+    rows = read_rows(args.table, ("id", "filename"))
+    paths = data.locate(args.table, args.images, rows)
+    writable_file(args.output)
+    where = device.choose(args.device)
+    if args.checkpoint == DEFAULT and not DEFAULT.exists():
+        raise InputError(
+            f"no checkpoint {DEFAULT}: problem 2's does not ship yet. Train one with 'python3 -m p2.pretrain' and "
+            "'python3 -m p2.train --setting C', then add: --checkpoint runs/p2_C_report/best.pt"
+        )
+    saved = checkpoint.load(args.checkpoint, "p2")
+    if saved.architecture != ARCHITECTURE or not saved.classes:
+        raise InputError(f"{args.checkpoint} is {saved.architecture}, not {ARCHITECTURE}; make one with p2.train")
+    network = Classifier(len(saved.classes))
+    checkpoint.load_weights(network, saved.weights, str(args.checkpoint))
+    network = device.prepare(network.eval(), where)
+    predict = Predictor(lambda images: logits(network, images, saved.flip_test).argmax(1), saved, where)
+
+    fallback = saved.classes[0]
+    labels = dict.fromkeys(paths, fallback)
+    stream = Stream(paths, data.decode, args.batch_size or (16 if where.type == "cpu" else 128))
+    for batch in stream:
+        labels.update(zip(batch.paths, (saved.classes[k] for k in predict(batch.images)), strict=True))
+    answers = [(row["id"], row["filename"], labels[path]) for row, path in zip(rows, paths, strict=True)]
+    write_rows(args.output, ("id", "filename", "label"), answers)
+    return stream.report(device.describe(where), f"the label {fallback}")
+
+
+if __name__ == "__main__":
+    entry(main)

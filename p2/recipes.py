@@ -1,0 +1,99 @@
+"""Problem 2's recipes, as data: pre-training and transfer. What each reached stands in the README."""
+
+from __future__ import annotations
+
+import dataclasses
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """How one of BYOL's two views is made of an image."""
+
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_last: bool = False  # the report's order; the paper crops first
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)  # brightness, contrast, saturation, hue
+    jitter_p: float = 0.8
+    grey_p: float = 0.2
+    blur_size: int = 13  # pixels; the paper's 23 of 224, for 128
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    blur_p: float = 1.0
+    solarize_p: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainRecipe:
+    """How to pre-train. ``plateau_from``: the epoch from which lr falls to a tenth after 10 epochs without a lower loss."""
+
+    name: str
+    epochs: int
+    patience: int  # epochs without a lower loss, from plateau_from on, before the run ends; 0: never
+    batch_size: int
+    views: tuple[View, View]
+    optimiser: str
+    lr: float
+    schedule: str  # plateau or cosine
+    plateau_from: int
+    warmup_epochs: float
+    weight_decay: float
+    decay_vectors: bool
+    target_decay: float
+    target_schedule: str  # constant or cosine
+    bf16: bool
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+
+@dataclasses.dataclass(frozen=True)
+class TransferRecipe:
+    """How to train a setting's classifier."""
+
+    name: str
+    epochs: int
+    patience: int  # epochs without a better validation accuracy before the run ends; 0: never
+    batch_size: int
+    crop_scale: tuple[float, float]  # of a random resized crop; (1, 1): the whole image
+    label_smoothing: float
+    optimiser: str
+    lr: float
+    schedule: str  # constant or cosine
+    warmup_epochs: float
+    weight_decay: float
+    decay_vectors: bool
+    flip_test: bool
+    bf16: bool
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+
+# The original report's two stages in one run: 100 epochs at a constant learning rate, then up to 200 with ReduceLROnPlateau.
+# NOTE: the report drew each augmentation once a batch; here every image has its own draw.
+REPORT_VIEW = View(
+    crop_last=True, jitter=(0.8, 0.8, 0.8, 0.2), jitter_p=0.3, grey_p=0.2, blur_size=3, blur_sigma=(1.0, 2.0), blur_p=0.2
+)
+REPORT_PRETRAIN = PretrainRecipe(
+    name="report", epochs=300, patience=10, batch_size=128, views=(REPORT_VIEW, REPORT_VIEW), optimiser="adam", lr=3e-4,
+    schedule="plateau", plateau_from=100, warmup_epochs=0, weight_decay=0.0, decay_vectors=True, target_decay=0.99,
+    target_schedule="constant", bf16=False,
+)  # fmt: skip
+
+# The original report's transfer, the same for A-E: 0.2848, 0.4114, 0.4551, 0.3062, 0.3087.
+REPORT_TRANSFER = TransferRecipe(
+    name="report", epochs=150, patience=15, batch_size=256, crop_scale=(1.0, 1.0), label_smoothing=0.0, optimiser="adam",
+    lr=3e-4, schedule="constant", warmup_epochs=0, weight_decay=1e-5, decay_vectors=True, flip_test=False, bf16=False,
+)  # fmt: skip
+
+# As far as two CPU cores get in about an hour: the paper's views, small batches for more steps.
+HOUR_PRETRAIN = PretrainRecipe(
+    name="hour", epochs=1, patience=0, batch_size=64,
+    views=(View(), View(blur_p=0.1, solarize_p=0.2)), optimiser="adamw", lr=1e-3, schedule="cosine", plateau_from=0,
+    warmup_epochs=0.1, weight_decay=1e-4, decay_vectors=False, target_decay=0.97, target_schedule="cosine", bf16=True,
+)  # fmt: skip
+HOUR_TRANSFER = TransferRecipe(
+    name="hour", epochs=12, patience=0, batch_size=64, crop_scale=(0.35, 1.0), label_smoothing=0.1, optimiser="adamw",
+    lr=5e-4, schedule="cosine", warmup_epochs=1, weight_decay=0.05, decay_vectors=False, flip_test=True, bf16=True,
+)  # fmt: skip
+
+PRETRAIN = {recipe.name: recipe for recipe in (REPORT_PRETRAIN, HOUR_PRETRAIN)}
+TRANSFER = {recipe.name: recipe for recipe in (REPORT_TRANSFER, HOUR_TRANSFER)}

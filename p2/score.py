@@ -1,0 +1,22 @@
+"""Accuracy of a prediction csv: ``python3 -m p2.score <predictions.csv> <labels.csv>``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from core.cli import entry
+from core.predictions import read_labels, score
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("predictions", type=Path, help="csv: id,filename,label")
+    parser.add_argument("truth", type=Path, help="csv with the same columns and the true labels")
+    args = parser.parse_args()
+    right, count = score(read_labels(args.predictions), read_labels(args.truth))
+    print(f"accuracy: {right / count:.4f} ({right} of {count})")
+
+
+if __name__ == "__main__":
+    entry(main)

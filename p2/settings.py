@@ -1,0 +1,26 @@
+"""The five settings of the comparison, as five rows."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """Where the backbone's weights come from, and whether they are trained on."""
+
+    name: str
+    start: str  # nothing; labels: trained with labels, by the course; byol: trained without labels, by p2.pretrain
+    frozen: bool  # only the head is trained
+
+
+SETTINGS = {
+    setting.name: setting
+    for setting in (
+        Setting("A", start="nothing", frozen=False),
+        Setting("B", start="labels", frozen=False),
+        Setting("C", start="byol", frozen=False),
+        Setting("D", start="labels", frozen=True),
+        Setting("E", start="byol", frozen=True),
+    )
+}

@@ -1,0 +1,96 @@
+"""Segment a folder of satellite images: ``bash hw1_3.sh <image folder> <output folder>``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+if not __package__:  # started by path, from any working directory, the packages lie beside this one
+    sys.path[0] = str(ROOT)
+
+import argparse  # noqa: E402
+from collections import deque  # noqa: E402
+from concurrent.futures import ThreadPoolExecutor  # noqa: E402
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from PIL import Image  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+from core import checkpoint, device, images  # noqa: E402
+from core.cli import InputError, entry  # noqa: E402
+from core.files import whole, writable_folder  # noqa: E402
+from core.inference import Predictor, Stream, flags  # noqa: E402
+from p3 import data  # noqa: E402
+from p3.model import ARCHITECTURES  # noqa: E402
+
+FALLBACK = data.CLASSES.index("agriculture")  # of an image that cannot be read: the commonest class, all over
+LEAST = 32  # pixels a side that the networks need
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="hw1_3.sh", description=__doc__)
+    parser.add_argument("images", type=Path, help="folder of xxxx_sat.jpg (or xxxx.jpg), of any size")
+    parser.add_argument("output", type=Path, help="folder for xxxx_mask.png (or xxxx.png)")
+    flags(parser, ROOT / "checkpoints" / "p3_b.pt")
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = arguments()
+    paths = data.list_images(args.images)
+    where = device.choose(args.device)
+    saved = checkpoint.load(args.checkpoint, "p3")
+    if saved.architecture not in ARCHITECTURES or saved.classes != data.CLASSES:
+        raise InputError(f"{args.checkpoint} is {saved.architecture} of {len(saved.classes)} classes, not one of p3's networks")
+    network = ARCHITECTURES[saved.architecture]()
+    checkpoint.load_weights(network, saved.weights, str(args.checkpoint))
+    network = device.prepare(network.eval(), where)
+    predict = Predictor(lambda batch: classify(network, batch, saved.flip_test), saved, where)
+    writable_folder(args.output)
+    if args.output.resolve() == args.images.resolve() and any(data.mask_name(path.name) == path.name for path in paths):
+        raise InputError(f"the masks would overwrite the images in {args.output}; name another output folder")
+
+    stream = Stream(paths, images.read_rgb, args.batch_size or (1 if where.type == "cpu" else 8))
+    with ThreadPoolExecutor(images.THREADS) as pool:
+        writing: deque = deque()
+        for batch in stream:
+            for path, classes in zip(batch.paths, predict(batch.images), strict=True):
+                writing.append(pool.submit(write_mask, args.output / data.mask_name(path.name), classes))
+            while len(writing) > 2 * images.THREADS:
+                writing.popleft().result()
+        for path in stream.bad:
+            classes = np.full(size_in_header(path), FALLBACK, dtype=np.uint8)
+            writing.append(pool.submit(write_mask, args.output / data.mask_name(path.name), classes))
+        for one in writing:
+            one.result()
+    return stream.report(device.describe(where), f"a mask of {data.CLASSES[FALLBACK]} all over")
+
+
+def classify(network: nn.Module, batch: Tensor, flip_test: bool) -> Tensor:
+    """Normalised images (N, 3, H, W) of any size -> classes (N, H, W) uint8. A side under 32 pixels is padded with its edge."""
+    height, width = batch.shape[2:]
+    padded = nn.functional.pad(batch, (0, max(0, LEAST - width), 0, max(0, LEAST - height)), mode="replicate")
+    out = network(padded)
+    if flip_test:
+        out = out + network(padded.flip(3)).flip(3)
+    return out[:, :, :height, :width].argmax(1).to(torch.uint8)
+
+
+def write_mask(path: Path, classes: np.ndarray) -> None:
+    with whole(path) as file:
+        Image.fromarray(data.colours_of(classes)).save(file, format="png", compress_level=1)
+
+
+def size_in_header(path: Path) -> tuple[int, int]:
+    """(height, width) that a broken image's header still says, else the course's 512x512."""
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except Exception:  # not even a header
+        return 512, 512
+
+
+if __name__ == "__main__":
+    entry(main)
