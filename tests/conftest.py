@@ -1,0 +1,103 @@
+"""Random checkpoints of the three problems, small folders of images, and a way to call a program in this process."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from core import checkpoint
+from core.cli import entry
+
+ROOT = Path(__file__).resolve().parents[1]
+HALF = (0.5, 0.5, 0.5)
+
+
+@pytest.fixture
+def call(monkeypatch, capfd):
+    """Run a program's ``main`` as the shell would: (exit status, stdout, stderr)."""
+
+    def run(main, *arguments):
+        monkeypatch.setattr(sys, "argv", ["program", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            entry(main)
+        out, err = capfd.readouterr()
+        return stop.value.code or 0, out, err
+
+    return run
+
+
+def random_checkpoint(path, problem, architecture, network, classes, size):
+    checkpoint.save(
+        path,
+        checkpoint.Checkpoint(
+            problem, architecture, classes, size, HALF, HALF, False, {"name": "random"}, {}, {"epoch": 0}, network.state_dict()
+        ),
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def p1_checkpoint(tmp_path_factory):
+    from p1 import data, model
+
+    torch.manual_seed(0)
+    network = model.mobilenet_v2(50)
+    torch.nn.init.normal_(network.classifier[1].weight)  # the default is so small that all images get one label
+    path = tmp_path_factory.mktemp("p1") / "random.pt"
+    return random_checkpoint(path, "p1", model.ARCHITECTURE, network, data.CLASSES, 32)
+
+
+@pytest.fixture(scope="session")
+def p2_checkpoint(tmp_path_factory):
+    from p2 import model
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("p2") / "random.pt"
+    return random_checkpoint(path, "p2", model.ARCHITECTURE, model.Classifier(3), ("Couch", "Lamp", "Pen"), 128)
+
+
+@pytest.fixture(scope="session")
+def p3_checkpoint(tmp_path_factory):
+    from p3 import data, model
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("p3") / "random.pt"
+    return random_checkpoint(path, "p3", model.OF_MODEL["B"], model.DeepLabv3(), data.CLASSES, None)
+
+
+def draw(path, width, height, seed):
+    """Save a smooth random picture."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+@pytest.fixture
+def p1_images(tmp_path):
+    folder = tmp_path / "p1 images"
+    for i in range(9):
+        draw(folder / f"{i:04d}.png", 32, 32, i)
+    return folder
+
+
+@pytest.fixture
+def p2_images(tmp_path):
+    """(csv, folder): five images of assorted sizes, four of them named by the csv, not in the folder's order."""
+    folder = tmp_path / "p2 images"
+    for i in range(5):
+        draw(folder / f"{i:04d}.jpg", 90 + 50 * i, 300 - 40 * i, i)
+    table = tmp_path / "test.csv"
+    table.write_text("id,filename,label\n7,0003.jpg,None\n1,0000.jpg,None\n0,0004.jpg,None\n12,0001.jpg,None\n")
+    return table, folder
+
+
+@pytest.fixture
+def p3_images(tmp_path):
+    folder = tmp_path / "p3 images"
+    for i, (width, height) in enumerate([(64, 64), (64, 64), (64, 64), (90, 40), (33, 100)]):
+        draw(folder / f"{i:04d}_sat.jpg", width, height, i)
+    return folder

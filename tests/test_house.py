@@ -1,0 +1,48 @@
+"""The rooms: who may import whom, and what the graders' doors may contain."""
+
+import ast
+import re
+import subprocess
+
+import pytest
+from conftest import ROOT
+
+PROBLEMS = {"p1", "p2", "p3"}
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module.split(".")[0]
+
+
+@pytest.mark.parametrize("room", ["core", *sorted(PROBLEMS)])
+def test_problems_import_core_and_never_each_other(room):
+    files = list((ROOT / room).glob("*.py"))
+    assert files
+    for path in files:
+        foreign = set(imported(path)) & (PROBLEMS - {room})
+        assert not foreign, f"{path} imports {foreign}"
+
+
+def test_the_metric_stands_alone():
+    ours = {path.name for path in ROOT.iterdir() if (path / "__init__.py").exists()}
+    assert {"core", "p1", "p2", "p3"} <= ours
+    assert not set(imported(ROOT / "mean_iou_evaluate.py")) & (ours | {"torch", "scipy"})
+
+
+@pytest.mark.parametrize("script", ["hw1_1.sh", "hw1_2.sh", "hw1_3.sh", "hw1_download.sh"])
+def test_the_graders_scripts_change_nothing_on_the_machine(script):
+    text = (ROOT / script).read_text()
+    commands = re.sub(r"(?m)^#.*$", "", text)
+    assert not re.search(r"\b(rm|sudo|cp|mv|mkdir|cd|pip|CUDA_VISIBLE_DEVICES)\b", commands)
+    assert len(text.splitlines()) == 3
+    subprocess.run(["bash", "-n", ROOT / script], check=True)
+
+
+def test_no_model_constructor_asks_for_ready_made_weights():
+    for path in ROOT.glob("p[123]/*.py"):
+        for argument in re.findall(r"\bweights(?:_backbone)?=([^,)\s]+)", path.read_text()):
+            assert argument in {"None", "weights"} or "state_dict" in argument, f"{path}: weights={argument}"

@@ -1,0 +1,89 @@
+"""Label files as strangers write them, and their scores."""
+
+import pytest
+
+from core.cli import InputError
+from core.predictions import read_labels, read_rows, score, write_rows
+from p1 import score as p1_score
+from p2 import score as p2_score
+
+
+def rows_of(tmp_path, content, columns=("id", "filename")):
+    path = tmp_path / "images.csv"
+    path.write_bytes(content)
+    return read_rows(path, columns)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"id,filename,label\n0,a.jpg,None\n1,b.jpg,None\n",
+        b"\xef\xbb\xbfid,filename,label\r\n0,a.jpg,\r\n1,b.jpg,\r\n",
+        b"id, filename, label\n0, a.jpg, None\n1, b.jpg, None\n\n",
+        b"id,filename\n0,a.jpg\n1,b.jpg",
+        b"id,filename,label\n0,a.jpg\n1,b.jpg\n",
+        b'filename,"id"\n"a.jpg",0\n"b.jpg",1\n',
+    ],
+)
+def test_csv_files_of_all_manners_are_read(tmp_path, content):
+    rows = rows_of(tmp_path, content)
+    assert [(row["id"], row["filename"]) for row in rows] == [("0", "a.jpg"), ("1", "b.jpg")]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "is empty"),
+        (b"id,name\n0,a.jpg\n", "line 1: no column 'filename' (found: id, name)"),
+        (b"id,filename,filename\n0,a.jpg,b.jpg\n", "more than one column 'filename'"),
+        (b"id,filename\n", "has a header but no row"),
+        (b"id,filename\n0,a.jpg\n1\n", "line 3: 1 cells, but the header has 2"),
+        (b"id,filename\n0,a.jpg,x\n", "line 2: 3 cells, but the header has 2"),
+        (b"\xff\xfe\x00i\x00d", "is not text in UTF-8"),
+    ],
+)
+def test_what_cannot_be_read_is_named_by_line(tmp_path, content, says):
+    with pytest.raises(InputError, match=r"images\.csv") as error:
+        rows_of(tmp_path, content)
+    assert says in str(error.value)
+
+
+def test_a_name_that_comes_twice_is_refused(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text("filename,label\na.png,1\na.png,2\n")
+    with pytest.raises(InputError, match="a.png more than once"):
+        read_labels(path)
+
+
+def test_rows_are_written_to_the_byte(tmp_path):
+    write_rows(tmp_path / "out.csv", ("filename", "label"), [("0_450.png", "0"), ('odd, "name".png', "3")])
+    assert (tmp_path / "out.csv").read_bytes() == b'filename,label\n0_450.png,0\n"odd, ""name"".png",3\n'
+
+
+def test_score_joins_on_the_name_and_not_on_the_order():
+    assert score({"a": "1", "b": "2", "c": "3"}, {"c": "3", "a": "1", "b": "0"}) == (2, 3)
+
+
+def test_score_refuses_missing_and_extra_rows():
+    with pytest.raises(InputError, match="no prediction for b; a prediction for the unknown c"):
+        score({"a": "1", "c": "1"}, {"a": "1", "b": "1"})
+
+
+def test_p1_score_reads_labels_from_a_csv_or_from_file_names(tmp_path, call):
+    folder = tmp_path / "val"
+    folder.mkdir()
+    for name in ("3_1.png", "10_2.png", "0_7.png"):
+        (folder / name).touch()
+    (tmp_path / "out.csv").write_text("filename,label\n10_2.png,10\n0_7.png,1\n3_1.png,3\n")
+    (tmp_path / "truth.csv").write_text("filename,label\n0_7.png,0\n3_1.png,3\n10_2.png,10\n")
+    for truth in (folder, tmp_path / "truth.csv"):
+        assert call(p1_score.main, tmp_path / "out.csv", truth) == (0, "accuracy: 0.6667 (2 of 3)\n", "")
+
+
+def test_p2_score_and_its_failure(tmp_path, call):
+    (tmp_path / "out.csv").write_text("id,filename,label\n0,a.jpg,Couch\n1,b.jpg,Pen\n")
+    (tmp_path / "truth.csv").write_text("id,filename,label\n0,b.jpg,Pen\n1,a.jpg,Couch\n")
+    assert call(p2_score.main, tmp_path / "out.csv", tmp_path / "truth.csv")[:2] == (0, "accuracy: 1.0000 (2 of 2)\n")
+    (tmp_path / "truth.csv").write_text("id,filename,label\n0,b.jpg,Pen\n")
+    status, out, err = call(p2_score.main, tmp_path / "out.csv", tmp_path / "truth.csv")
+    assert (status, out) == (2, "") and "unknown a.jpg" in err and err.count("\n") == 1
