@@ -1,0 +1,292 @@
+"""Fetch the files that a manifest lists, unless they are there and right: what ``hw1_download.sh`` runs.
+
+A file appears under its name only after its size and hash were checked. Where all files are there and right, nothing is
+asked of a network, nor of the libraries that would fetch them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import stat
+import sys
+import tarfile
+import tempfile
+import time
+import zipfile
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+if not __package__:  # started by its path: Python put core/ first, where `core` itself is not found
+    sys.path[0] = str(ROOT)
+
+from core.cli import InputError, entry, positive, warn  # noqa: E402
+from core.files import writable_folder  # noqa: E402
+
+FOLDERS = {"checkpoints": "checkpoints", "pretrained": "pretrained", "data": "hw1_data"}
+PARTS = ("p1_data", "p2_data", "p3_data")
+PROGRAM = os.environ.get("HW1_PROGRAM") or Path(__file__).name
+ATTEMPTS = 3
+BACKOFF = 2.0  # seconds before the second attempt; twice that before the third
+BLOCK = 1 << 16
+FORMS = {  # of an entry's fields, "" being unknown; a plain name, so that nothing lands outside its folder
+    "name": r"[^./\\\0][^/\\\0]*",
+    "bytes": "[0-9]*",
+    "sha256": "([0-9a-f]{64})?",
+    "sha256_prefix": "([0-9a-f]{8,64})?",
+    "url": r"(https?://\S+)?",
+    "drive_id": "[0-9A-Za-z_-]*",
+}
+
+
+class Failed(Exception):
+    """One file could not be had; the others still can. The message is why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """A file that the manifest lists; a text is "" where it is unknown. ``sha256`` may be only the hash's beginning."""
+
+    name: str
+    bytes: int | None
+    sha256: str
+    url: str
+    drive_id: str
+
+    @property
+    def source(self) -> str:
+        """The address that a browser opens too."""
+        return f"https://drive.google.com/file/d/{self.drive_id}/view" if self.drive_id else self.url
+
+    def check(self, path: Path) -> str:
+        """Describe the file at ``path`` by its size and hash. Raises Failed if they are not the manifest's."""
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+            size, found = file.tell(), digest.hexdigest()
+        if self.bytes is not None and size != self.bytes:
+            raise Failed(f"it has {size:,} bytes instead of {self.bytes:,}")
+        if not found.startswith(self.sha256):
+            raise Failed(f"its sha256 is {found} instead of {self.sha256}")
+        return f"{size:,} bytes, sha256 {found}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog=PROGRAM, description="Make sure that the files of a manifest are there and right.")
+    parser.add_argument("what", nargs="?", choices=list(FOLDERS), default="checkpoints", help="%(default)s, if not said")
+    parser.add_argument("--manifest", type=Path, default=ROOT / "checkpoints" / "manifest.json", help="%(default)s")
+    parser.add_argument("--to", type=Path, metavar="FOLDER", help="where the files belong (the repository's folder for them)")
+    parser.add_argument("--timeout", type=positive, default=30, metavar="SECONDS", help="of a server's silence (%(default)s)")
+    args = parser.parse_args()
+
+    listed = read_manifest(args.manifest, args.what)
+    folder = args.to or ROOT / FOLDERS[args.what]
+    if args.what == "data" and all((folder / part).is_dir() for part in PARTS):
+        print(f"nothing to do: {folder} holds {', '.join(PARTS)} already")
+        return 0
+    if not listed:
+        print(f"nothing to do: {args.manifest} lists no {args.what}")
+    failures = 0
+    for wanted in listed:
+        try:
+            path = obtain(wanted, folder, args.timeout)
+            if args.what == "data":
+                unpack(path, folder)
+        except Failed as error:
+            failures += 1
+            print(f"{PROGRAM}: {' '.join(str(error).split())}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def read_manifest(path: Path, what: str) -> list[Wanted]:
+    """The files listed under ``what`` (a key of FOLDERS). Raises InputError if the manifest is missing or broken."""
+    try:
+        return [_wanted(fields) for fields in json.loads(path.read_text(encoding="utf-8"))[what]]
+    except OSError as error:
+        raise InputError(f"cannot read the manifest {path}: {error.strerror}") from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:  # no JSON, or JSON of another shape
+        raise InputError(f"the manifest {path} is broken in {what!r}: {error}") from error
+
+
+def _wanted(fields: dict[str, Any]) -> Wanted:
+    known = {key: "" if fields.get(key) is None else str(fields[key]) for key in FORMS}
+    for key, value in known.items():
+        if not re.fullmatch(FORMS[key], value):
+            raise ValueError(f"{key} of the entry {known['name']!r} cannot be {value!r}")
+    size = int(known["bytes"]) if known["bytes"] else None
+    return Wanted(known["name"], size, known["sha256"] or known["sha256_prefix"], known["url"], known["drive_id"])
+
+
+def obtain(wanted: Wanted, folder: Path, timeout: int) -> Path:
+    """Make sure that the wanted file lies in ``folder``, and return its path.
+
+    A file that is there and right is left alone; a wrong one is replaced only by a right one. Raises Failed, saying what
+    to do by hand; InputError if nothing can be written in ``folder``.
+    """
+    path, done, fault = folder / wanted.name, "ok", "missing"
+    try:
+        found = wanted.check(path) if path.is_file() else None
+    except (Failed, OSError) as error:
+        found, fault = None, f"wrong: {error}"
+        print(f"{wanted.name} is {fault}")
+    if found is None and not wanted.source:
+        raise Failed(f"{path} is {fault}; it ships with the repository: git checkout -- {path}")
+    if found is None:
+        writable_folder(folder)
+        try:
+            found, done = fetch(wanted, path, timeout), "fetched"
+        except (Failed, OSError, ImportError) as error:
+            raise Failed(
+                f"cannot fetch {wanted.name} from {wanted.source}: {error}; by hand: open that address in a browser and place "
+                f"the file at {path} (its sha256 {f'begins with {wanted.sha256}' if wanted.sha256 else 'is not known'})"
+            ) from error
+    print(f"{done} {wanted.name} ({found})")
+    if not wanted.sha256:
+        known = "nothing could be verified" if wanted.bytes is None else "only its size was verified"
+        warn(f"{wanted.name}: the manifest knows no hash, so {known}")
+    return path
+
+
+def fetch(wanted: Wanted, path: Path, timeout: int) -> str:
+    """Download beside ``path``, check, and rename; returns the file's description. Raises Failed or OSError."""
+    part = path.with_name(f"{path.name}.part")
+    for last in (False, True):
+        pieced = _from_drive(wanted, part, timeout) if wanted.drive_id else _from_server(wanted, part, timeout)
+        try:
+            description = wanted.check(part)
+            break
+        except Failed:
+            part.unlink()
+            if last or not pieced:  # pieces of two versions do not fit: those get a second chance, from nothing
+                raise
+    os.replace(part, path)
+    return description
+
+
+def _from_server(wanted: Wanted, part: Path, timeout: int) -> bool:
+    """Bring ``part`` to the end of the file at ``wanted.url``; say whether it is pieced together. Raises Failed, OSError."""
+    import requests  # here, and not above: what is there already is verified without it
+
+    version, why = None, ""
+    for attempt in range(ATTEMPTS):
+        time.sleep(BACKOFF * attempt)
+        have = part.stat().st_size if part.exists() else 0
+        headers = {"Accept-Encoding": "identity"}  # a range counts the bytes sent, so these must be the file's own
+        if have and (version or wanted.sha256):  # with neither, a piece of another version would go unnoticed
+            headers |= {"Range": f"bytes={have}-"} | ({"If-Range": version} if version else {})
+        try:
+            with requests.get(wanted.url, headers=headers, stream=True, timeout=timeout) as response:
+                response.raise_for_status()
+                pieced = response.status_code == 206
+                if not pieced:
+                    tag = response.headers.get("ETag", "W/")  # a weak tag does not promise equal bytes
+                    have, version = 0, response.headers.get("Last-Modified") if tag.startswith("W/") else tag
+                elif not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+                    part.unlink(missing_ok=True)
+                    raise requests.RequestException("the server sent another range than the one asked for")
+                length = response.headers.get("Content-Length", "")
+                total = have + int(length) if length.isdigit() else wanted.bytes
+                size = _receive(response, part, have, total)
+                if total is not None and size < total:
+                    raise requests.RequestException(f"the connection ended after {size:,} of {total:,} bytes")
+                return pieced
+        except requests.RequestException as error:
+            status = None if error.response is None else error.response.status_code
+            why = _plain(error, timeout)
+            if status == 416:  # the part is not the beginning of what lies there now
+                part.unlink(missing_ok=True)
+            elif status is not None and status < 500 and status not in (408, 429):
+                break  # asking again changes nothing
+    raise Failed(why)
+
+
+def _receive(response: Any, part: Path, have: int, total: int | None) -> int:
+    """Append the response's body to the first ``have`` bytes of ``part``; return the size it then has."""
+    from tqdm import tqdm
+
+    bar = tqdm(desc=part.stem, initial=have, total=total, unit="B", unit_scale=True, leave=False, disable=None)
+    with bar, part.open("ab" if have else "wb") as file:
+        for block in response.iter_content(BLOCK):
+            file.write(block)
+            bar.update(len(block))
+        file.flush()
+        os.fsync(file.fileno())  # a rename must not outlive the bytes it names
+        return file.tell()
+
+
+def _plain(error: Any, timeout: int) -> str:
+    """The reason in a requests exception, without the names of the layers it came through."""
+    if error.response is not None:
+        return f"the server answered {error.response.status_code} {error.response.reason}"
+    if "timed out" in str(error):
+        return f"the server was silent for {timeout} s"
+    reason = getattr(error.args[0] if error.args else None, "reason", None) or error
+    return "the connection broke off" if "IncompleteRead" in str(reason) else str(reason)
+
+
+def _from_drive(wanted: Wanted, part: Path, timeout: int) -> bool:
+    """Let gdown bring the file to ``part``, going on with what it kept under a name of its own. Raises Failed."""
+    import gdown
+
+    part.unlink(missing_ok=True)  # gdown would take it for the whole file
+    try:
+        done = gdown.download(id=wanted.drive_id, output=str(part), resume=True, quiet=not sys.stderr.isatty(), timeout=timeout)
+    except Exception as error:  # its own, those of requests, and what a changed page of Google makes its parser raise
+        raise Failed(f"gdown: {error or type(error).__name__}") from error
+    if not done or not part.is_file():
+        raise Failed("gdown brought nothing")
+    return False
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack PARTS of a zip or tar into ``folder``, each in whole; what is there already stays as it is.
+
+    They may lie in a top folder hw1_data. Raises Failed, with nothing unpacked, if the archive is damaged, lacks one of
+    them, or holds anything but plain files and folders inside it.
+    """
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".unpacking-") as stage:
+            _extract(archive, Path(stage))
+            top = Path(stage, "hw1_data") if Path(stage, "hw1_data").is_dir() else Path(stage)
+            missing = [part for part in PARTS if not (top / part).is_dir()]
+            if missing:
+                raise Failed(f"it holds no {', '.join(missing)}")
+            for part in PARTS:
+                if (folder / part).exists():
+                    print(f"kept {folder / part}, which was there already")
+                else:
+                    os.rename(top / part, folder / part)
+                    print(f"unpacked {folder / part}")
+        print(f"{archive} is not needed any more")
+    except Exception as error:  # each kind of damage raises something else
+        why = str(error) or type(error).__name__
+        raise Failed(f"cannot unpack {archive}: {why}; if it is not the course's archive, delete it and start again") from error
+
+
+def _extract(archive: Path, folder: Path) -> None:
+    """Links are refused wherever they lead: the data needs none, and crafted ones have led out of many a check."""
+    is_tar = tarfile.is_tarfile(archive)  # asked first: a tar that ends in a zip passes for a zip
+    if not is_tar and not zipfile.is_zipfile(archive):
+        raise Failed("it is neither a zip nor a tar")
+    with tarfile.open(archive) if is_tar else zipfile.ZipFile(archive) as opened:
+        if is_tar:
+            members = [(member.name, member.isreg() or member.isdir()) for member in opened]
+        else:
+            plain = (0, stat.S_IFREG, stat.S_IFDIR)  # 0: not made on Unix
+            members = [(info.filename, stat.S_IFMT(info.external_attr >> 16) in plain) for info in opened.infolist()]
+        for name, is_plain in members:
+            path = PurePosixPath(name.replace("\\", "/"))
+            if path.is_absolute() or ".." in path.parts or not is_plain:
+                raise Failed(f"it is not safe: {name!r} is a link, a device or a path that leads out")
+        # The filter also tames owners and permissions; Python has it since 3.10.12.
+        opened.extractall(folder, **({"filter": "data"} if is_tar and hasattr(tarfile, "data_filter") else {}))
+
+
+if __name__ == "__main__":
+    entry(main)
