@@ -73,9 +73,8 @@ def load(path: Path, problem: str) -> Checkpoint:
         raise InputError(f"{path} has another version's format; use the code it was made with, or train again")
     if fields.get("problem") != problem:
         raise InputError(f"{path} is a checkpoint of {fields.get('problem')}, not of {problem}")
-    for name in ("classes", "mean", "std"):
-        fields[name] = tuple(fields.get(name, ()))
     try:
+        fields |= {name: tuple(fields[name]) for name in ("classes", "mean", "std") if name in fields}
         return Checkpoint(**fields)
     except TypeError as error:
         raise InputError(f"{path} is not a whole checkpoint ({error})") from error
@@ -86,10 +85,12 @@ def read(path: Path) -> Any:
     if not path.is_file():
         raise InputError(f"no checkpoint {path}; fetch what ships with: bash hw1_download.sh")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        path.open("rb").close()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except Exception as error:  # a broken zip, a foreign pickle or a short file each raise something else
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a broken zip, a foreign pickle or a short file each raise something else, OSError too
         why = "it is cut short or damaged" if not zipfile.is_zipfile(path) else "it holds more than plain weights"
         raise InputError(f"cannot load {path}: {why}; fetch it again or train it again") from error
 

@@ -21,7 +21,7 @@ def whole(path: Path) -> Iterator[IO[bytes]]:
     raises or a full disk leaves what was there before; SIGKILL leaves at most the hidden file.
     """
     try:
-        handle, hidden = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".part")
+        handle, hidden = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:50]}.", suffix=".part")
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from error
     try:
@@ -31,11 +31,10 @@ def whole(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         os.chmod(hidden, 0o666 & ~_umask())  # mkstemp makes it private; an output is as public as any new file
         os.replace(hidden, path)
-        hidden = None
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        if hidden is not None:
+        with contextlib.suppress(FileNotFoundError):  # renamed, it is no longer there
             os.unlink(hidden)
 
 
@@ -49,6 +48,8 @@ def writable_file(path: Path) -> Path:
     """Check, before any work is done, that ``path`` can become a file; make its folder. Raises InputError."""
     if path.is_dir():
         raise InputError(f"the output {path} is a folder; name a file")
+    if path.exists() and not path.is_file():
+        raise InputError(f"the output {path} is a device, which a new file would replace; name a file")
     writable_folder(path.parent)
     return path
 

@@ -30,7 +30,7 @@ def make(name: str, network: nn.Module, lr: float, weight_decay: float, decay_ve
 def warmup_cosine(step: int, warmup: float, total: float) -> float:
     """The factor of the learning rate at ``step`` (from 0): linear up over ``warmup`` steps, half a cosine down to 0."""
     if step < warmup:
-        return (step + 1) / warmup
+        return min(1.0, (step + 1) / warmup)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / (total - warmup))))
 
 

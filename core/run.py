@@ -126,6 +126,7 @@ class Run:
     def end_epoch(self, model_checkpoint: checkpoint.Checkpoint, **metrics: float) -> None:
         """Close an epoch: a log line, ``last.pt``, ``best.pt`` if it is, snapshots, and the state."""
         means = {name: self.mean(name) for name in self._read_values()}
+        metrics = {name: float(value) for name, value in metrics.items()}  # numpy's floats would not be read back
         seconds = round(time.monotonic() - self._epoch_start, 1)
         line = {"epoch": self.epoch + 1, "steps": self.total_steps, **means, **metrics, "seconds": seconds}
         self.history.append(line)
@@ -229,10 +230,11 @@ def fingerprint(paths: list[Path]) -> str:
 def commit() -> str:
     """The commit that the code is of, with ``-dirty`` if it was changed since; ``unknown`` outside a clone."""
     root = Path(__file__).parent
-    answer = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"], cwd=root, capture_output=True, text=True
-    )
-    return answer.stdout.strip() if answer.returncode == 0 else "unknown"
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):  # OSError: there is no git
+        return "unknown"
 
 
 def machine(where: torch.device) -> dict[str, Any]:

@@ -1,0 +1,279 @@
+"""The three inference programs: formats to the byte, every kind of image, every kind of bad input."""
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, draw, random_checkpoint
+from PIL import Image
+
+from core import checkpoint
+from core.inference import Predictor
+from p1 import inference as p1
+from p2 import inference as p2
+from p3 import data as p3_data
+from p3 import inference as p3
+
+
+def snapshot(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def script(name, *arguments, cwd):
+    command = ["bash", os.path.relpath(ROOT / name, cwd), *map(str, arguments)]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # python3 is the one that runs the tests
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env={**os.environ, "PATH": path})
+
+
+# --- what comes out ---------------------------------------------------------------------------------------------------
+
+
+def test_p1_writes_a_row_an_image_in_natural_order(call, p1_images, p1_checkpoint, tmp_path):
+    out = tmp_path / "new" / "out.csv"
+    for name in ("10_2.png", "9_450.png"):
+        shutil.copy(p1_images / "0003.png", p1_images / name)
+    status, printed, err = call(p1.main, p1_images, out, "--checkpoint", p1_checkpoint)
+    assert (status, printed) == (0, "") and "11 images in" in err and "images/s" in err
+    lines = out.read_text().split("\n")
+    assert lines[0] == "filename,label" and lines[-1] == ""
+    names = [line.split(",")[0] for line in lines[1:-1]]
+    assert names == [f"{i:04d}.png" for i in range(9)] + ["9_450.png", "10_2.png"]
+    assert all(0 <= int(line.split(",")[1]) < 50 for line in lines[1:-1])
+    assert len({line.split(",")[1] for line in lines[1:-1]}) > 1
+
+
+def test_p2_answers_the_csvs_rows_in_their_order_with_their_ids(call, p2_images, p2_checkpoint, tmp_path):
+    table, folder = p2_images
+    status, _, _ = call(p2.main, table, folder, tmp_path / "out.csv", "--checkpoint", p2_checkpoint)
+    rows = list(csv.reader((tmp_path / "out.csv").open()))
+    assert status == 0 and rows[0] == ["id", "filename", "label"]
+    assert [row[:2] for row in rows[1:]] == [["7", "0003.jpg"], ["1", "0000.jpg"], ["0", "0004.jpg"], ["12", "0001.jpg"]]
+    assert {row[2] for row in rows[1:]} <= {"Couch", "Lamp", "Pen"}
+
+
+def test_p3_writes_a_mask_an_image_of_its_size_in_pure_colours(call, p3_images, p3_checkpoint, tmp_path):
+    draw(p3_images / "0005_sat.png", 20, 10, 5)
+    Image.new("RGB", (64, 64)).save(p3_images / "0001_mask.png")  # a truth beside the image is no image
+    status, _, _ = call(p3.main, p3_images, tmp_path / "out", "--checkpoint", p3_checkpoint)
+    assert status == 0
+    masks = {path.name: Image.open(path) for path in (tmp_path / "out").iterdir()}
+    assert sorted(masks) == [f"{i:04d}_mask.png" for i in range(6)]
+    for i, size in enumerate([(64, 64), (64, 64), (64, 64), (90, 40), (33, 100), (20, 10)]):
+        mask = masks[f"{i:04d}_mask.png"]
+        assert (mask.mode, mask.size) == ("RGB", size)
+        assert {tuple(c) for c in np.array(mask).reshape(-1, 3)} <= {tuple(c) for c in p3_data.COLOURS}
+
+
+def test_p3_names_an_earlier_years_masks_like_their_images(call, p3_checkpoint, tmp_path):
+    draw(tmp_path / "in" / "0007.jpg", 40, 40, 0)
+    assert call(p3.main, tmp_path / "in", tmp_path / "out", "--checkpoint", p3_checkpoint)[0] == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["0007.png"]
+
+
+def test_batch_sizes_give_the_same_bytes(
+    call, p1_images, p1_checkpoint, p2_images, p2_checkpoint, p3_images, p3_checkpoint, tmp_path
+):
+    outputs = []
+    for size in (1, 7, 64):
+        out = tmp_path / str(size)
+        assert call(p1.main, p1_images, out / "1.csv", "--checkpoint", p1_checkpoint, "--batch-size", size)[0] == 0
+        assert call(p2.main, *p2_images, out / "2.csv", "--checkpoint", p2_checkpoint, "--batch-size", size)[0] == 0
+        assert call(p3.main, p3_images, out / "3", "--checkpoint", p3_checkpoint, "--batch-size", size)[0] == 0
+        outputs.append(snapshot(out))
+    assert len(outputs[0]) == 7 and outputs[0] == outputs[1] == outputs[2]
+
+
+def test_scripts_run_from_anywhere_twice_with_spaces_and_relative_paths(
+    p1_images, p1_checkpoint, p2_images, p2_checkpoint, p3_images, p3_checkpoint, tmp_path
+):
+    elsewhere = tmp_path / "some where"
+    (elsewhere / "p1").mkdir(parents=True)  # a stranger's folder with our packages' names must not get in the way
+    (elsewhere / "p1" / "__init__.py").write_text("raise SystemExit('the wrong p1')")
+    here = [os.path.relpath(path, elsewhere) for path in (p1_images, *p2_images, p3_images)]
+    table, folder = p2_images
+    made = []
+    for cwd, one, two_csv, two, three in ((elsewhere, *here), (ROOT, p1_images, table, folder, p3_images)):
+        out = tmp_path / "out put"
+        relative = os.path.relpath(out, cwd)
+        for name, arguments, chosen in (
+            ("hw1_1.sh", (one, f"{relative}/1.csv"), p1_checkpoint),
+            ("hw1_2.sh", (two_csv, two, f"{relative}/2.csv"), p2_checkpoint),
+            ("hw1_3.sh", (three, f"{relative}/masks"), p3_checkpoint),
+        ):
+            done = script(name, *arguments, "--checkpoint", chosen, "--device", "cpu", cwd=cwd)
+            assert done.returncode == 0, done.stderr
+            assert done.stdout == "" and done.stderr.count("\n") == 1  # the summary; no bar where there is no terminal
+        made.append(snapshot(out))
+    assert len(made[0]) == 7 and made[0] == made[1]
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "I;16", "CMYK"])
+def test_images_of_every_mode_are_read_as_rgb(call, mode, p1_checkpoint, tmp_path):
+    source = Image.open(draw(tmp_path / "source.png", 32, 32, 3))
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(source.convert("L")).astype(np.uint16) * 257)
+    else:
+        image = source.convert("L").convert(mode) if mode in ("LA", "1") else source.convert(mode)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    image.save(folder / ("0000.jpg" if mode == "CMYK" else "0000.png"))
+    assert call(p1.main, folder, tmp_path / "out.csv", "--checkpoint", p1_checkpoint)[0] == 0
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+def refused(result, *said):
+    status, out, err = result
+    assert status == 2 and out == "", err
+    assert err.count("\n") == 1 and "Traceback" not in err, err
+    for words in said:
+        assert words in err
+
+
+@pytest.fixture
+def broken():
+    """Writers of files that are no images, by name."""
+
+    def truncated(path, whole):
+        path.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+
+    return {
+        "truncated": truncated,
+        "zero-byte": lambda path, whole: path.write_bytes(b""),
+        "text": lambda path, whole: path.write_text("this is no image\n"),
+    }
+
+
+@pytest.mark.parametrize("how", ["truncated", "zero-byte", "text"])
+def test_p1_unreadable_file_gets_the_fallback_and_status_3(call, how, broken, p1_images, p1_checkpoint, tmp_path):
+    call(p1.main, p1_images, tmp_path / "whole.csv", "--checkpoint", p1_checkpoint)
+    broken[how](p1_images / "0004.png", p1_images / "0003.png")
+    status, _, err = call(p1.main, p1_images, tmp_path / "out.csv", "--checkpoint", p1_checkpoint)
+    assert status == 3 and "0004.png" in err and "1 of 9 images could not be read and got the label 0" in err
+    whole, out = ((tmp_path / name).read_text().splitlines() for name in ("whole.csv", "out.csv"))
+    assert out[5] == "0004.png,0" and out[:5] + out[6:] == whole[:5] + whole[6:]
+
+
+def test_p2_unreadable_file_gets_the_fallback_and_status_3(call, p2_images, p2_checkpoint, tmp_path):
+    (p2_images[1] / "0000.jpg").write_bytes(b"")
+    status, _, err = call(p2.main, *p2_images, tmp_path / "out.csv", "--checkpoint", p2_checkpoint)
+    assert status == 3 and "0000.jpg" in err and "the label Couch" in err
+    assert (tmp_path / "out.csv").read_text().splitlines()[2] == "1,0000.jpg,Couch"
+
+
+def test_p3_unreadable_file_gets_a_mask_of_its_size_and_status_3(call, p3_images, p3_checkpoint, tmp_path):
+    whole = (p3_images / "0003_sat.jpg").read_bytes()
+    (p3_images / "0003_sat.jpg").write_bytes(whole[: len(whole) // 2])
+    (p3_images / "0001_sat.jpg").write_text("no image")
+    status, _, err = call(p3.main, p3_images, tmp_path / "out", "--checkpoint", p3_checkpoint)
+    assert status == 3 and "0003_sat.jpg" in err and "0001_sat.jpg" in err and "agriculture" in err
+    for name, size in (("0003_mask.png", (90, 40)), ("0001_mask.png", (512, 512))):
+        mask = Image.open(tmp_path / "out" / name)
+        assert mask.size == size and mask.getcolors() == [(size[0] * size[1], (255, 255, 0))]
+    assert len(list((tmp_path / "out").iterdir())) == 5
+
+
+def test_not_one_readable_image_is_refused_and_the_old_output_kept(call, p1_checkpoint, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "0.png").touch()
+    (tmp_path / "out.csv").write_text("old")
+    status, _, err = call(p1.main, tmp_path / "in", tmp_path / "out.csv", "--checkpoint", p1_checkpoint)
+    assert status == 2 and "none of the 1 images could be read" in err
+    assert (tmp_path / "out.csv").read_text() == "old"
+
+
+def test_bad_folders_are_refused(call, p1_images, p1_checkpoint, p2_images, p3_images, p3_checkpoint, tmp_path):
+    out, empty, file = tmp_path / "out.csv", tmp_path / "empty", tmp_path / "file"
+    empty.mkdir()
+    file.touch()
+    out.write_text("old")
+    refused(call(p1.main, tmp_path / "nowhere", out), "no folder", "nowhere")
+    refused(call(p1.main, empty, out), "no *.png or", str(empty))
+    refused(call(p1.main, file, out), "is not a folder")
+    refused(call(p2.main, p2_images[0], tmp_path / "nowhere", out), "no folder")
+    refused(call(p3.main, empty, tmp_path / "masks"), str(empty))
+    refused(call(p1.main, p1_images, empty, "--checkpoint", p1_checkpoint), "is a folder")
+    refused(call(p1.main, p1_images, file / "out.csv", "--checkpoint", p1_checkpoint), str(file))
+    refused(call(p3.main, p3_images, file, "--checkpoint", p3_checkpoint), str(file), "a file is in the way")
+    assert out.read_text() == "old" and not (tmp_path / "masks").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("id,name\n0,0000.jpg\n", "no column 'filename'"),
+        ("filename,label\n0000.jpg,None\n", "no column 'id'"),
+        ("id,filename\n0,0000.jpg\n1,0000.jpg\n", "0000.jpg more than once"),
+        ("id,filename\n0,0000.jpg\n1,9999.jpg\n", "9999.jpg"),
+        ("", "is empty"),
+    ],
+)
+def test_p2_bad_csv_is_refused(call, content, says, p2_images, p2_checkpoint, tmp_path):
+    table, folder = p2_images
+    table.write_text(content)
+    (tmp_path / "out.csv").write_text("old")
+    refused(call(p2.main, table, folder, tmp_path / "out.csv", "--checkpoint", p2_checkpoint), "test.csv", says)
+    assert (tmp_path / "out.csv").read_text() == "old"
+
+
+def test_p2_without_a_checkpoint_says_how_to_get_one(call, monkeypatch, p2_images, tmp_path):
+    monkeypatch.setattr(p2, "DEFAULT", tmp_path / "p2_c.pt")
+    refused(call(p2.main, *p2_images, tmp_path / "out.csv"), "p2.pretrain", "p2.train --setting C", "--checkpoint")
+
+
+def test_bad_checkpoints_are_refused(call, p1_images, p1_checkpoint, p3_images, p3_checkpoint, tmp_path):
+    out = tmp_path / "out.csv"
+    cut = tmp_path / "cut.pt"
+    cut.write_bytes(p1_checkpoint.read_bytes()[:100_000])
+    refused(call(p1.main, p1_images, out, "--checkpoint", tmp_path / "no.pt"), "no checkpoint", "no.pt")
+    refused(call(p1.main, p1_images, out, "--checkpoint", cut), "cut.pt", "cut short or damaged")
+    refused(call(p1.main, p1_images, out, "--checkpoint", p3_checkpoint), "a checkpoint of p3, not of p1")
+    refused(call(p3.main, p3_images, tmp_path / "masks", "--checkpoint", p1_checkpoint), "a checkpoint of p1, not of p3")
+    other = random_checkpoint(tmp_path / "ten.pt", "p1", p1.ARCHITECTURE, p1.mobilenet_v2(10), tuple("0123456789"), 32)
+    refused(call(p1.main, p1_images, out, "--checkpoint", other), "10 classes")
+    assert not out.exists()
+
+
+def test_a_device_that_is_not_there_is_refused(call, p1_images, p1_checkpoint, tmp_path):
+    result = call(p1.main, p1_images, tmp_path / "out.csv", "--checkpoint", p1_checkpoint, "--device", "cuda:77")
+    refused(result, "no device 'cuda:77' here")
+
+
+def test_an_error_of_a_script_is_one_line_with_its_name_and_status_2(tmp_path):
+    for name, arguments in (("hw1_1.sh", ["no"]), ("hw1_2.sh", ["no.csv", "no"]), ("hw1_3.sh", ["no"])):
+        done = script(name, *arguments, tmp_path / "out", cwd=tmp_path)
+        assert done.returncode == 2 and done.stderr.startswith(f"{name}: no ") and done.stderr.count("\n") == 1
+
+
+def test_a_python_without_torch_is_told_what_to_install(tmp_path):
+    bare = tmp_path / "python3"
+    bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S -I "$@"\n')  # -S: no site-packages
+    bare.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(["bash", ROOT / "hw1_1.sh", "a", "b"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and "pip install -r requirements.txt" in done.stderr and done.stderr.count("\n") == 1
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_too_large_for_the_gpu_is_halved_until_it_fits(p1_checkpoint, capsys):
+    sizes = []
+
+    def classify(images):
+        sizes.append(len(images))
+        if len(images) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return images[:, 0, 0, 0]
+
+    predict = Predictor(classify, checkpoint.load(p1_checkpoint, "p1"), torch.device("cpu"))
+    images = torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1).expand(10, 3, 32, 32)
+    assert np.allclose(predict(images), (np.arange(10) / 255 - 0.5) / 0.5)
+    assert sizes == [10, 5, 2, 2, 2, 2, 2] and "batches of 2" in capsys.readouterr().err
