@@ -1,0 +1,203 @@
+"""Draw a small data set of our own, in the course's layout: ``python3 -m demo.draw --out FOLDER``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.random import Generator
+from PIL import Image
+
+from core.cli import InputError, entry, positive
+from core.files import writable_folder
+from core.images import THREADS, progress
+from demo.scenes import scene
+from demo.shapes import PAINTS, SHAPES, classes, thing
+from p3.data import COLOURS, mask_name
+
+VERSION = 1  # raise it when the same parameters draw something else
+NOTE = "drawn.json"  # lies in a drawn folder: what it was drawn with
+P1_CLASSES, OFFICE_CLASSES = classes(10), classes(13)
+JPEG_QUALITY = 90
+P1, MINI, OFFICE, P3, OFFICE_ORDER = range(5)  # what is drawn with the generator of (seed, one of these, index)
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameters:
+    """All that a drawing depends on; also the command's flags and their defaults."""
+
+    seed: int = dataclasses.field(default=0, metadata={"help": "of everything random"})
+    p1_train: int = dataclasses.field(default=40, metadata={"help": "problem 1: training images a class"})
+    p1_val: int = dataclasses.field(default=10, metadata={"help": "problem 1: validation images a class"})
+    p2_unlabelled: int = dataclasses.field(default=1500, metadata={"help": "problem 2: images without labels"})
+    p2_train: int = dataclasses.field(default=20, metadata={"help": "problem 2: training images a class"})
+    p2_val: int = dataclasses.field(default=4, metadata={"help": "problem 2: validation images a class"})
+    p3_train: int = dataclasses.field(default=120, metadata={"help": "problem 3: training scenes"})
+    p3_val: int = dataclasses.field(default=24, metadata={"help": "problem 3: validation scenes"})
+    size: int = dataclasses.field(default=512, metadata={"help": "problem 3: a scene's side in pixels, from 32 up"})
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder to draw into: a new or an empty one")
+    for field in dataclasses.fields(Parameters):
+        kind, text = int if field.name == "seed" else positive, f"{field.metadata['help']} (%(default)s)"
+        parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, default=field.default, metavar="N", help=text)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    parameters = Parameters(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Parameters)})
+    print(f"drew {args.out}" if draw_all(args.out, parameters) else f"already drawn: {args.out}")
+
+
+def draw_all(out: Path, parameters: Parameters) -> bool:
+    """Draw ``p1_data``, ``p2_data`` and ``p3_data`` into the folder ``out``, which appears only when all is drawn.
+
+    Returns False, and does nothing, if ``out`` was drawn with the same parameters before. Raises InputError if anything
+    else is in it, if it cannot be written, or if the seed is below 0 or the size below 32.
+    """
+    if parameters.seed < 0 or parameters.size < 32:
+        raise InputError(f"seed {parameters.seed} and size {parameters.size}: from 0 and from 32 up, please")
+    out, p = out.absolute(), parameters
+    try:
+        if is_drawn(out, parameters):
+            return False
+        writable_folder(out.parent)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name[:100]}.", suffix=".part") as hidden:
+            drawing = Path(hidden) / "drawing"  # one deeper, as the hidden folder itself is nobody else's to read
+            draw_p1(drawing / "p1_data", p.p1_train, p.p1_val, p.seed)
+            draw_p2(drawing / "p2_data", p.p2_unlabelled, p.p2_train, p.p2_val, p.seed)
+            draw_p3(drawing / "p3_data", p.p3_train, p.p3_val, p.size, p.seed)
+            (drawing / NOTE).write_text(json.dumps(note(p), indent=2) + "\n")
+            os.replace(drawing, out)
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error.strerror or error}") from error
+    return True
+
+
+def note(parameters: Parameters) -> dict[str, int]:
+    return {"version": VERSION} | dataclasses.asdict(parameters)
+
+
+def is_drawn(out: Path, parameters: Parameters) -> bool:
+    """Whether ``out`` holds this drawing already. Raises InputError if it holds something else."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    try:
+        found = json.loads((out / NOTE).read_text())
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict):
+        raise InputError(f"{out} is there already, and not by this program; name another folder")
+    wanted = note(parameters)
+    other = [f"{name} {found.get(name)}, not {value}" for name, value in wanted.items() if found.get(name) != value]
+    if other:
+        raise InputError(f"{out} was drawn with {'; '.join(other)}: remove it or name another folder")
+    return True
+
+
+def draw_p1(folder: Path, train: int = 40, val: int = 10, seed: int = 0) -> None:
+    """Problem 1 into ``folder``: ``train_50`` and ``val_50`` with so many images a class, 32x32, and ``val_gt.csv``.
+
+    The ids of the validation images go on where the training's end, as the course's do.
+    """
+
+    def draw(item: tuple[str, int, int]) -> None:
+        split, label, number = item
+        rng = np.random.default_rng([seed, P1, number * len(P1_CLASSES) + label])
+        thing(rng, *P1_CLASSES[label], 32, 32).save(folder / split / f"{label}_{number}.png")
+
+    splits = {"train_50": range(train), "val_50": range(train, train + val)}
+    make(folder, splits)
+    items = [(split, label, i) for split, numbers in splits.items() for label in range(len(P1_CLASSES)) for i in numbers]
+    run(draw, items, "p1_data")
+    rows = [(f"{label}_{number}.png", label) for split, label, number in items if split == "val_50"]
+    write_csv(folder / "val_gt.csv", ("filename", "label"), rows)
+
+
+def draw_p2(folder: Path, unlabelled: int = 1500, train: int = 20, val: int = 4, seed: int = 0) -> None:
+    """Problem 2 into ``folder``: ``mini/train`` with so many images, and ``office`` with so many a class and csv files.
+
+    The images of ``mini`` are 84x84, of any shape in any paint, many of them no class of ``office``; those of
+    ``office`` have 90 to 400 pixels a side. Their names say nothing of the label, nor does their order.
+    """
+
+    def draw_mini(index: int) -> None:
+        rng = np.random.default_rng([seed, MINI, index])
+        thing(rng, pick(rng, SHAPES), pick(rng, PAINTS), 84, 84).save(mini / f"{index}.jpg", quality=JPEG_QUALITY)
+
+    def draw_office(item: tuple[str, str, int, int]) -> None:
+        split, name, label, index = item
+        rng = np.random.default_rng([seed, OFFICE, index])
+        shorter = 90 * 2.6 ** rng.random()
+        longer = min(400, shorter * rng.uniform(1, 1.75))
+        width, height = (int(side) for side in rng.permutation([shorter, longer]))
+        picture = thing(rng, *OFFICE_CLASSES[label], width, height, studio=0.4)
+        picture.save(office / split / name, quality=JPEG_QUALITY)
+
+    mini, office = folder / "mini" / "train", folder / "office"
+    make(mini)
+    run(draw_mini, range(unlabelled), "p2_data/mini")
+    make(office, ("train", "val"))
+    first = 0
+    for split, count in (("train", train), ("val", val)):
+        every = np.repeat(np.arange(len(OFFICE_CLASSES)), count)
+        labels = np.random.default_rng([seed, OFFICE_ORDER, first]).permutation(every)
+        rows = [(i, f"{i:04}.jpg", int(label)) for i, label in enumerate(labels)]
+        run(draw_office, [(split, name, label, first + i) for i, name, label in rows], f"p2_data/office/{split}")
+        write_csv(office / f"{split}.csv", ("id", "filename", "label"), rows)
+        first += len(rows)
+
+
+def draw_p3(folder: Path, train: int = 120, val: int = 24, size: int = 512, seed: int = 0) -> None:
+    """Problem 3 into ``folder``: ``train`` and ``validation`` with so many scenes of ``size`` pixels and their masks.
+
+    Every class occurs in any twelve scenes in a row, but for an unlikely draw.
+    """
+
+    def draw(item: tuple[str, int, int]) -> None:
+        split, number, index = item
+        picture, truth = scene(np.random.default_rng([seed, P3, index]), index, size)
+        name = f"{number:04}_sat.jpg"
+        Image.fromarray(picture).save(folder / split / name, quality=JPEG_QUALITY)
+        Image.fromarray(COLOURS[truth]).save(folder / split / mask_name(name))
+
+    make(folder, ("train", "validation"))
+    items = [("train", i, i) for i in range(train)] + [("validation", i, train + i) for i in range(val)]
+    run(draw, items, "p3_data")
+
+
+def make(folder: Path, names: Iterable[str] = (".",)) -> None:
+    for name in names:
+        (folder / name).mkdir(parents=True)
+
+
+def run(draw: Callable, items: Sequence, what: str) -> None:
+    """Draw all items, in threads: numpy and Pillow let go of Python's lock in the long parts.
+
+    On an error or Ctrl-C the items not begun are dropped, and those begun finished, so that nothing is written afterwards.
+    """
+    with ThreadPoolExecutor(THREADS) as pool:
+        for _ in progress(pool.map(draw, items), len(items), what):
+            pass
+
+
+def pick(rng: Generator, names: dict[str, object]) -> str:
+    return list(names)[rng.integers(len(names))]
+
+
+def write_csv(path: Path, header: tuple[str, ...], rows: list[tuple]) -> None:
+    path.write_text("".join(",".join(map(str, row)) + "\n" for row in [header, *rows]))
+
+
+if __name__ == "__main__":
+    entry(main)

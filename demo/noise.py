@@ -1,0 +1,35 @@
+"""Smooth random fields, of which backgrounds and landscapes are made."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.random import Generator
+from PIL import Image, ImageFilter
+
+
+def smooth(rng: Generator, height: int, width: int, bumps: float) -> np.ndarray:
+    """A random smooth field (height, width) float32, mean 0, standard deviation near 0.8; ``bumps`` on the longer side."""
+    step = max(height, width) / bumps
+    rows, columns = int(np.ceil(height / step)), int(np.ceil(width / step))
+    grid = Image.fromarray(rng.standard_normal((rows + 2, columns + 2), dtype=np.float32))
+    box = (1, 1, 1 + width / step, 1 + height / step)  # a row of knots outside keeps the border as lively as the rest
+    return np.asarray(grid.resize((width, height), Image.Resampling.BICUBIC, box=box))
+
+
+def fractal(rng: Generator, size: int, bumps: float) -> np.ndarray:
+    """Five ``smooth`` fields added, each twice as fine and about half as strong: (size, size), standard deviation near 1."""
+    quarter = (size + 3) // 4  # enough for the three coarse ones, and far faster
+    coarse = sum(0.57**i * smooth(rng, quarter, quarter, bumps * 2**i) for i in range(3))
+    coarse = np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC))
+    return coarse + sum(0.57**i * smooth(rng, size, size, bumps * 2**i) for i in (3, 4))
+
+
+def crowns(rng: Generator, size: int) -> np.ndarray:
+    """Round clumps some 5 pixels wide: (size, size) float32, mean 0, standard deviation 1.
+
+    Blurred white noise: on so small a scale ``smooth`` would show the lattice that it is made of.
+    """
+    half = (size + 1) // 2
+    noise = Image.fromarray(rng.integers(256, size=(half, half), dtype=np.uint8)).filter(ImageFilter.GaussianBlur(0.9))
+    field = np.asarray(noise.resize((size, size), Image.Resampling.BICUBIC), dtype=np.float32)
+    return (field - field.mean()) / field.std()
