@@ -53,4 +53,8 @@ HOUR_A = Recipe(
 )  # fmt: skip
 HOUR_B = dataclasses.replace(HOUR_A, model="B", lr=0.02)
 
-RECIPES = {"report": {"A": REPORT_A, "B": REPORT_B}, "hour": {"A": HOUR_A, "B": HOUR_B}}
+# For the drawn data of demo.sh: a minute.
+DEMO_A = dataclasses.replace(HOUR_A, name="demo", epochs=5, batch_size=64, lr=0.05, average=0.95)
+DEMO_B = dataclasses.replace(DEMO_A, model="B", lr=0.02)
+
+RECIPES = {"report": {"A": REPORT_A, "B": REPORT_B}, "hour": {"A": HOUR_A, "B": HOUR_B}, "demo": {"A": DEMO_A, "B": DEMO_B}}

@@ -95,5 +95,9 @@ HOUR_TRANSFER = TransferRecipe(
     lr=5e-4, schedule="cosine", warmup_epochs=1, weight_decay=0.05, decay_vectors=False, flip_test=True, bf16=True,
 )  # fmt: skip
 
-PRETRAIN = {recipe.name: recipe for recipe in (REPORT_PRETRAIN, HOUR_PRETRAIN)}
-TRANSFER = {recipe.name: recipe for recipe in (REPORT_TRANSFER, HOUR_TRANSFER)}
+# For the drawn data of demo.sh: two minutes in all, of which BYOL's part is a sample only.
+DEMO_PRETRAIN = dataclasses.replace(HOUR_PRETRAIN, name="demo", epochs=1)
+DEMO_TRANSFER = dataclasses.replace(HOUR_TRANSFER, name="demo", epochs=5, batch_size=32, crop_scale=(0.6, 1.0))
+
+PRETRAIN = {recipe.name: recipe for recipe in (REPORT_PRETRAIN, HOUR_PRETRAIN, DEMO_PRETRAIN)}
+TRANSFER = {recipe.name: recipe for recipe in (REPORT_TRANSFER, HOUR_TRANSFER, DEMO_TRANSFER)}

@@ -49,4 +49,8 @@ HOUR_B = Recipe(
 )  # fmt: skip
 HOUR_A = dataclasses.replace(HOUR_B, model="A", lr=1e-4)
 
-RECIPES = {"report": {"A": REPORT_A, "B": REPORT_B}, "hour": {"A": HOUR_A, "B": HOUR_B}}
+# For the drawn data of demo.sh: a minute or two.
+DEMO_B = dataclasses.replace(HOUR_B, name="demo", epochs=10, batch_size=8, average=0.9)
+DEMO_A = dataclasses.replace(HOUR_A, name="demo", epochs=10, batch_size=8, average=0.9)
+
+RECIPES = {"report": {"A": REPORT_A, "B": REPORT_B}, "hour": {"A": HOUR_A, "B": HOUR_B}, "demo": {"A": DEMO_A, "B": DEMO_B}}

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Lint, format and tests, in a .venv of their own: bash test.sh [pytest's arguments]
+set -euo pipefail
+source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/venv.sh"
+cd "$root"
+ruff check .
+ruff format --check .
+python3 -m pytest "$@"
