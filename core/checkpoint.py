@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -88,10 +89,16 @@ def read(path: Path) -> Any:
         path.open("rb").close()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    is_zip = zipfile.is_zipfile(path)  # torch's older files are none
     try:
+        if is_zip:
+            with zipfile.ZipFile(path) as archive:
+                if archive.testzip():  # torch itself does not look at the checksums
+                    raise zipfile.BadZipFile
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken zip, a foreign pickle or a short file each raise something else, OSError too
-        why = "it is cut short or damaged" if not zipfile.is_zipfile(path) else "it holds more than plain weights"
+        foreign = is_zip and isinstance(error, pickle.UnpicklingError)
+        why = "it holds more than plain weights" if foreign else "it is cut short or damaged"
         raise InputError(f"cannot load {path}: {why}; fetch it again or train it again") from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from tqdm import tqdm
 
 from core.cli import InputError
 
+warnings.filterwarnings("ignore", module="PIL")  # remarks on oddities of files that it decodes nevertheless
 SUFFIXES = (".png", ".jpg", ".jpeg")
 THREADS = max(2, min(16, os.cpu_count() or 2))
 T = TypeVar("T")

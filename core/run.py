@@ -76,6 +76,8 @@ class Run:
         self._about: dict[str, Any] = {}
         if (folder / "state.pt").exists():
             self._resume()
+        elif (folder / "log.jsonl").exists():  # is written after the first state.pt
+            raise InputError(f"{folder} holds a run without its state.pt, so it cannot go on; name another --run, or --fresh")
         self._about = {"command": shlex.join(["python3", *sys.orig_argv[1:]]), "commit": commit()}
         self._write_json("run.json", self.identity | self._about | machine(where))
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -130,10 +132,7 @@ class Run:
         seconds = round(time.monotonic() - self._epoch_start, 1)
         line = {"epoch": self.epoch + 1, "steps": self.total_steps, **means, **metrics, "seconds": seconds}
         self.history.append(line)
-        print(
-            "  ".join(f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}" for name, value in line.items()),
-            flush=True,
-        )
+        print("  ".join(f"{name} {value:.4g}" for name, value in line.items()), flush=True)
         self.epoch, self.next_step, self._sums = self.epoch + 1, 0, {}
         final = dataclasses.replace(
             model_checkpoint,
@@ -154,7 +153,8 @@ class Run:
 
     def best_epoch(self) -> int:
         """The number (from 1) of the first epoch with the best ``watch`` so far; 0 before the first."""
-        return self.better(self.history, key=lambda line: line[self.watch])["epoch"] if self.history else 0
+        known = [line for line in self.history if not math.isnan(line[self.watch])] or self.history
+        return self.better(known, key=lambda line: line[self.watch])["epoch"] if known else 0
 
     def _snapshot(self, final: checkpoint.Checkpoint) -> None:
         # Epochs 1, 1+k, 1+2k, ... are kept; when they grow too many, k doubles. So they stay few and evenly spread
@@ -204,8 +204,14 @@ class Run:
             )
         self.epoch, self.next_step, self.total_steps = saved["epoch"], saved["next_step"], saved["total_steps"]
         self._sums, self.history = saved["sums"], saved["history"]
-        for name, thing in self._state.items():
-            thing.load_state_dict(saved["state"][name])
+        try:
+            for name, thing in self._state.items():
+                thing.load_state_dict(saved["state"][name])
+        except (KeyError, ValueError, RuntimeError) as error:  # the code has changed since
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"{self.folder} was made by other code ({reason}); go back to it, or start over: --fresh"
+            ) from error
         print(f"resumed {self.folder} at epoch {self.epoch + 1}, step {self.next_step + 1}", flush=True)
 
     def _write_log(self) -> None:
@@ -255,7 +261,7 @@ def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
 
 
 def _set_aside(folder: Path) -> Path:
-    number = 1
+    folder, number = folder.resolve(), 1
     while (aside := folder.with_name(f"{folder.name}.old-{number}")).exists():
         number += 1
     os.rename(folder, aside)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from core import augment, checkpoint, device, optimiser
 from core.average import update_average, warmed_up
-from core.cli import entry, training_flags
+from core.cli import InputError, entry, training_flags
 from core.randomness import generator, seed_of, steps_per_epoch
 from core.run import Run, fingerprint
 from p3 import data
@@ -37,6 +37,9 @@ def main() -> None:
 
     train_pairs, train_paths = data.load(args.data / "train")
     val_pairs, val_paths = data.load(args.data / "validation")
+    if recipe.crop > min(train_pairs.shape[2:]):
+        size = "x".join(map(str, train_pairs.shape[:1:-1]))
+        raise InputError(f"recipe {recipe.name} cuts {recipe.crop}x{recipe.crop}, but the images of {args.data} are {size}")
     train_pairs = train_pairs.to(where)
     steps = steps_per_epoch(len(train_pairs), recipe.batch_size)
 

@@ -1,0 +1,248 @@
+"""One file a model: what goes round, and every way in which a file can be wrong."""
+
+import copy
+import dataclasses
+import pickle
+import zipfile
+
+import pytest
+import torch
+from torch import nn
+
+from core import checkpoint
+from core.checkpoint import Checkpoint
+from core.cli import InputError
+
+NAMES = [field.name for field in dataclasses.fields(Checkpoint)]
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    made = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+    made[1].running_var.fill_(1e6)  # outside float16
+    return made
+
+
+def checkpoint_of(weights, **changes):
+    given = Checkpoint(
+        problem="p1", architecture="tiny", classes=("0", "1"), input_size=3, mean=(0.5, 0.25, 0.1), std=(1.0, 0.3, 0.7),
+        flip_test=True, recipe={"lr": 0.1, "jitter": [0.5, 0.5]}, scores={"accuracy": 0.75},
+        made={"seed": 0, "commit": "abc", "data": {"train": "00ff"}}, weights=weights,
+    )  # fmt: skip
+    return dataclasses.replace(given, **changes)
+
+
+@pytest.fixture
+def path(tmp_path):
+    """A file that holds a checkpoint."""
+    checkpoint.save(tmp_path / "model.pt", checkpoint_of(network().state_dict()))
+    return tmp_path / "model.pt"
+
+
+# --- what goes round --------------------------------------------------------------------------------------------------
+
+
+def test_all_fields_come_back_and_lists_as_tuples(path):
+    loaded, given = checkpoint.load(path, "p1"), checkpoint_of({})
+    for name in NAMES:
+        if name != "weights":
+            assert getattr(loaded, name) == getattr(given, name), name
+    assert all(type(value) is tuple for value in (loaded.classes, loaded.mean, loaded.std))
+
+
+def test_matrices_come_back_as_float16_and_vectors_and_counters_exactly(path):
+    weights = checkpoint.load(path, "p1").weights
+    for name, value in network().state_dict().items():
+        assert weights[name].dtype == (torch.float16 if value.ndim >= 2 else value.dtype), name
+        assert torch.equal(weights[name], value.to(weights[name].dtype)), name
+    assert weights["1.running_var"].max() == 1e6 and weights["1.num_batches_tracked"].dtype == torch.int64
+
+
+def test_a_network_loaded_from_it_computes_the_same_to_float16(path):
+    other, images = network(seed=1), torch.rand(2, 3, 3, 3)
+    checkpoint.load_weights(other, checkpoint.load(path, "p1").weights, str(path))
+    assert all(value.dtype != torch.float16 for value in other.state_dict().values())
+    torch.testing.assert_close(other.eval()(images), network().eval()(images), atol=2e-3, rtol=2e-3)
+
+
+def test_the_file_is_plain_data_for_anyones_torch(path):
+    content = torch.load(path, weights_only=True)
+    assert content.keys() == {*NAMES, "format"} and content["format"] == checkpoint.FORMAT
+    assert content["classes"] == ["0", "1"]
+
+
+def test_saving_leaves_the_model_as_it_is(tmp_path):
+    model, before = network(), network().state_dict()
+    checkpoint.save(tmp_path / "model.pt", checkpoint_of(model.state_dict()))
+    assert all(
+        value.dtype == before[name].dtype and torch.equal(value, before[name]) for name, value in model.state_dict().items()
+    )
+
+
+def test_a_view_does_not_drag_its_whole_storage_into_the_file(tmp_path):
+    checkpoint.save(
+        tmp_path / "view.pt", checkpoint_of({"vector": torch.zeros(1_000_000)[:10], "matrix": torch.zeros(4, 9)[:, ::3]})
+    )
+    assert (tmp_path / "view.pt").stat().st_size < 10_000
+    assert checkpoint.load(tmp_path / "view.pt", "p1").weights["matrix"].shape == (4, 3)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 70_000.0])
+def test_a_weight_that_is_not_finite_in_its_format_is_refused_and_the_old_file_kept(path, value):
+    old, model = path.read_bytes(), network()
+    model[3].weight.data[0, 0] = value
+    with pytest.raises(InputError, match="3.weight is not finite"):
+        checkpoint.save(path, checkpoint_of(model.state_dict()))
+    assert path.read_bytes() == old and [file.name for file in path.parent.iterdir()] == ["model.pt"]
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+class Dangerous:
+    """Its unpickling would make a file."""
+
+    def __init__(self, proof):
+        self.proof = proof
+
+    def __reduce__(self):
+        return open, (str(self.proof), "w")
+
+
+def refused(path, problem="p1"):
+    """The message of the refusal, which names the file, in one line."""
+    with pytest.raises(InputError) as error:
+        checkpoint.load(path, problem)
+    message = str(error.value)
+    assert str(path) in message and "\n" not in message
+    return message
+
+
+def changed(path, change):
+    content = torch.load(path, weights_only=True)
+    change(content)
+    torch.save(content, path)
+    return path
+
+
+def test_a_file_cut_short_anywhere_is_refused(path):
+    whole = path.read_bytes()
+    for length in [*range(0, len(whole), 97), len(whole) - 22, len(whole) - 1]:
+        path.write_bytes(whole[:length])
+        assert "cut short or damaged" in refused(path), length
+
+
+def test_a_file_that_may_not_be_opened_is_refused(path, monkeypatch):
+    def forbidden(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(path), "open", forbidden)
+    assert "Permission denied" in refused(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"hello, this is a text file\n" * 50,
+        b"\x80\x02",
+        b"<!DOCTYPE html><html>not found</html>",
+        bytes(5000),
+        b"PK\x03\x04",
+    ],
+)
+def test_a_file_of_something_else_is_refused(path, content):
+    path.write_bytes(content)
+    assert "cut short or damaged" in refused(path)
+
+
+def test_a_zip_of_something_else_is_refused(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    refused(path)
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path):
+    assert "hw1_download.sh" in refused(tmp_path / "nothing.pt")
+    assert "no checkpoint" in refused(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "write", [torch.save, lambda thing, path: path.write_bytes(pickle.dumps(thing, protocol=2))], ids=["torch", "pickle"]
+)
+@pytest.mark.parametrize("wrap", [lambda thing: thing, lambda thing: {"format": 1, "weights": thing}], ids=["bare", "inside"])
+def test_a_pickle_of_an_arbitrary_object_is_refused_and_nothing_of_it_is_run(tmp_path, write, wrap):
+    write(wrap(Dangerous(tmp_path / "proof")), tmp_path / "foreign.pt")
+    refused(tmp_path / "foreign.pt")
+    assert not (tmp_path / "proof").exists()
+
+
+def test_a_whole_pickled_module_is_refused(path):
+    torch.save(network(), path)
+    assert "more than plain weights" in refused(path)
+
+
+@pytest.mark.parametrize("content", [network().state_dict(), [1, 2], torch.zeros(3), {"weights": {}}, {"format": 1}, None])
+def test_a_bare_state_dict_and_other_plain_data_are_refused(path, content):
+    torch.save(content, path)
+    assert "not a checkpoint of this project" in refused(path)
+
+
+def test_another_problems_checkpoint_is_refused(path):
+    assert "is a checkpoint of p1, not of p3" in refused(path, "p3")
+
+
+def test_another_format_is_refused(path):
+    assert "another version's format" in refused(changed(path, lambda content: content.update(format=2)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_checkpoint_that_lacks_a_field_is_refused(path, name):
+    refused(changed(path, lambda content: content.pop(name)))
+
+
+def test_a_checkpoint_with_an_unknown_or_a_senseless_field_is_refused(path):
+    assert "colour" in refused(changed(path, lambda content: content.update(colour="blue")))
+    changed(path, lambda content: (content.pop("colour"), content.update(mean=None)))
+    assert "not a whole checkpoint" in refused(path)
+
+
+# --- into a network ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda weights: weights.pop("1.running_mean"), "missing: 1.running_mean"),
+        (lambda weights: weights.update(extra=torch.zeros(1)), "unexpected: extra"),
+        (lambda weights: weights.update({"3.bias": torch.zeros(7)}), "mis-shaped: 3.bias is (7,) instead of (2,)"),
+        (lambda weights: weights.update({"3.weight": torch.zeros(2, 1)}), "mis-shaped: 3.weight is (2, 1) instead of (2, 4)"),
+        (lambda weights: weights.update({"1.num_batches_tracked": torch.zeros(1)}), "mis-shaped: 1.num_batches_tracked"),
+        (
+            lambda weights: weights.clear(),
+            "missing: 0.bias, 0.weight, 1.bias, 1.num_batches_tracked, 1.running_mean and 4 more",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_are_named_and_nothing_at_all_changes(change, says):
+    model, weights = network(), network(seed=1).state_dict()
+    before = copy.deepcopy(model.state_dict())
+    change(weights)
+    with pytest.raises(InputError) as error:
+        checkpoint.load_weights(model, weights, "some.pt")
+    assert says in str(error.value) and str(error.value).startswith("some.pt does not fit")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_all_three_faults_are_named_at_once():
+    weights = network().state_dict()
+    del weights["0.bias"]
+    weights |= {"extra": torch.zeros(1), "3.bias": torch.zeros(7)}
+    with pytest.raises(InputError, match="missing: 0.bias; unexpected: extra; mis-shaped: 3.bias is"):
+        checkpoint.load_weights(network(), weights, "some.pt")
+
+
+def test_weights_that_fit_are_loaded_to_the_last_one():
+    model, weights = network(), network(seed=1).state_dict()
+    checkpoint.load_weights(model, weights, "some.pt")
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())

@@ -1,0 +1,233 @@
+"""Image files of every mode become (H, W, 3) uint8, data sets one tensor, and streams stay in bounded memory."""
+
+import itertools
+import struct
+import threading
+import time
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms
+
+from core import images
+from core.cli import InputError
+from core.images import BadImage, in_order, load, read_rgb, read_square
+
+HEIGHT, WIDTH = 5, 7
+
+
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def save(path, pixels, **options):
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def png_of_16_bits(path, pixels):
+    """Write (H, W, C) uint16 as a png by hand, as Pillow cannot; 1, 2, 3 or 4 channels are grey, LA, RGB or RGBA."""
+    height, width, channels = pixels.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    body = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    return path
+
+
+# --- one image --------------------------------------------------------------------------------------------------------
+
+
+def test_rgb_is_read_as_it_is(tmp_path):
+    pixels = noise(HEIGHT, WIDTH, 3)
+    read = read_rgb(save(tmp_path / "rgb.png", pixels))
+    assert read.dtype == np.uint8 and np.array_equal(read, pixels)
+
+
+def test_grey_becomes_three_equal_channels(tmp_path):
+    pixels = noise(HEIGHT, WIDTH)
+    assert np.array_equal(read_rgb(save(tmp_path / "grey.png", pixels)), np.stack([pixels] * 3, 2))
+
+
+def test_one_bit_becomes_black_and_white(tmp_path):
+    pixels = noise(HEIGHT, WIDTH) > 127
+    read = read_rgb(save(tmp_path / "bit.png", pixels))
+    assert Image.open(tmp_path / "bit.png").mode == "1"
+    assert np.array_equal(read, np.stack([pixels * np.uint8(255)] * 3, 2))
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_transparency_is_dropped_and_the_colour_under_it_stays(tmp_path, channels):
+    pixels = noise(HEIGHT, WIDTH, channels)
+    pixels[0, :, -1] = 0
+    colours = np.repeat(pixels[..., :1], 3, 2) if channels == 2 else pixels[..., :3]
+    assert np.array_equal(read_rgb(save(tmp_path / "alpha.png", pixels)), colours)
+
+
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")
+@pytest.mark.parametrize("transparency", [None, 1, bytes([0, 128, 255])])
+def test_a_palette_is_looked_up_with_and_without_transparency(tmp_path, transparency):
+    palette = noise(3, 3)
+    pixels = noise(HEIGHT, WIDTH) % 3
+    image = Image.frombytes("P", (WIDTH, HEIGHT), pixels.tobytes())
+    image.putpalette(palette.tobytes())
+    image.save(tmp_path / "palette.png", **({} if transparency is None else {"transparency": transparency}))
+    assert Image.open(tmp_path / "palette.png").mode == "P"
+    assert np.array_equal(read_rgb(tmp_path / "palette.png"), palette[pixels])
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_sixteen_bits_become_the_upper_eight_and_are_not_clipped(tmp_path, channels):
+    pixels = np.random.default_rng(0).integers(0, 65536, (HEIGHT, WIDTH, channels), dtype=np.uint16)
+    pixels[0, :4, 0] = 0, 255, 256, 65535
+    upper = (pixels >> 8).astype(np.uint8)
+    read = read_rgb(png_of_16_bits(tmp_path / "deep.png", pixels))
+    assert read.dtype == np.uint8
+    assert np.array_equal(read, upper[..., :3] if channels > 2 else np.repeat(upper[..., :1], 3, 2))
+
+
+def test_cmyk_becomes_rgb(tmp_path):
+    for ink, colour in [((0, 0, 0, 0), (255, 255, 255)), ((0, 255, 255, 0), (255, 0, 0)), ((0, 0, 0, 255), (0, 0, 0))]:
+        Image.new("CMYK", (WIDTH, HEIGHT), ink).save(tmp_path / "cmyk.jpg", quality=100)
+        assert Image.open(tmp_path / "cmyk.jpg").mode == "CMYK"
+        read = read_rgb(tmp_path / "cmyk.jpg")
+        assert read.shape == (HEIGHT, WIDTH, 3) and np.abs(read - np.array(colour)).max() <= 3
+
+
+def test_what_is_read_can_be_written_to(tmp_path):
+    assert read_rgb(save(tmp_path / "a.png", noise(4, 4, 3))).flags.writeable
+    assert read_square(tmp_path / "a.png", 4).flags.writeable
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+@pytest.mark.parametrize("share", [0.0, 0.002, 0.3, 0.6, 0.9])
+def test_a_file_cut_short_is_a_bad_image_by_name(tmp_path, suffix, share):
+    path = save(tmp_path / f"cut.{suffix}", noise(64, 64, 3))
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(BadImage, match="the file is empty" if share == 0 else "cannot be read as an image") as error:
+        read_rgb(path)
+    assert str(error.value).startswith(f"{path}: ")
+
+
+def test_a_missing_file_a_text_and_a_folder_are_bad_images_by_name(tmp_path):
+    (tmp_path / "text.png").write_text("this is no image\n" * 20)
+    (tmp_path / "folder.png").mkdir()
+    for name, why in [("none.png", "no such file"), ("text.png", "cannot identify"), ("folder.png", "cannot be read")]:
+        with pytest.raises(BadImage, match=f"{name}: .*{why}"):
+            read_rgb(tmp_path / name)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (50, 90), (20, 10), (31, 33)])
+def test_read_square_equals_torchvisions_resize(tmp_path, height, width):
+    path = save(tmp_path / "a.png", noise(height, width, 3))
+    theirs = np.array(transforms.Resize((32, 32))(Image.open(path).convert("RGB")))
+    assert np.array_equal(read_square(path, 32), theirs)
+
+
+def test_read_square_leaves_an_image_of_that_size_as_it_is(tmp_path):
+    pixels = noise(32, 32, 3)
+    assert np.array_equal(read_square(save(tmp_path / "a.png", pixels), 32), pixels)
+
+
+# --- a data set -------------------------------------------------------------------------------------------------------
+
+
+def folder_of(tmp_path, shapes):
+    return [save(tmp_path / f"{i}.png", noise(*shape, 3, seed=i)) for i, shape in enumerate(shapes)]
+
+
+def test_load_gives_all_images_in_order_in_channels_last_bytes(tmp_path):
+    paths = folder_of(tmp_path, [(6, 9)] * 40)
+    loaded = load(paths, read_rgb)
+    assert loaded.shape == (40, 3, 6, 9) and loaded.dtype == torch.uint8
+    assert loaded.is_contiguous(memory_format=torch.channels_last)
+    for i, image in enumerate(loaded):
+        assert torch.equal(image, torch.from_numpy(noise(6, 9, 3, seed=i)).permute(2, 0, 1))
+
+
+def test_load_takes_any_number_of_channels(tmp_path):
+    paths = folder_of(tmp_path, [(6, 9)] * 2)
+    assert load(paths, lambda path: np.dstack([read_rgb(path), np.zeros((6, 9), np.uint8)])).shape == (2, 4, 6, 9)
+
+
+def test_load_names_the_first_image_of_another_size(tmp_path):
+    paths = folder_of(tmp_path, [(6, 9), (6, 9), (9, 6), (5, 5)])
+    with pytest.raises(InputError, match=r"2\.png is 6x9, but .*0\.png is 9x6"):
+        load(paths, read_rgb)
+
+
+@pytest.mark.parametrize("which", [0, 2])
+def test_load_names_the_image_that_cannot_be_read(tmp_path, which):
+    paths = folder_of(tmp_path, [(6, 9)] * 4)
+    paths[which].write_bytes(b"")
+    with pytest.raises(InputError, match=rf"{which}\.png: .*the file is empty.*; a training set must be whole"):
+        load(paths, read_rgb)
+
+
+# --- a stream ---------------------------------------------------------------------------------------------------------
+
+
+def test_in_order_keeps_the_order_whichever_is_done_first():
+    def work(item):
+        time.sleep(0.001 * (item * 7 % 5))
+        return item * 10
+
+    assert list(in_order(work, range(60))) == [item * 10 for item in range(60)]
+    assert list(in_order(work, [])) == []
+
+
+@pytest.mark.parametrize("ahead", [1, 2, 5, 4 * images.THREADS])
+def test_in_order_never_takes_more_than_ahead_before_their_turn(ahead):
+    taken, received, most = 0, 0, 0
+
+    def items():
+        nonlocal taken, most
+        for item in range(50):
+            taken += 1
+            most = max(most, taken - received)
+            yield item
+
+    for _ in in_order(lambda item: item, items(), ahead):
+        received += 1
+    assert received == 50 and most == min(ahead, 50)
+
+
+def test_in_order_works_in_several_threads_at_once():
+    meeting = threading.Barrier(2, timeout=10)  # passes only if two are at work at the same time
+    assert list(in_order(lambda _: meeting.wait() >= 0, range(8))) == [True] * 8
+
+
+def test_in_order_raises_an_error_at_its_turn():
+    def work(item):
+        if item == 3:
+            raise BadImage("3.png: broken")
+        return item
+
+    stream = in_order(work, range(10))
+    assert list(itertools.islice(stream, 3)) == [0, 1, 2]
+    with pytest.raises(BadImage, match="3.png"):
+        next(stream)
+
+
+def test_in_order_of_an_endless_stream_can_be_left_and_then_drops_what_it_has_not_started():
+    started = []
+
+    def work(item):
+        started.append(item)
+        time.sleep(0.002)
+        return item
+
+    stream = in_order(work, itertools.count(), ahead=500)
+    assert list(itertools.islice(stream, 3)) == [0, 1, 2]
+    stream.close()
+    at_the_end = len(started)
+    assert at_the_end < 400
+    time.sleep(0.05)
+    assert len(started) == at_the_end

@@ -1,0 +1,472 @@
+"""A run ends bit for bit where it would have ended unbroken, however often and wherever it is interrupted."""
+
+import copy
+import dataclasses
+import itertools
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from torch import nn
+
+from core import checkpoint, optimiser
+from core.average import update_average, warmed_up
+from core.cli import STOPPED, InputError, entry
+from core.randomness import generator, seed_of, steps_per_epoch
+from core.run import CHECK_EVERY, MAX_SNAPSHOTS, Run, commit, fingerprint
+
+CPU = torch.device("cpu")
+VOLATILE = ("seconds", "command", "commit")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    epochs: int = 3
+    batch_size: int = 4
+    lr: float = 0.1
+    mean: tuple[float, float] = (0.5, 0.25)
+
+
+STEPS = 3 * 3  # of the whole run: 14 images are 3 batches of 4
+
+
+def train(folder, recipe=Recipe(), seed=0, data="fixed", in_a_step=lambda run: None, **options):
+    """The loop of p1/train.py, on a linear network and numbers drawn at random; ``in_a_step`` is called in each."""
+    inputs = torch.randn(14, 5, generator=generator(0, "inputs"))
+    labels = inputs[:, :3].argmax(1)
+    torch.manual_seed(seed_of(seed, "weights"))
+    network = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Dropout(0.3), nn.Linear(6, 3))
+    average = copy.deepcopy(network)
+    optimizer = optimiser.make("sgd", network, recipe.lr, 1e-3, decay_vectors=False)
+    steps = steps_per_epoch(len(inputs), recipe.batch_size)
+    run = Run(
+        folder, recipe=recipe, data={"train": data}, seed=seed, where=CPU, watch="accuracy",
+        state={"network": network, "average": average, "optimizer": optimizer}, **options,
+    )  # fmt: skip
+    for _ in run.epochs(recipe.epochs):
+        network.train()
+        for index in run.batches(len(inputs), recipe.batch_size):
+            factor = optimiser.warmup_cosine(run.total_steps, steps, recipe.epochs * steps)
+            optimiser.set_lr(optimizer, recipe.lr * factor)
+            noise = torch.randn(len(index), 5, generator=generator(*run.keys()))
+            loss = nn.functional.cross_entropy(network(inputs[index] + 0.1 * noise), labels[index])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            update_average(average, network, warmed_up(0.9, run.total_steps))
+            in_a_step(run)
+            run.step(loss=loss)
+        average.eval()
+        accuracy = (average(inputs).argmax(1) == labels).float().mean().item()
+        run.end_epoch(as_checkpoint(average.state_dict()), lr=optimizer.param_groups[0]["lr"], accuracy=accuracy)
+    return run
+
+
+def as_checkpoint(weights):
+    return checkpoint.Checkpoint("p1", "tiny", ("a", "b", "c"), None, (0.5,), (1.0,), False, {}, {}, {}, weights)
+
+
+def outcome(folder):
+    """All that a finished run has left, in a form in which == means bit for bit; but when and how fast it was made."""
+    content = {str(path.relative_to(folder)): plain(checkpoint.read(path)) for path in sorted(folder.rglob("[!.]*.pt"))}
+    assert {"state.pt", "last.pt", "best.pt", "snapshots/epoch_0001.pt"} <= content.keys()
+    return content | {"log.jsonl": plain(log(folder))}
+
+
+def log(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def plain(value):
+    if isinstance(value, torch.Tensor):
+        return str(value.dtype), tuple(value.shape), value.numpy().tobytes()
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items() if key not in VOLATILE}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def score_epochs(folder, scores, patience=0, patience_from=0, total=None, **options):
+    """A run without steps that scores ``scores``, one an epoch; its weights are the epoch's number."""
+    options = {"recipe": Recipe(), "data": {}, "seed": 0, "state": {}, "where": CPU, "watch": "score"} | options
+    run = Run(folder, **options)
+    for epoch in run.epochs(total or len(scores), patience, patience_from):
+        run.end_epoch(as_checkpoint({"epoch": torch.tensor([epoch + 1])}), score=scores[epoch])
+    return run
+
+
+def epoch_of(path):
+    """The epoch that a checkpoint is of, by its weights and by its own account."""
+    loaded = checkpoint.load(path, "p1")
+    assert loaded.made["epoch"] == loaded.weights["epoch"].item()
+    return loaded.made["epoch"]
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt_at(step):
+    def in_a_step(run):
+        if run.total_steps == step:
+            raise Interrupted
+
+    return in_a_step
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """No waiting for the disk nor for git; and the signals' handlers as they were."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+    monkeypatch.setattr("core.run.commit", lambda: "0123")
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+# --- interruptions ----------------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_a_function_of_its_seed(tmp_path):
+    for name, seed in [("a", 0), ("b", 0), ("c", 1)]:
+        train(tmp_path / name, seed=seed)
+    assert outcome(tmp_path / "a") == outcome(tmp_path / "b")
+    for name in ("state.pt", "last.pt", "log.jsonl"):
+        assert outcome(tmp_path / "a")[name] != outcome(tmp_path / "c")[name]
+
+
+def test_a_run_stopped_by_its_budget_after_every_step_ends_where_an_unbroken_one_does(tmp_path):
+    train(tmp_path / "unbroken")
+    for _ in range(STEPS):
+        with pytest.raises(SystemExit) as stop:
+            train(tmp_path / "stopped", max_minutes=0)
+        assert stop.value.code == STOPPED == 75
+    train(tmp_path / "stopped", max_minutes=0)  # no step is left, so nothing is there to stop after
+    assert outcome(tmp_path / "stopped") == outcome(tmp_path / "unbroken")
+
+
+@pytest.mark.parametrize("save_minutes", [0, 5], ids=["saved at each step", "saved at each epoch"])
+@pytest.mark.parametrize("step", range(STEPS))
+def test_a_run_that_fails_in_any_step_ends_where_an_unbroken_one_does(tmp_path, step, save_minutes):
+    train(tmp_path / "unbroken")
+    with pytest.raises(Interrupted):
+        train(tmp_path / "failed", in_a_step=interrupt_at(step), save_minutes=save_minutes)
+    seen = []
+    train(tmp_path / "failed", in_a_step=lambda run: seen.append(run.total_steps), save_minutes=save_minutes)
+    assert seen == list(range(step if save_minutes == 0 else step - step % 3, STEPS)), "no step is lost, none is done twice"
+    assert outcome(tmp_path / "failed") == outcome(tmp_path / "unbroken")
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_run_that_ends_at_any_of_its_writes_goes_on_to_where_an_unbroken_one_ends(tmp_path, monkeypatch, moment):
+    replace, writes = os.replace, itertools.count()
+
+    def fatal(at):
+        def count_and_replace(*paths):
+            number = next(writes)
+            if number != at or moment == "after":
+                replace(*paths)
+            if number == at:
+                raise Interrupted
+
+        return count_and_replace
+
+    monkeypatch.setattr(os, "replace", fatal(at=None))
+    train(tmp_path / "unbroken")
+    total = next(writes)
+    assert total == 1 + 3 * 5 + 1  # run.json; last, best or not, snapshot, state and log of each epoch; log
+    for at in range(total):
+        writes = itertools.count()
+        monkeypatch.setattr(os, "replace", fatal(at))
+        with pytest.raises(Interrupted):
+            train(tmp_path / str(at))
+        train(tmp_path / str(at))
+        assert outcome(tmp_path / str(at)) == outcome(tmp_path / "unbroken"), at
+
+
+LONG = Recipe(epochs=12)
+
+
+def start(folder):
+    """This file as a program of its own that trains LONG, slowly enough to be caught at it; a line a step."""
+    command, environment = [sys.executable, __file__, folder], os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def program():
+    def report(run):
+        print("step", run.total_steps, flush=True)
+        time.sleep(0.02)
+
+    train(Path(sys.argv[1]), LONG, in_a_step=report, save_minutes=0)
+
+
+def wait_for_steps(process, count):
+    while count:
+        count -= next(process.stdout).startswith("step")
+
+
+def test_a_run_killed_at_random_moments_ends_where_an_unbroken_one_does(tmp_path):
+    train(tmp_path / "unbroken", LONG)
+    moments = random.Random(0)
+    for _ in range(3):
+        with start(tmp_path / "killed") as process:
+            wait_for_steps(process, moments.randint(1, 6))
+            time.sleep(moments.uniform(0, 0.03))
+            process.kill()
+        assert process.returncode == -signal.SIGKILL
+    train(tmp_path / "killed", LONG)
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "unbroken")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_program_after_its_step_with_status_75_and_the_same_command_goes_on(tmp_path, number):
+    train(tmp_path / "unbroken", LONG)
+    with start(tmp_path / "stopped") as process:
+        wait_for_steps(process, 4)
+        process.send_signal(number)
+        rest = process.stdout.read().splitlines()
+    assert process.returncode == STOPPED
+    assert f"stopped by {number.name} after step" in rest[-1] and rest[-1].endswith("the same command goes on")
+    seen = []
+    train(tmp_path / "stopped", LONG, in_a_step=lambda run: seen.append(run.total_steps))
+    assert 4 <= seen[0] < 12 and seen == list(range(seen[0], 36))
+    assert outcome(tmp_path / "stopped") == outcome(tmp_path / "unbroken")
+
+
+def test_a_second_signal_does_not_wait_for_the_step_and_loses_no_more_than_it(tmp_path):
+    def twice(run):
+        if run.total_steps == 4:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    train(tmp_path / "unbroken")
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "stopped", in_a_step=twice, save_minutes=0)
+    seen = []
+    train(tmp_path / "stopped", in_a_step=lambda run: seen.append(run.total_steps))
+    assert seen[0] == 4 and outcome(tmp_path / "stopped") == outcome(tmp_path / "unbroken")
+
+
+def test_no_more_than_save_minutes_are_lost_and_a_budget_is_kept_to_the_step(tmp_path, monkeypatch):
+    clock = SimpleNamespace(minutes=0, monotonic=lambda: 60 * clock.minutes)
+    monkeypatch.setattr("core.run.time", clock)
+
+    recipe = Recipe(epochs=1, batch_size=2)  # 7 steps
+    seen = []
+
+    def a_minute_each(run):
+        seen.append(run.total_steps)
+        clock.minutes += 1
+        if len(seen) == 6:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        train(tmp_path, recipe, in_a_step=a_minute_each, save_minutes=2)
+    with pytest.raises(SystemExit):
+        train(tmp_path, recipe, in_a_step=a_minute_each, max_minutes=3)
+    assert seen == [0, 1, 2, 3, 4, 5] + [4, 5, 6], "saved after two steps and after four; stopped after three more"
+
+
+def test_a_finished_run_does_nothing_more(tmp_path):
+    train(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.pt")}
+    train(tmp_path, in_a_step=lambda run: pytest.fail("a step too many"))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.pt")} == before
+
+
+@pytest.mark.parametrize("when", ["half-way", "at the end"])
+def test_a_log_that_was_deleted_is_written_again(tmp_path, when):
+    train(tmp_path / "unbroken")
+    if when == "half-way":
+        with pytest.raises(Interrupted):
+            train(tmp_path / "other", in_a_step=interrupt_at(7))
+    else:
+        train(tmp_path / "other")
+    (tmp_path / "other" / "log.jsonl").unlink()
+    train(tmp_path / "other")
+    assert outcome(tmp_path / "other") == outcome(tmp_path / "unbroken")
+
+
+# --- another run in the folder ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ({"recipe": Recipe(lr=0.2)}, "recipe.lr was 0.1, is now 0.2"),
+        ({"recipe": Recipe(mean=(0.5, 0.3))}, "recipe.mean was [0.5, 0.25], is now [0.5, 0.3]"),
+        ({"data": "another"}, "data.train was 'fixed', is now 'another'"),
+        ({"seed": 3}, "seed was 0, is now 3"),
+        ({"seed": 3, "recipe": Recipe(lr=0.2, epochs=9)}, "recipe.epochs was 3, is now 9; recipe.lr was 0.1, is now 0.2; seed"),
+    ],
+)
+def test_a_changed_recipe_data_set_or_seed_is_refused_by_name_and_nothing_is_touched(tmp_path, other, says):
+    train(tmp_path / "run")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.*")}
+    with pytest.raises(InputError) as error:
+        train(tmp_path / "run", **other)
+    assert says in str(error.value) and str(tmp_path / "run") in str(error.value) and "--fresh" in str(error.value)
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.*")} == before
+
+
+def test_fresh_starts_over_and_keeps_every_older_run_aside(tmp_path, capsys):
+    for seed in (0, 1, 2):
+        train(tmp_path / "run", seed=seed, fresh=True)
+        train(tmp_path / f"unbroken {seed}", seed=seed)
+    for name, seed in [("run", 2), ("run.old-2", 1), ("run.old-1", 0)]:
+        assert outcome(tmp_path / name) == outcome(tmp_path / f"unbroken {seed}")
+    assert f"kept in {tmp_path / 'run.old-2'}" in capsys.readouterr().out
+
+
+def test_a_damaged_state_is_refused_by_name(tmp_path):
+    train(tmp_path)
+    (tmp_path / "state.pt").write_bytes((tmp_path / "state.pt").read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"state\.pt: it is cut short or damaged"):
+        train(tmp_path)
+
+
+# --- losses -----------------------------------------------------------------------------------------------------------
+
+
+def lose(folder, losses, epochs=2, **options):
+    """A run whose loss is ``losses[epoch, step]``, from 1, and 1.0 where nothing is said; 40 steps an epoch."""
+    counter = nn.Linear(1, 1)  # stands for what changes in training
+    run = Run(folder, recipe=Recipe(), data={}, seed=0, state={"counter": counter}, where=CPU, watch="loss", **options)
+    for epoch in run.epochs(epochs):
+        for step, _ in enumerate(run.batches(40, 1)):
+            counter.weight.data += 1
+            run.step(loss=torch.tensor(losses.get((epoch + 1, step + 1), 1.0)), spread=torch.tensor(float(step)))
+        run.end_epoch(as_checkpoint(counter.state_dict()))
+    return run
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("step", [1, 7, 25, 26, 40])
+def test_a_loss_that_is_not_finite_ends_the_run_by_name_and_is_never_saved(tmp_path, value, step):
+    lose(tmp_path, {}, epochs=1)
+    before = (tmp_path / "state.pt").read_bytes()
+    with pytest.raises(InputError, match=f"loss is {value} at step {step} of epoch 2"):
+        lose(tmp_path, {(2, step): value})
+    assert (tmp_path / "state.pt").read_bytes() == before
+    assert len(log(tmp_path)) == 1 and checkpoint.load(tmp_path / "last.pt", "p1").made["epoch"] == 1
+
+
+def test_a_loss_that_is_not_finite_is_found_out_soon_and_before_any_saving(tmp_path):
+    run = Run(tmp_path, recipe=Recipe(), data={}, seed=0, state={}, where=CPU, watch="loss")
+    for _ in range(CHECK_EVERY - 1):
+        run.step(loss=torch.tensor(math.nan))
+    with pytest.raises(InputError, match="step 1 of epoch 1"):
+        run.step(loss=torch.tensor(1.0))
+    saving = Run(tmp_path, recipe=Recipe(), data={}, seed=0, state={}, where=CPU, watch="loss", save_minutes=0)
+    with pytest.raises(InputError, match="step 1 of epoch 1"):
+        saving.step(loss=torch.tensor(math.nan))
+    assert not (tmp_path / "state.pt").exists()
+
+
+def test_the_log_has_the_means_of_an_epochs_steps_and_the_steps_so_far(tmp_path):
+    run = lose(tmp_path, {(2, 1): 41.0})
+    first, second = log(tmp_path)
+    assert (first["epoch"], first["steps"], first["loss"], first["spread"]) == (1, 40, 1.0, 19.5)
+    assert (second["epoch"], second["steps"], second["loss"], second["spread"]) == (2, 80, 2.0, 19.5)
+    assert run.best_epoch() == 2  # watch may be one of the steps' values
+
+
+# --- what is kept -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("epochs", [1, 5, 8, 9, 30, 100])
+def test_snapshots_are_few_evenly_spread_and_begin_with_the_first_epoch(tmp_path, epochs):
+    score_epochs(tmp_path, [0.5] * epochs)
+    kept = sorted(epoch_of(path) for path in (tmp_path / "snapshots").iterdir())
+    assert kept[0] == 1 and len(kept) <= MAX_SNAPSHOTS == 8
+    assert len({later - earlier for earlier, later in itertools.pairwise(kept)}) <= 1
+    spacing = kept[1] - kept[0] if len(kept) > 1 else 1
+    assert kept[-1] + spacing > epochs, "they reach the end"
+    assert len(kept) > min(epochs, MAX_SNAPSHOTS) / 2, "and are not too few"
+
+
+def test_best_is_the_first_epoch_with_the_highest_score_and_last_the_last(tmp_path):
+    run = score_epochs(tmp_path, [0.1, 0.7, 0.3, 0.7, 0.2])
+    assert run.best_epoch() == epoch_of(tmp_path / "best.pt") == 2 and epoch_of(tmp_path / "last.pt") == 5
+    assert [line["score"] for line in log(tmp_path)] == [0.1, 0.7, 0.3, 0.7, 0.2]
+
+
+def test_best_is_the_lowest_where_lower_is_better(tmp_path):
+    score_epochs(tmp_path, [0.5, 0.1, 0.3], better=min)
+    assert epoch_of(tmp_path / "best.pt") == 2
+
+
+def test_a_checkpoint_says_how_it_was_made_and_what_it_scored(tmp_path):
+    train(tmp_path, seed=4)
+    last = checkpoint.load(tmp_path / "last.pt", "p1")
+    assert last.recipe == {"epochs": 3, "batch_size": 4, "lr": 0.1, "mean": [0.5, 0.25]}
+    assert last.scores == {name: log(tmp_path)[-1][name] for name in ("lr", "accuracy")}
+    assert last.made["seed"] == 4 and last.made["epoch"] == 3 and last.made["data"] == {"train": "fixed"}
+    assert last.made["commit"] == "0123" and last.made["command"].startswith("python3 ")
+    about = json.loads((tmp_path / "run.json").read_text())
+    assert about["recipe"] == last.recipe and about["seed"] == 4 and about["torch"] == torch.__version__
+
+
+def test_a_score_from_numpy_does_not_make_files_that_cannot_be_read_again(tmp_path):
+    score_epochs(tmp_path, [np.float64(0.5), np.float32(0.25)])
+    assert score_epochs(tmp_path, [], total=2).best_epoch() == epoch_of(tmp_path / "best.pt") == 1
+
+
+# --- patience ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("patience", "patience_from", "epochs"),
+    [(0, 0, 10), (1, 0, 3), (3, 0, 5), (5, 0, 7), (6, 0, 10), (3, 3, 6), (3, 4, 7), (2, 9, 10)],
+)
+def test_patience_ends_a_run_after_so_many_epochs_without_a_better_score(tmp_path, patience, patience_from, epochs):
+    scores = [1, 3, 2, 3, 2, 2, 2, 4, 1, 1]  # the equal score of epoch 4 is no better than epoch 2's
+    assert score_epochs(tmp_path, scores, patience, patience_from).epoch == epochs
+
+
+def test_patience_is_not_renewed_by_an_interruption(tmp_path):
+    scores = [1, 3, 2, 2, 2, 2, 2, 2]
+    for total in (1, 2, 3, 4):
+        score_epochs(tmp_path, scores, patience=3, total=total)
+    assert score_epochs(tmp_path, scores, patience=3).epoch == 5
+    assert score_epochs(tmp_path, scores, patience=3).epoch == 5
+
+
+# --- where it comes from ----------------------------------------------------------------------------------------------
+
+
+def test_commit_is_a_hash_and_unknown_without_git(monkeypatch, tmp_path):
+    assert set(commit().removesuffix("-dirty")) <= set("0123456789abcdef") or commit() == "unknown"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert commit() == "unknown"
+
+
+def test_a_fingerprint_tells_a_data_set_from_a_changed_one(tmp_path):
+    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    for path in paths:
+        path.write_bytes(b"one")
+        os.utime(path, (1, 1))
+    prints = [fingerprint(paths), fingerprint(paths[:1]), fingerprint(paths[::-1])]
+    paths[0].write_bytes(b"more")
+    os.utime(paths[0], (1, 1))
+    prints.append(fingerprint(paths))
+    paths[0].write_bytes(b"two")
+    os.utime(paths[0], (2, 2))
+    prints.append(fingerprint(paths))
+    assert len(set(prints)) == 5 and fingerprint(paths) == prints[-1]
+
+
+if __name__ == "__main__":
+    entry(program)

@@ -1,0 +1,159 @@
+"""The four training programs on a tiny drawn data set: they learn, stop, go on, and what they save is usable."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from core import checkpoint
+from core.ship import describe
+from core.ship import main as ship
+from demo.draw import Parameters, draw_all
+from p1 import inference as p1_inference
+from p1 import train as p1
+from p1.model import mobilenet_v2
+from p2 import inference as p2_inference
+from p2 import pretrain as p2_pretrain
+from p2 import train as p2
+from p3 import inference as p3_inference
+from p3 import train as p3
+from p3.model import DeepLabv3
+
+TINY = Parameters(p1_train=1, p1_val=1, p2_unlabelled=9, p2_train=1, p2_val=1, p3_train=5, p3_val=2, size=64)
+CPU = ("--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("drawn") / "data"
+    draw_all(folder, TINY)
+    return folder
+
+
+def log(run):
+    """The log without its times."""
+    return [
+        {k: v for k, v in json.loads(line).items() if k != "seconds"} for line in (run / "log.jsonl").read_text().splitlines()
+    ]
+
+
+SHARED = ("--epochs", "2", *CPU)
+PROGRAMS = {  # each training program with its flags, as one tiny run of two epochs of two steps
+    "p1": (p1.main, "p1_data", ("--batch-size", "25", "--recipe", "hour", *SHARED)),
+    "byol": (p2_pretrain.main, "p2_data", ("--batch-size", "4", "--recipe", "hour", *SHARED)),
+    "p2": (p2.main, "p2_data", ("--batch-size", "32", "--setting", "A", "--recipe", "hour", *SHARED)),
+    "p3": (p3.main, "p3_data", ("--batch-size", "2", "--recipe", "report", *SHARED)),
+}
+
+
+def train(call, tiny, name, run, *flags):
+    main, data, standard = PROGRAMS[name]
+    status, _, err = call(main, "--data", tiny / data, *standard, "--run", run, *flags)
+    return status, err
+
+
+slow = pytest.mark.slow  # a ResNet50's state is written at every step
+
+
+@pytest.mark.parametrize("name", ["p1", pytest.param("byol", marks=slow), pytest.param("p2", marks=slow), "p3"])
+def test_a_training_stopped_after_every_step_ends_where_an_unbroken_one_ends(call, tiny, tmp_path, name):
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    assert train(call, tiny, name, straight) == (0, "")
+    stops = 0
+    while (status := train(call, tiny, name, broken, "--max-minutes", "0")[0]) == 75:
+        stops += 1
+        assert stops < 10
+    assert status == 0 and stops == log(straight)[-1]["steps"] == 4
+    assert log(straight) == log(broken) and len(log(straight)) == 2
+    ours, theirs = (torch.load(run / "state.pt", weights_only=True)["state"] for run in (straight, broken))
+    same(ours, theirs)
+
+
+def same(ours, theirs):
+    assert type(ours) is type(theirs)
+    if isinstance(ours, dict):
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            same(ours[key], theirs[key])
+    elif isinstance(ours, (list, tuple)):
+        assert len(ours) == len(theirs)
+        for one, other in zip(ours, theirs, strict=True):
+            same(one, other)
+    elif isinstance(ours, torch.Tensor):
+        assert torch.equal(ours, theirs)
+    else:
+        assert ours == theirs
+
+
+def test_what_training_saves_goes_through_the_graders_scripts(call, tiny, tmp_path):
+    for name in ("p1", "byol", "p3"):
+        assert train(call, tiny, name, tmp_path / name, "--epochs", "1") == (0, "")
+    flags = ("--data", tiny / "p2_data", "--epochs", "1", "--batch-size", "16", *CPU)
+    for setting in "CE":
+        answer = call(
+            p2.main, *flags, "--setting", setting, "--backbone", tmp_path / "byol/last.pt", "--run", tmp_path / setting
+        )
+        assert answer[0] == 0, answer
+    start = checkpoint.load(tmp_path / "byol/last.pt", "p2").weights
+    frozen, trained = (checkpoint.load(tmp_path / setting / "last.pt", "p2").weights for setting in "EC")
+    assert all(torch.equal(value, frozen[f"backbone.{name}"]) for name, value in start.items())
+    assert not torch.equal(start["conv1.weight"], trained["backbone.conv1.weight"])
+
+    office, answers = tiny / "p2_data" / "office", tmp_path / "answers"
+    for main, arguments in (
+        (p1_inference.main, (tiny / "p1_data/val_50", answers / "1.csv", "--checkpoint", tmp_path / "p1/last.pt")),
+        (p2_inference.main, (office / "val.csv", office / "val", answers / "2.csv", "--checkpoint", tmp_path / "E/best.pt")),
+        (p3_inference.main, (tiny / "p3_data/validation", answers / "3", "--checkpoint", tmp_path / "p3/last.pt")),
+    ):
+        status, _, err = call(main, *arguments, *CPU)
+        assert status == 0, err
+    assert len((answers / "1.csv").read_text().splitlines()) == 51
+    assert len((answers / "2.csv").read_text().splitlines()) == 66
+    assert len(list((answers / "3").iterdir())) == 2
+    status, _, err = call(
+        p2_inference.main, office / "val.csv", office / "val", answers / "x", "--checkpoint", tmp_path / "byol/last.pt"
+    )
+    assert status == 2 and "resnet50_backbone" in err
+
+
+def test_a_shipped_checkpoint_is_what_the_manifest_says(call, tiny, tmp_path):
+    flags = ("--data", tiny / "p1_data", "--batch-size", "50", "--epochs", "1", *CPU, "--run", tmp_path / "run")
+    assert call(p1.main, *flags)[0] == 0
+    (tmp_path / "manifest.json").write_text('{"checkpoints": [{"name": "p1_a.pt", "bytes": 1}, {"name": "p3_b.pt"}]}')
+    assert call(ship, tmp_path / "run/last.pt", "p1_a.pt", "--folder", tmp_path)[0] == 0
+    listed = json.loads((tmp_path / "manifest.json").read_text())["checkpoints"]
+    assert [one["name"] for one in listed] == ["p1_a.pt", "p3_b.pt"]
+    assert listed[0] == describe(tmp_path / "p1_a.pt", "p1_a.pt")
+    assert listed[0]["bytes"] == (tmp_path / "run/last.pt").stat().st_size
+    assert call(ship, tmp_path / "run/last.pt", "p3_b.pt", "--folder", tmp_path)[0] == 2
+
+
+def test_wrong_requests_of_training_are_one_line(call, tiny, tmp_path):
+    for main, flags, says in (
+        (p1.main, ("--data", tmp_path / "no"), "no folder"),
+        (p1.main, ("--data", tiny / "p1_data", "--model", "B"), "--pretrained"),
+        (p2.main, ("--data", tiny / "p2_data", "--setting", "A", "--backbone", "x.pt"), "starts from nothing"),
+        (p2.main, ("--data", tiny / "p2_data", "--setting", "B", "--run", tmp_path / "r"), "pretrain_model_SL.pt"),
+        (p3.main, ("--data", tiny / "p3_data", "--recipe", "hour"), "cuts 256x256, but the images of"),
+    ):
+        status, _, err = call(main, *flags, *CPU)
+        assert status == 2 and says in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("make", "shape", "classes"), [(lambda: mobilenet_v2(50), (), 50), (DeepLabv3, (64, 64), 7)])
+def test_one_batch_can_be_learned_by_heart(make, shape, classes):
+    torch.manual_seed(0)
+    network, images = make().train(), torch.rand(8, 3, 64, 64)
+    truth = torch.randint(classes, (8, *(() if not shape else (4, 4))))
+    if shape:
+        truth = truth.repeat_interleave(16, 1).repeat_interleave(16, 2)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(25):
+        loss = nn.functional.cross_entropy(network(images), truth)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.3 * losses[0]
