@@ -12,24 +12,20 @@ import hashlib
 import json
 import os
 import re
-import stat
 import sys
-import tarfile
-import tempfile
 import time
-import zipfile
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 if not __package__:  # started by its path: Python put core/ first, where `core` itself is not found
     sys.path[0] = str(ROOT)
 
+from core.archive import PARTS, BadArchive, unpack  # noqa: E402
 from core.cli import InputError, entry, positive, warn  # noqa: E402
 from core.files import writable_folder  # noqa: E402
 
 FOLDERS = {"checkpoints": "checkpoints", "pretrained": "pretrained", "data": "hw1_data"}
-PARTS = ("p1_data", "p2_data", "p3_data")
 PROGRAM = os.environ.get("HW1_PROGRAM") or Path(__file__).name
 ATTEMPTS = 3
 BACKOFF = 2.0  # seconds before the second attempt; twice that before the third
@@ -98,7 +94,7 @@ def main() -> int:
             path = obtain(wanted, folder, args.timeout)
             if args.what == "data":
                 unpack(path, folder)
-        except Failed as error:
+        except (Failed, BadArchive) as error:
             failures += 1
             print(f"{PROGRAM}: {' '.join(str(error).split())}", file=sys.stderr)
     return 1 if failures else 0
@@ -242,50 +238,6 @@ def _from_drive(wanted: Wanted, part: Path, timeout: int) -> bool:
     if not done or not part.is_file():
         raise Failed("gdown brought nothing")
     return False
-
-
-def unpack(archive: Path, folder: Path) -> None:
-    """Unpack PARTS of a zip or tar into ``folder``, each in whole; what is there already stays as it is.
-
-    They may lie in a top folder hw1_data. Raises Failed, with nothing unpacked, if the archive is damaged, lacks one of
-    them, or holds anything but plain files and folders inside it.
-    """
-    try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".unpacking-") as stage:
-            _extract(archive, Path(stage))
-            top = Path(stage, "hw1_data") if Path(stage, "hw1_data").is_dir() else Path(stage)
-            missing = [part for part in PARTS if not (top / part).is_dir()]
-            if missing:
-                raise Failed(f"it holds no {', '.join(missing)}")
-            for part in PARTS:
-                if (folder / part).exists():
-                    print(f"kept {folder / part}, which was there already")
-                else:
-                    os.rename(top / part, folder / part)
-                    print(f"unpacked {folder / part}")
-        print(f"{archive} is not needed any more")
-    except Exception as error:  # each kind of damage raises something else
-        why = str(error) or type(error).__name__
-        raise Failed(f"cannot unpack {archive}: {why}; if it is not the course's archive, delete it and start again") from error
-
-
-def _extract(archive: Path, folder: Path) -> None:
-    """Links are refused wherever they lead: the data needs none, and crafted ones have led out of many a check."""
-    is_tar = tarfile.is_tarfile(archive)  # asked first: a tar that ends in a zip passes for a zip
-    if not is_tar and not zipfile.is_zipfile(archive):
-        raise Failed("it is neither a zip nor a tar")
-    with tarfile.open(archive) if is_tar else zipfile.ZipFile(archive) as opened:
-        if is_tar:
-            members = [(member.name, member.isreg() or member.isdir()) for member in opened]
-        else:
-            plain = (0, stat.S_IFREG, stat.S_IFDIR)  # 0: not made on Unix
-            members = [(info.filename, stat.S_IFMT(info.external_attr >> 16) in plain) for info in opened.infolist()]
-        for name, is_plain in members:
-            path = PurePosixPath(name.replace("\\", "/"))
-            if path.is_absolute() or ".." in path.parts or not is_plain:
-                raise Failed(f"it is not safe: {name!r} is a link, a device or a path that leads out")
-        # The filter also tames owners and permissions; Python has it since 3.10.12.
-        opened.extractall(folder, **({"filter": "data"} if is_tar and hasattr(tarfile, "data_filter") else {}))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Logs of the runs whose figures the README quotes."""
