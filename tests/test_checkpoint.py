@@ -132,6 +132,24 @@ def test_a_file_cut_short_anywhere_is_refused(path):
         assert "cut short or damaged" in refused(path), length
 
 
+def test_a_single_wrong_bit_anywhere_in_the_weights_is_noticed(path):
+    whole = path.read_bytes()
+    for at in range(64, len(whole) - 64, 211):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        try:
+            changed = checkpoint.load(path, "p1")
+        except InputError:
+            continue
+        path.write_bytes(whole)  # a bit of the zip's padding: what was read must be as if nothing were wrong
+        right = checkpoint.load(path, "p1")
+        assert all(torch.equal(value, right.weights[name]) for name, value in changed.weights.items()), at
+
+
+def test_torchs_older_format_is_read(tmp_path):
+    torch.save({"a": torch.arange(3)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert torch.equal(checkpoint.read(tmp_path / "old.pth")["a"], torch.arange(3))
+
+
 def test_a_file_that_may_not_be_opened_is_refused(path, monkeypatch):
     def forbidden(*_):
         raise PermissionError(13, "Permission denied")

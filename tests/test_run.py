@@ -470,3 +470,24 @@ def test_a_fingerprint_tells_a_data_set_from_a_changed_one(tmp_path):
 
 if __name__ == "__main__":
     entry(program)
+
+
+def test_a_folder_whose_state_was_deleted_is_not_overwritten(tmp_path):
+    score_epochs(tmp_path / "run", [0.1, 0.2])
+    before = (tmp_path / "run" / "last.pt").read_bytes()
+    (tmp_path / "run" / "state.pt").unlink()
+    with pytest.raises(InputError, match="without its state.pt"):
+        score_epochs(tmp_path / "run", [0.1, 0.2])
+    assert (tmp_path / "run" / "last.pt").read_bytes() == before
+
+
+def test_a_state_of_other_code_is_refused_in_one_line(tmp_path):
+    score_epochs(tmp_path / "run", [0.1], state={"network": nn.Linear(2, 2)})
+    for state in ({"network": nn.Linear(3, 2)}, {"other": nn.Linear(2, 2)}):
+        with pytest.raises(InputError, match="made by other code"):
+            score_epochs(tmp_path / "run", [0.1], state=state)
+
+
+def test_a_score_that_is_no_number_is_never_the_best(tmp_path):
+    run = score_epochs(tmp_path / "run", [float("nan"), 0.1, float("nan"), 0.3, 0.2])
+    assert run.best_epoch() == 4 and epoch_of(tmp_path / "run" / "best.pt") == 4
