@@ -7,11 +7,13 @@ import math
 import torch
 from torch import nn
 
+from core.lars import LARS
+
 
 def make(name: str, network: nn.Module, lr: float, weight_decay: float, decay_vectors: bool) -> torch.optim.Optimizer:
-    """``adam``, ``adamw`` or ``sgd`` (Nesterov's momentum 0.9) over the parameters that have a gradient.
+    """``adam``, ``adamw``, ``sgd`` (Nesterov's momentum 0.9) or ``lars`` over the parameters that have a gradient.
 
-    Without ``decay_vectors``, biases and BatchNorm's scales and shifts do not decay.
+    Without ``decay_vectors``, biases and BatchNorm's scales and shifts do not decay; with ``lars`` they never do.
     """
     parameters = [p for p in network.parameters() if p.requires_grad]
     decayed = [p for p in parameters if decay_vectors or p.ndim >= 2]
@@ -24,7 +26,9 @@ def make(name: str, network: nn.Module, lr: float, weight_decay: float, decay_ve
         return torch.optim.AdamW(groups, lr=lr)
     if name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
-    raise ValueError(f"no optimiser {name!r}; there are adam, adamw and sgd")
+    if name == "lars":
+        return LARS(groups, lr=lr)
+    raise ValueError(f"no optimiser {name!r}; there are adam, adamw, sgd and lars")
 
 
 def warmup_cosine(step: int, warmup: float, total: float) -> float:

@@ -61,6 +61,7 @@ class Run:
         save_minutes: float = 5.0,
     ) -> None:
         self.folder, self.seed, self.watch, self.better = folder, seed, watch, better
+        self._how_to_go_on = "the same command goes on" + (", without --fresh" if fresh else "")
         self.identity = json.loads(json.dumps({"recipe": dataclasses.asdict(recipe), "data": data, "seed": seed}))
         self.epoch, self.next_step, self.total_steps = 0, 0, 0
         self.history: list[dict[str, Any]] = []
@@ -69,7 +70,7 @@ class Run:
         self._state, self._save_every = state, 60 * save_minutes
         self._stop_at = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
         self._epoch_start = self._saved_at = time.monotonic()
-        self._signal: int | None = None
+        self.stop_signal: int | None = None  # the one that asked to stop, if one did
         if fresh and folder.exists():
             print(f"the older run is kept in {_set_aside(folder)}")
         writable_folder(folder / "snapshots")
@@ -117,10 +118,10 @@ class Run:
         if len(self._unread) >= CHECK_EVERY:
             self._read_values()
         now = time.monotonic()
-        if self._signal is not None or now >= self._stop_at:
+        if self.stop_signal is not None or now >= self._stop_at:
             self._save()
-            why = signal.Signals(self._signal).name if self._signal is not None else "--max-minutes"
-            print(f"stopped by {why} after step {self.next_step} of epoch {self.epoch + 1}; the same command goes on")
+            why = signal.Signals(self.stop_signal).name if self.stop_signal is not None else "--max-minutes"
+            print(f"stopped by {why} after step {self.next_step} of epoch {self.epoch + 1}; {self._how_to_go_on}", flush=True)
             sys.exit(STOPPED)
         if now - self._saved_at >= self._save_every:
             self._save()
@@ -223,9 +224,9 @@ class Run:
             file.write((json.dumps(content, indent=2) + "\n").encode())
 
     def _on_signal(self, number: int, frame: Any) -> None:
-        if self._signal is not None:
+        if self.stop_signal is not None:
             raise KeyboardInterrupt  # asked twice: do not wait for the end of the step
-        self._signal = number
+        self.stop_signal = number
 
 
 def fingerprint(paths: list[Path]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from core.cli import entry
 from core.files import list_files
-from core.predictions import read_labels, score
+from core.predictions import read_labels, score, wilson
 from p1 import data
 
 
@@ -21,7 +21,8 @@ def main() -> None:
     else:
         truth = read_labels(args.truth)
     right, count = score(read_labels(args.predictions), truth)
-    print(f"accuracy: {right / count:.4f} ({right} of {count})")
+    low, high = wilson(right, count)
+    print(f"accuracy: {right / count:.4f} ({right} of {count}; 95 % interval {low:.3f} to {high:.3f})")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Pre-train problem 2's ResNet50 by BYOL, without labels: ``python3 -m p2.pretrain --recipe report``."""
+"""Pre-train problem 2's ResNet50 by BYOL, without labels: ``python3 -m p2.pretrain --recipe report``.
+
+``--method supervised`` pre-trains it with labels instead, see p2/supervise.py.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,10 @@ import torch
 from torch import Tensor
 
 from core import augment, checkpoint, device, optimiser
-from core.cli import entry, training_flags
+from core.cli import InputError, entry, training_flags
 from core.randomness import generator, seed_of, steps_per_epoch
 from core.run import Run, fingerprint
-from p2 import data
+from p2 import data, knn, supervise
 from p2.byol import BYOL, target_decay
 from p2.model import BACKBONE, FEATURES, make_backbone
 from p2.recipes import PRETRAIN, PretrainRecipe, View
@@ -21,13 +24,19 @@ from p2.recipes import PRETRAIN, PretrainRecipe, View
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--method", choices=("byol", "supervised"), default="byol", help="%(default)s")
     parser.add_argument("--recipe", choices=list(PRETRAIN), default="report", help="%(default)s")
-    training_flags(parser, data="hw1_data/p2_data", run="runs/p2_byol_RECIPE")
+    parser.add_argument("--labels", type=Path, help="csv for --method supervised: id,filename,label (DATA/mini/labels.csv)")
+    training_flags(parser, data="hw1_data/p2_data", run="runs/p2_METHOD_RECIPE")
     return parser.parse_args()
 
 
 def main() -> None:
     args = arguments()
+    if args.method == "supervised":
+        return supervise.main(args)
+    if args.labels:
+        raise InputError("--method byol takes no labels; leave --labels out, or add --method supervised")
     recipe = PRETRAIN[args.recipe]
     recipe = dataclasses.replace(recipe, epochs=args.epochs or recipe.epochs, batch_size=args.batch_size or recipe.batch_size)
     where = device.choose(args.device)
@@ -35,6 +44,7 @@ def main() -> None:
     images, paths = data.load_unlabelled(args.data / "mini" / "train")
     images = images.to(where)
     steps = steps_per_epoch(len(images), recipe.batch_size)
+    probe = knn.load(args.data / "office") if recipe.probe_every else None
 
     torch.manual_seed(seed_of(args.seed, "weights"))
     byol = device.prepare(BYOL(make_backbone(), FEATURES), where)
@@ -66,10 +76,12 @@ def main() -> None:
                 target_decay(recipe.target_decay, recipe.target_schedule, run.total_steps, recipe.epochs * steps)
             )
             run.step(loss=loss, spread=spread)
-        lr = optimizer.param_groups[0]["lr"]
+        measured = {"lr": optimizer.param_groups[0]["lr"]}
         if recipe.schedule == "plateau" and epoch >= recipe.plateau_from:
             plateau.step(run.mean("loss"))
-        run.end_epoch(as_checkpoint(byol, recipe), lr=lr)
+        if probe and ((epoch + 1) % recipe.probe_every == 0 or epoch + 1 == recipe.epochs):
+            measured["knn"] = knn.accuracy(byol.backbone, probe, recipe, where)
+        run.end_epoch(as_checkpoint(byol, recipe), **measured)
 
 
 def view(images: Tensor, how: View, recipe: PretrainRecipe, rng: torch.Generator) -> Tensor:

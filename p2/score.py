@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from core.cli import entry
-from core.predictions import read_labels, score
+from core.predictions import read_labels, score, wilson
 
 
 def main() -> None:
@@ -15,7 +15,8 @@ def main() -> None:
     parser.add_argument("truth", type=Path, help="csv with the same columns and the true labels")
     args = parser.parse_args()
     right, count = score(read_labels(args.predictions), read_labels(args.truth))
-    print(f"accuracy: {right / count:.4f} ({right} of {count})")
+    low, high = wilson(right, count)
+    print(f"accuracy: {right / count:.4f} ({right} of {count}; 95 % interval {low:.3f} to {high:.3f})")
 
 
 if __name__ == "__main__":

@@ -7,10 +7,14 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """Where the backbone's weights come from, and whether they are trained on."""
+    """Where the backbone's weights come from, and whether they are trained on.
+
+    ``start``: nothing; labels: trained with labels, by the course or by ``p2.pretrain --method supervised``; byol: trained
+    without labels, by ``p2.pretrain``.
+    """
 
     name: str
-    start: str  # nothing; labels: trained with labels, by the course; byol: trained without labels, by p2.pretrain
+    start: str
     frozen: bool  # only the head is trained
 
 

@@ -1,39 +1,104 @@
-"""Train problem 2's classifier in one of the settings A-E: ``python3 -m p2.train --setting C --recipe report``."""
+"""Train problem 2's classifier in one of the settings A-E: ``python3 -m p2.train --setting C --recipe report``.
+
+``--all-settings`` trains all five, one after another, and prints their table.
+"""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import signal
+import sys
+import time
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from core import augment, checkpoint, device, optimiser
-from core.cli import InputError, entry, training_flags
+from core.cli import STOPPED, InputError, entry, training_flags
+from core.predictions import wilson
 from core.randomness import generator, seed_of, steps_per_epoch
 from core.run import Run, fingerprint
 from p2 import data
-from p2.model import ARCHITECTURE, Classifier, load_backbone, logits
+from p2.model import ARCHITECTURE, Classifier, load_backbone, logits, make_backbone
 from p2.recipes import TRANSFER, TransferRecipe
-from p2.settings import SETTINGS
+from p2.settings import SETTINGS, Setting
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--setting", choices=list(SETTINGS), default="C", help="%(default)s; see p2/settings.py")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--setting", choices=list(SETTINGS), default="C", help="%(default)s; see p2/settings.py")
+    which.add_argument("--all-settings", action="store_true", help="A to E, one after another, and their table")
     parser.add_argument("--recipe", choices=list(TRANSFER), default="report", help="%(default)s")
-    parser.add_argument(
-        "--backbone", type=Path,
-        help="initial backbone (B and D: DATA/pretrain_model_SL.pt, C and E: runs/p2_byol_RECIPE/last.pt)",
-    )  # fmt: skip
+    parser.add_argument("--backbone", type=Path, help="initial backbone of the one --setting")
+    parser.add_argument("--labels-backbone", type=Path, help="of settings B and D (DATA/pretrain_model_SL.pt)")
+    parser.add_argument("--byol-backbone", type=Path, help="of settings C and E (runs/p2_byol_RECIPE/last.pt)")
     training_flags(parser, data="hw1_data/p2_data", run="runs/p2_SETTING_RECIPE")
     return parser.parse_args()
 
 
 def main() -> None:
     args = arguments()
-    setting, recipe = SETTINGS[args.setting], TRANSFER[args.recipe]
+    if args.all_settings:
+        train_all(args)
+    else:
+        train(SETTINGS[args.setting], args, args.max_minutes)
+
+
+def train_all(args: argparse.Namespace) -> None:
+    """Train the five settings, each in its own run folder, and print their table; ``--max-minutes`` is for all of them.
+
+    Settings that are done are not done again. Raises InputError, before any work, if initial weights are missing or unfit.
+    """
+    if args.backbone or args.run:
+        raise InputError("--backbone and --run are for one --setting; --all-settings has --labels-backbone, --byol-backbone")
+    starts = {setting.name: first_weights(setting, args) for setting in SETTINGS.values()}
+    missing = [f"{name}: {path}" for name, path in starts.items() if path and not path.is_file()]
+    if missing:
+        raise InputError(
+            f"the initial weights of these settings are missing: {', '.join(missing)}. Make them with p2.pretrain "
+            "(--method supervised, or byol), or name others: --labels-backbone, --byol-backbone"
+        )
+    for path in sorted({path for path in starts.values() if path}):
+        load_backbone(make_backbone(), path)  # so that what does not fit is not found out hours later
+
+    began = time.monotonic()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    rows = []
+    for setting in SETTINGS.values():
+        print(f"setting {setting.name}", flush=True)
+        left = None if args.max_minutes is None else args.max_minutes - (time.monotonic() - began) / 60
+        run, count = train(setting, args, left)
+        rows.append(row(setting, starts[setting.name], run, count))
+        for number, handler in handlers.items():  # nothing is unsaved now: the next run may be left unbegun at once
+            signal.signal(number, handler)
+        if run.stop_signal is not None and len(rows) < len(SETTINGS):  # came too late for the run's last step
+            print(f"stopped by {signal.Signals(run.stop_signal).name} after setting {setting.name}; the same command goes on")
+            sys.exit(STOPPED)
+    header = ("setting", "backbone from", "trained", "last epoch", "95 % interval", "best epoch")
+    for cells in (header, ("---",) * len(header), *rows):
+        print(f"| {' | '.join(cells)} |")
+
+
+def row(setting: Setting, start: Path | None, run: Run, count: int) -> tuple[str, ...]:
+    """The setting's line of the table: accuracies on the ``count`` validation images, with their epochs' numbers."""
+    last, best = run.history[-1], run.history[run.best_epoch() - 1]
+    low, high = wilson(round(last["accuracy"] * count), count)
+    return (
+        setting.name,
+        str(start or setting.start),
+        "head only" if setting.frozen else "all",
+        f"{last['accuracy']:.4f} ({last['epoch']})",
+        f"{low:.3f} to {high:.3f}",
+        f"{best['accuracy']:.4f} ({best['epoch']})",
+    )
+
+
+def train(setting: Setting, args: argparse.Namespace, max_minutes: float | None) -> tuple[Run, int]:
+    """Train one setting, or go on: its run and the number of validation images."""
+    recipe = TRANSFER[args.recipe]
     recipe = dataclasses.replace(recipe, epochs=args.epochs or recipe.epochs, batch_size=args.batch_size or recipe.batch_size)
     where = device.choose(args.device)
 
@@ -45,7 +110,7 @@ def main() -> None:
 
     torch.manual_seed(seed_of(args.seed, "weights"))
     network = Classifier(len(classes), frozen=setting.frozen)
-    start = first_weights(setting.start, args)
+    start = first_weights(setting, args)
     if start:
         load_backbone(network.backbone, start)
     network = device.prepare(network, where)
@@ -54,7 +119,7 @@ def main() -> None:
         args.run or Path(f"runs/p2_{setting.name}_{recipe.name}"), recipe=recipe, seed=args.seed, where=where,
         data={"setting": setting.name, "train": fingerprint(paths), "val": fingerprint(val_paths), "backbone": str(start)},
         state={"network": network, "optimizer": optimizer},
-        watch="accuracy", fresh=args.fresh, max_minutes=args.max_minutes, save_minutes=args.save_minutes,
+        watch="accuracy", fresh=args.fresh, max_minutes=max_minutes, save_minutes=args.save_minutes,
     )  # fmt: skip
 
     for _ in run.epochs(recipe.epochs, recipe.patience):
@@ -74,21 +139,18 @@ def main() -> None:
             run.step(loss=loss)
         result = evaluate(network, val_images, val_labels, recipe, where)
         run.end_epoch(as_checkpoint(network, recipe, classes), lr=optimizer.param_groups[0]["lr"], accuracy=result)
+    return run, len(val_labels)
 
 
-def first_weights(start: str, args: argparse.Namespace) -> Path | None:
+def first_weights(setting: Setting, args: argparse.Namespace) -> Path | None:
     """The file that the setting's backbone starts from, or None. Raises InputError if --backbone has no use."""
-    if start == "nothing":
+    if setting.start == "nothing":
         if args.backbone:
-            raise InputError(f"setting {args.setting} starts from nothing; leave --backbone out")
+            raise InputError(f"setting {setting.name} starts from nothing; leave --backbone out")
         return None
-    return (
-        args.backbone
-        or {
-            "labels": args.data / "pretrain_model_SL.pt",
-            "byol": Path(f"runs/p2_byol_{args.recipe}/last.pt"),
-        }[start]
-    )
+    if setting.start == "labels":
+        return args.backbone or args.labels_backbone or args.data / "pretrain_model_SL.pt"
+    return args.backbone or args.byol_backbone or Path(f"runs/p2_byol_{args.recipe}/last.pt")
 
 
 def augmented(images: Tensor, recipe: TransferRecipe, rng: torch.Generator) -> Tensor:

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 HEADER = ("run", "recipe", "what", "last epoch", "best epoch", "minutes", "machine")
-WATCHED = {"mean_iou": "mIoU", "accuracy": "accuracy", "loss": "BYOL loss"}
+WATCHED = {"mean_iou": "mIoU", "accuracy": "accuracy", "loss": "training loss"}
 
 
 def table(folder: Path = Path(__file__).parent) -> str:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from p2 import byol
+from p2 import byol, knn
 from p2.recipes import PRETRAIN, View
 
 
@@ -84,3 +84,49 @@ def test_views_of_one_image_differ_between_the_images_of_a_batch():
             assert made.shape == (4, 3, 128, 128)
             assert torch.equal(made, view(image, how, recipe, generator(0, 0, 0)))
             assert all(not torch.allclose(made[0], made[k], atol=1e-2) for k in range(1, 4))
+
+
+def test_knn_is_the_papers_weighted_vote():
+    rng = torch.Generator().manual_seed(0)
+    known, asked = torch.randn(30, 5, generator=rng), torch.randn(12, 5, generator=rng)
+    labels = torch.randint(4, (30,), generator=rng)
+    expected = []
+    for feature in asked:
+        near = sorted(
+            ((torch.dot(feature, other) / feature.norm() / other.norm()).item(), label)
+            for other, label in zip(known, labels.tolist(), strict=True)
+        )[-7:]
+        votes = [sum(math.exp(cosine / 0.07) for cosine, label in near if label == k) for k in range(4)]
+        expected.append(votes.index(max(votes)))
+    assert knn.classify(known, labels, asked, neighbours=7).tolist() == expected
+
+
+def test_in_knn_one_near_neighbour_outvotes_two_far_ones():
+    known, labels = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]), torch.tensor([2, 0, 0])
+    asked = torch.tensor([[50.0, 5.0], [0.5, 5.0]])  # lengths do not count
+    assert knn.classify(known, labels, asked).tolist() == [2, 0]  # with fewer images than neighbours
+    assert knn.classify(known, labels, asked, neighbours=1).tolist() == [2, 0]
+
+
+def test_the_probe_scores_a_backbone_that_sees_the_class_and_one_that_has_collapsed():
+    labels = torch.arange(3).repeat(10)
+    images = torch.zeros(30, 3, 4, 4, dtype=torch.uint8)
+    images[torch.arange(30), labels] = 200  # the class is the colour
+    probe = knn.Probe(images, labels, images[:9], labels[:9])
+    sees, collapsed = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(3)), nn.Flatten()
+    before = sees[2].running_mean.clone()
+    cpu, recipe = torch.device("cpu"), PRETRAIN["report"]
+    assert knn.accuracy(sees, probe, recipe, cpu) == 1.0
+    assert torch.equal(before, sees[2].running_mean)
+    black = knn.Probe(torch.zeros_like(images), labels, torch.zeros_like(images[:9]), labels[:9])
+    assert knn.accuracy(collapsed, black, recipe, cpu) == pytest.approx(1 / 3)
+
+
+def test_the_papers_recipe_makes_the_papers_optimiser():
+    from core import optimiser
+    from core.lars import LARS
+
+    recipe = PRETRAIN["paper"]
+    optimizer = optimiser.make(recipe.optimiser, small(), recipe.lr, recipe.weight_decay, recipe.decay_vectors)
+    assert isinstance(optimizer, LARS)
+    assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [(0.2, 1.5e-6), (0.2, 0.0)]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from core.lars import LARS
 from core.optimiser import make, set_lr, warmup_cosine
 
 
@@ -55,8 +56,88 @@ def test_a_step_is_that_of_the_optimiser_by_the_same_name():
         torch.testing.assert_close(ours, after_two_steps(theirs), msg=name)
 
 
+def lars_steps(model, optimizer, steps, start=0):
+    """Train on random batches that depend on the step's number only."""
+    for step in range(start, start + steps):
+        images = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        model(images).square().sum().backward()
+        optimizer.step()
+
+
+def test_lars_is_its_formula_over_several_steps():
+    torch.manual_seed(0)
+    weight, bias = torch.randn(3, 2, requires_grad=True), torch.randn(3, requires_grad=True)
+    w, b = weight.detach().double(), bias.detach().double()
+    v_w, v_b = torch.zeros_like(w), torch.zeros_like(b)
+    optimizer = LARS([weight, bias], lr=0.5, momentum=0.8, weight_decay=0.1, trust=0.02)
+    for step in range(5):
+        g_w, g_b = torch.randn(3, 2), torch.randn(3)
+        weight.grad, bias.grad = g_w.clone(), g_b.clone()
+        optimizer.param_groups[0]["lr"] = lr = 0.5 / (step + 1)
+        optimizer.step()
+        d = g_w.double() + 0.1 * w
+        v_w = 0.8 * v_w + 0.02 * math.sqrt((w**2).sum()) / math.sqrt((d**2).sum()) * d
+        v_b = 0.8 * v_b + g_b.double()
+        w, b = w - lr * v_w, b - lr * v_b
+        torch.testing.assert_close(weight.detach().double(), w, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(bias.detach().double(), b, rtol=1e-5, atol=1e-6)
+        assert torch.equal(weight.grad, g_w) and torch.equal(bias.grad, g_b)
+
+
+@pytest.mark.parametrize("decay_vectors", [False, True])
+def test_lars_neither_decays_nor_adapts_vectors(decay_vectors):
+    torch.manual_seed(0)
+    model = network()
+    optimizer = make("lars", model, 0.1, 100.0, decay_vectors)
+    for group in optimizer.param_groups:
+        assert (group["lr"], group["momentum"], group["trust"]) == (0.1, 0.9, 1e-3)
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    lars_steps(model, optimizer, 1)
+    for name, value in model.named_parameters():
+        if name in VECTORS:
+            assert torch.equal(value.detach(), before[name].sub(value.grad, alpha=0.1)), name
+        else:
+            moved = (value.detach() - before[name]).norm()
+            torch.testing.assert_close(moved, 0.1 * 1e-3 * before[name].norm(), rtol=1e-3, atol=0, msg=name)
+
+
+def test_lars_takes_a_matrix_of_zeros_and_a_gradient_of_zeros():
+    zeros, still = torch.zeros(2, 2, requires_grad=True), torch.ones(2, 2, requires_grad=True)
+    unused = torch.ones(2, 2, requires_grad=True)
+    optimizer = LARS([zeros, still, unused], lr=0.1)
+    zeros.grad, still.grad = torch.ones(2, 2), torch.zeros(2, 2)
+    optimizer.step()
+    torch.testing.assert_close(zeros.detach(), torch.full((2, 2), -0.1))
+    assert torch.equal(still.detach(), torch.ones(2, 2)) and torch.equal(unused.detach(), torch.ones(2, 2))
+
+
+def test_lars_resumed_ends_bit_for_bit_where_unbroken_it_ends(tmp_path):
+    def fresh():
+        torch.manual_seed(0)
+        model = network()
+        return model, make("lars", model, 0.2, 1e-2, decay_vectors=False)
+
+    straight, optimizer = fresh()
+    lars_steps(straight, optimizer, 6)
+    broken, first = fresh()
+    lars_steps(broken, first, 3)
+    torch.save({"model": broken.state_dict(), "optimizer": first.state_dict()}, tmp_path / "state.pt")
+    saved = torch.load(tmp_path / "state.pt", weights_only=True)
+    resumed, second = fresh()
+    resumed.load_state_dict(saved["model"])
+    second.load_state_dict(saved["optimizer"])
+    lars_steps(resumed, second, 3, start=3)
+    for name, value in straight.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    assert all(
+        torch.equal(optimizer.state[a]["velocity"], second.state[b]["velocity"])
+        for a, b in zip(straight.parameters(), resumed.parameters(), strict=True)
+    )
+
+
 def test_an_unknown_name_raises_and_names_the_known():
-    with pytest.raises(ValueError, match="no optimiser 'lamb'; there are adam, adamw and sgd"):
+    with pytest.raises(ValueError, match="no optimiser 'lamb'; there are adam, adamw, sgd and lars"):
         make("lamb", network(), 0.1, 0.0, decay_vectors=True)
 
 

@@ -1,9 +1,11 @@
 """Label files as strangers write them, and their scores."""
 
+import math
+
 import pytest
 
 from core.cli import InputError
-from core.predictions import read_labels, read_rows, score, write_rows
+from core.predictions import read_labels, read_rows, score, wilson, write_rows
 from p1 import score as p1_score
 from p2 import score as p2_score
 
@@ -69,6 +71,22 @@ def test_score_refuses_missing_and_extra_rows():
         score({"a": "1", "c": "1"}, {"a": "1", "b": "1"})
 
 
+@pytest.mark.parametrize(  # Newcombe 1998, "Two-sided confidence intervals for the single proportion", table I, method 3
+    ("right", "count", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilsons_interval_is_the_published_one(right, count, low, high):
+    assert wilson(right, count) == pytest.approx((low, high), abs=5e-5)
+    assert wilson(count - right, count) == pytest.approx((1 - high, 1 - low), abs=5e-5)
+
+
+def test_wilsons_ends_are_where_the_observed_lies_just_in_the_95_percent():
+    for right, count in ((1, 3), (1841, 2500), (0, 1), (7, 7)):
+        for end in wilson(right, count):
+            assert abs(right / count - end) == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / count), abs=1e-9)
+    assert tuple(round(end, 3) for end in wilson(1841, 2500)) == (0.719, 0.753)
+
+
 def test_p1_score_reads_labels_from_a_csv_or_from_file_names(tmp_path, call):
     folder = tmp_path / "val"
     folder.mkdir()
@@ -77,13 +95,18 @@ def test_p1_score_reads_labels_from_a_csv_or_from_file_names(tmp_path, call):
     (tmp_path / "out.csv").write_text("filename,label\n10_2.png,10\n0_7.png,1\n3_1.png,3\n")
     (tmp_path / "truth.csv").write_text("filename,label\n0_7.png,0\n3_1.png,3\n10_2.png,10\n")
     for truth in (folder, tmp_path / "truth.csv"):
-        assert call(p1_score.main, tmp_path / "out.csv", truth) == (0, "accuracy: 0.6667 (2 of 3)\n", "")
+        assert call(p1_score.main, tmp_path / "out.csv", truth) == (
+            0,
+            "accuracy: 0.6667 (2 of 3; 95 % interval 0.208 to 0.939)\n",
+            "",
+        )
 
 
 def test_p2_score_and_its_failure(tmp_path, call):
     (tmp_path / "out.csv").write_text("id,filename,label\n0,a.jpg,Couch\n1,b.jpg,Pen\n")
     (tmp_path / "truth.csv").write_text("id,filename,label\n0,b.jpg,Pen\n1,a.jpg,Couch\n")
-    assert call(p2_score.main, tmp_path / "out.csv", tmp_path / "truth.csv")[:2] == (0, "accuracy: 1.0000 (2 of 2)\n")
+    line = "accuracy: 1.0000 (2 of 2; 95 % interval 0.342 to 1.000)\n"
+    assert call(p2_score.main, tmp_path / "out.csv", tmp_path / "truth.csv")[:2] == (0, line)
     (tmp_path / "truth.csv").write_text("id,filename,label\n0,b.jpg,Pen\n")
     status, out, err = call(p2_score.main, tmp_path / "out.csv", tmp_path / "truth.csv")
     assert (status, out) == (2, "") and "unknown a.jpg" in err and err.count("\n") == 1

@@ -1,0 +1,76 @@
+"""A kNN probe: how well a backbone's features tell classes apart, without training anything on them.
+
+Wu et al. 2018, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", section 3.4. A collapse, in
+which all features become one, shows in it as chance.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from core import augment, device
+from p2 import data
+from p2.recipes import PretrainRecipe, TransferRecipe
+
+NEIGHBOURS = 20
+TEMPERATURE = 0.07
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """Labelled images to probe with: (N, 3, 128, 128) uint8, and class indices (N,) int64."""
+
+    images: Tensor
+    labels: Tensor
+    val_images: Tensor
+    val_labels: Tensor
+
+
+def load(office: Path) -> Probe | None:
+    """The probe of ``office/{train,val}.csv`` and their images; None, and a line that says so, where there are none."""
+    missing = [str(table) for table in (office / "train.csv", office / "val.csv") if not table.is_file()]
+    if missing:
+        print(f"no kNN probe, as there is no {' and no '.join(missing)}", flush=True)
+        return None
+    images, labels, _, classes = data.load_labelled(office / "train.csv", office / "train")
+    val_images, val_labels, _, _ = data.load_labelled(office / "val.csv", office / "val", classes)
+    return Probe(images, labels, val_images, val_labels)
+
+
+def accuracy(backbone: nn.Module, probe: Probe, recipe: PretrainRecipe | TransferRecipe, where: torch.device) -> float:
+    """Accuracy, 0..1, on the probe's validation images of the labels that the training images' features give them.
+
+    Leaves ``backbone`` in evaluation mode.
+    """
+    backbone.eval()
+    known, asked = features(backbone, probe.images, recipe, where), features(backbone, probe.val_images, recipe, where)
+    return (classify(known, probe.labels, asked) == probe.val_labels).double().mean().item()
+
+
+@torch.no_grad()
+def features(backbone: nn.Module, images: Tensor, recipe: PretrainRecipe | TransferRecipe, where: torch.device) -> Tensor:
+    """Pooled features (N, D) float32, on the CPU, of ``images`` (N, 3, 128, 128) uint8, in the training's number format."""
+    pooled = []
+    for batch in images.split(64):
+        with device.autocast(where, recipe.bf16):
+            inputs = augment.normalise(augment.to_float(batch.to(where)), recipe.mean, recipe.std)
+            pooled.append(backbone(inputs).float().cpu())
+    return torch.cat(pooled)
+
+
+def classify(
+    known: Tensor, labels: Tensor, asked: Tensor, neighbours: int = NEIGHBOURS, temperature: float = TEMPERATURE
+) -> Tensor:
+    """Class indices (M,) of the features ``asked`` (M, D), by a vote of their nearest among ``known`` (N, D), ``labels`` (N,).
+
+    The ``neighbours`` (or N, if that is less) with the highest cosine vote with the weight exp(cosine / temperature).
+    """
+    cosine = nn.functional.normalize(asked, dim=1) @ nn.functional.normalize(known, dim=1).T
+    nearest, index = cosine.topk(min(neighbours, len(known)), dim=1)
+    votes = torch.zeros(len(asked), int(labels.max()) + 1)
+    votes.scatter_add_(1, labels[index], (nearest / temperature).exp())
+    return votes.argmax(1)

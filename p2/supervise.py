@@ -1,0 +1,74 @@
+"""Pre-train problem 2's ResNet50 with the labels of ``mini``: ``python3 -m p2.pretrain --method supervised --recipe hour``.
+
+Its backbone is what the settings B and D start from where the course's ``pretrain_model_SL.pt`` is not at hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from core import checkpoint, device, optimiser
+from core.cli import InputError
+from core.randomness import generator, seed_of, steps_per_epoch
+from core.run import Run, fingerprint
+from p2 import data, knn
+from p2.model import BACKBONE, Classifier
+from p2.recipes import SUPERVISED, TransferRecipe
+from p2.train import augmented
+
+
+def main(args: argparse.Namespace) -> None:
+    """``args``: the flags of ``p2.pretrain``. The log has the loss and the accuracy on the training's own images."""
+    if args.recipe not in SUPERVISED:
+        raise InputError(f"--method supervised has no recipe {args.recipe!r}; there are {' and '.join(SUPERVISED)}")
+    recipe = SUPERVISED[args.recipe]
+    recipe = dataclasses.replace(recipe, epochs=args.epochs or recipe.epochs, batch_size=args.batch_size or recipe.batch_size)
+    where = device.choose(args.device)
+
+    table = args.labels or args.data / "mini" / "labels.csv"
+    images, labels, paths, classes = data.load_labelled(table, args.data / "mini" / "train")
+    images, labels = images.to(where), labels.to(where)
+    steps = steps_per_epoch(len(images), recipe.batch_size)
+    probe = knn.load(args.data / "office")
+
+    torch.manual_seed(seed_of(args.seed, "weights"))
+    network = device.prepare(Classifier(len(classes)), where)
+    optimizer = optimiser.make(recipe.optimiser, network, recipe.lr, recipe.weight_decay, recipe.decay_vectors)
+    run = Run(
+        args.run or Path(f"runs/p2_supervised_{recipe.name}"), recipe=recipe, seed=args.seed, where=where,
+        data={"train": fingerprint(paths), "labels": fingerprint([table])},
+        state={"network": network, "optimizer": optimizer},
+        watch="loss", better=min, fresh=args.fresh, max_minutes=args.max_minutes, save_minutes=args.save_minutes,
+    )  # fmt: skip
+
+    for _ in run.epochs(recipe.epochs, recipe.patience):
+        network.train()
+        for index in run.batches(len(images), recipe.batch_size):
+            if recipe.schedule == "cosine":
+                factor = optimiser.warmup_cosine(run.total_steps, recipe.warmup_epochs * steps, recipe.epochs * steps)
+                optimiser.set_lr(optimizer, recipe.lr * factor)
+            index = index.to(where)
+            inputs = augmented(images[index], recipe, generator(*run.keys()))
+            with device.autocast(where, recipe.bf16):
+                out = network(inputs)
+            loss = nn.functional.cross_entropy(out.float(), labels[index], label_smoothing=recipe.label_smoothing)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            run.step(loss=loss, train_accuracy=(out.argmax(1) == labels[index]).float().mean())
+        measured = {"lr": optimizer.param_groups[0]["lr"]}
+        if probe:  # every epoch: it costs the passes of a few thousand images, and no gradients
+            measured["knn"] = knn.accuracy(network.backbone, probe, recipe, where)
+        run.end_epoch(as_checkpoint(network, recipe), **measured)
+
+
+def as_checkpoint(network: Classifier, recipe: TransferRecipe) -> checkpoint.Checkpoint:
+    return checkpoint.Checkpoint(
+        problem="p2", architecture=BACKBONE, classes=(), input_size=data.SIZE, mean=recipe.mean, std=recipe.std,
+        flip_test=False, recipe={}, scores={}, made={}, weights=network.backbone.state_dict(),
+    )  # fmt: skip

@@ -1,0 +1,230 @@
+"""Problem 2's two kinds of pre-training and its five settings as programs, most of them on a backbone of one layer."""
+
+import csv
+import dataclasses
+import json
+import signal
+
+import pytest
+import torch
+from torch import nn
+
+from core import checkpoint
+from demo.draw import draw_p2
+from p2 import model, pretrain, recipes, train
+
+FLAGS = ("--recipe", "hour", "--batch-size", "4", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """``p2_data``: 8 unlabelled images with made-up labels, and the office's images of its first 6 classes, one of each."""
+    folder = tmp_path_factory.mktemp("drawn") / "p2_data"
+    draw_p2(folder, unlabelled=8, train=1, val=1)
+    for table in (folder / "office").glob("*.csv"):
+        header, *rows = csv.reader(table.read_text().splitlines())
+        rows = [row for row in rows if int(row[2]) < 6]
+        table.write_text("".join(",".join(row) + "\n" for row in [header, *rows]))
+    rows = "".join(f"{k},{k}.jpg,{k % 2}\n" for k in range(8))
+    (folder / "mini" / "labels.csv").write_text(f"id,filename,label\n{rows}")
+    return folder
+
+
+def one_layer():
+    return nn.Sequential(nn.Conv2d(3, 8, 8, stride=8), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """One layer in ResNet50's place, a working folder of its own, and the signals' handlers put back."""
+    for module in (model, pretrain, train):
+        monkeypatch.setattr(module, "make_backbone", one_layer)
+    for module in (model, pretrain):
+        monkeypatch.setattr(module, "FEATURES", 8)
+    monkeypatch.chdir(tmp_path)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield tmp_path
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def log(run):
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def backbone_file(path, seed):
+    """A checkpoint as ``p2.pretrain`` writes it, with random weights."""
+    torch.manual_seed(seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mean_std = (recipes.IMAGENET_MEAN, recipes.IMAGENET_STD)
+    fields = checkpoint.Checkpoint("p2", model.BACKBONE, (), 128, *mean_std, False, {}, {}, {}, one_layer().state_dict())
+    checkpoint.save(path, fields)
+    return path
+
+
+# --- pre-training -----------------------------------------------------------------------------------------------------
+
+
+def test_byol_is_probed_at_the_last_epoch_and_where_the_recipe_says(call, drawn, small):
+    flags = ("--data", drawn, "--recipe", "paper", "--epochs", "2", "--batch-size", "4", "--device", "cpu")
+    status, out, err = call(pretrain.main, *flags)
+    assert (status, err) == (0, "")
+    first, last = log(small / "runs/p2_byol_paper")
+    assert "knn" not in first and 0 <= last["knn"] <= 1 and "knn" in out.splitlines()[-1]
+    assert checkpoint.load(small / "runs/p2_byol_paper/last.pt", "p2").scores["knn"] == last["knn"]
+
+
+def test_the_probe_leaves_the_training_as_it_is_and_a_missing_one_is_said(call, drawn, small, monkeypatch):
+    monkeypatch.setitem(recipes.PRETRAIN, "paper", dataclasses.replace(recipes.PRETRAIN["paper"], probe_every=1))
+    flags = ("--recipe", "paper", "--epochs", "2", "--batch-size", "4", "--device", "cpu")
+    assert call(pretrain.main, *flags, "--data", drawn, "--run", "probed")[0] == 0
+    (small / "bare").mkdir()
+    (small / "bare" / "mini").symlink_to(drawn / "mini")
+    status, out, err = call(pretrain.main, *flags, "--data", "bare", "--run", "unprobed")
+    assert (status, err) == (0, "")
+    assert out.splitlines()[0] == "no kNN probe, as there is no bare/office/train.csv and no bare/office/val.csv"
+    probed, unprobed = log(small / "probed"), log(small / "unprobed")
+    assert [line["loss"] for line in probed] == [line["loss"] for line in unprobed]
+    assert all("knn" in line for line in probed) and not any("knn" in line for line in unprobed)
+    ours, theirs = (checkpoint.load(small / run / "last.pt", "p2").weights for run in ("probed", "unprobed"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_run_recorded_before_there_was_a_probe_goes_on(call, drawn, small):
+    flags = (*FLAGS, "--data", drawn, "--epochs", "1", "--run", "run")
+    assert call(pretrain.main, *flags, "--max-minutes", "0")[0] == 75
+    saved = torch.load(small / "run/state.pt", weights_only=True)
+    del saved["identity"]["recipe"]["probe_every"]
+    torch.save(saved, small / "run/state.pt")
+    assert call(pretrain.main, *flags)[0] == 0
+    assert len(log(small / "run")) == 1 and "knn" not in log(small / "run")[0]
+
+
+def test_a_backbone_trained_with_labels_is_one_that_settings_start_from(call, drawn, small):
+    status, _, err = call(pretrain.main, "--method", "supervised", *FLAGS, "--data", drawn, "--epochs", "2")
+    assert (status, err) == (0, "")
+    run = small / "runs/p2_supervised_hour"
+    assert all(0 <= line[name] <= 1 for line in log(run) for name in ("train_accuracy", "knn")) and len(log(run)) == 2
+    saved = checkpoint.load(run / "last.pt", "p2")
+    assert saved.architecture == model.BACKBONE and saved.weights.keys() == one_layer().state_dict().keys()
+    flags = (*FLAGS, "--data", drawn, "--epochs", "1", "--setting", "D", "--backbone", run / "last.pt")
+    assert call(train.main, *flags)[0] == 0
+    frozen = checkpoint.load(small / "runs/p2_D_hour/last.pt", "p2").weights
+    assert all(torch.equal(value, frozen[f"backbone.{name}"]) for name, value in saved.weights.items())
+
+
+def test_training_with_labels_stopped_after_every_step_ends_where_an_unbroken_one_ends(call, drawn, small):
+    flags = ("--method", "supervised", *FLAGS, "--data", drawn, "--epochs", "2")
+    assert call(pretrain.main, *flags, "--run", "straight")[0] == 0
+    statuses = [call(pretrain.main, *flags, "--run", "broken", "--max-minutes", "0")[0] for _ in range(5)]
+    assert statuses == [75] * 4 + [0]
+    ours, theirs = ([line | {"seconds": 0} for line in log(small / run)] for run in ("straight", "broken"))
+    assert ours == theirs
+    ours, theirs = (checkpoint.load(small / run / "last.pt", "p2").weights for run in ("straight", "broken"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_wrong_requests_of_pre_training_are_one_line(call, drawn, small):
+    for flags, says in (
+        (("--labels", "x.csv"), "--method byol takes no labels"),
+        (("--method", "supervised", "--recipe", "paper"), "no recipe 'paper'; there are report and hour"),
+        (("--method", "supervised", "--labels", "x.csv"), "no file x.csv"),
+    ):
+        status, _, err = call(pretrain.main, "--data", drawn, "--device", "cpu", *flags)
+        assert status == 2 and says in err and err.count("\n") == 1
+    assert not (small / "runs").exists()
+
+
+def test_resnet50_trained_with_labels_is_what_setting_b_starts_from(call, drawn, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = (*FLAGS, "--data", drawn, "--epochs", "1")
+    assert call(pretrain.main, "--method", "supervised", *flags)[0] == 0
+    assert call(train.main, *flags, "--setting", "B", "--backbone", "runs/p2_supervised_hour/last.pt")[0] == 0
+    assert checkpoint.load(tmp_path / "runs/p2_B_hour/last.pt", "p2").architecture == model.ARCHITECTURE
+
+
+# --- the five settings ------------------------------------------------------------------------------------------------
+
+ALL = ("--all-settings", *FLAGS, "--epochs", "2")
+
+
+@pytest.fixture
+def started(small):
+    """Both initial backbones: one by its flag, one where it is looked for. The flags that name the first."""
+    backbone_file(small / "runs/p2_byol_hour/last.pt", 1)
+    return "--labels-backbone", backbone_file(small / "labels.pt", 2)
+
+
+def table(out):
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in out.splitlines() if line.startswith("|")]
+
+
+def test_the_five_settings_run_in_turn_and_are_tabled(call, drawn, small, started):
+    status, out, err = call(train.main, *ALL, *started, "--data", drawn)
+    assert (status, err) == (0, "")
+    header, _, *rows = table(out)
+    assert header == ["setting", "backbone from", "trained", "last epoch", "95 % interval", "best epoch"]
+    assert [row[0] for row in rows] == list("ABCDE")
+    assert [row[2] for row in rows] == ["all", "all", "all", "head only", "head only"]
+    byol, labels = "runs/p2_byol_hour/last.pt", str(started[1])
+    assert [row[1] for row in rows] == ["nothing", labels, byol, labels, byol]
+    for name, _, _, last, interval, best in rows:
+        lines = log(small / f"runs/p2_{name}_hour")
+        assert last == f"{lines[-1]['accuracy']:.4f} (2)"
+        top = max(lines, key=lambda line: line["accuracy"])
+        assert best == f"{top['accuracy']:.4f} ({top['epoch']})"
+        low, high = map(float, interval.split(" to "))
+        assert 0 <= low <= lines[-1]["accuracy"] <= high <= 1 and low < high
+    again = call(train.main, *ALL, *started, "--data", drawn)  # all done: only the table, the same one
+    assert again[0] == 0 and table(again[1]) == table(out)
+    assert call(train.main, *ALL, *started, "--data", drawn, "--epochs", "3")[0] == 2  # other runs lie there
+
+
+def test_stopped_after_every_step_the_settings_end_where_unbroken_ones_end(call, drawn, small, started):
+    flags = (*ALL, *started, "--data", drawn, "--epochs", "1")
+    stops = 0
+    while (answer := call(train.main, *flags, "--max-minutes", "0"))[0] == 75:
+        stops += 1
+        assert "the same command goes on" in answer[1] and stops <= 5
+    assert answer[0] == 0 and stops == 5  # a step each
+    (small / "runs").rename(small / "broken")
+    backbone_file(small / "runs/p2_byol_hour/last.pt", 1)
+    assert table(call(train.main, *flags)[1]) == table(answer[1])
+    for name in "ABCDE":
+        ours, theirs = (checkpoint.load(small / runs / f"p2_{name}_hour/last.pt", "p2") for runs in ("runs", "broken"))
+        assert all(torch.equal(ours.weights[key], theirs.weights[key]) for key in theirs.weights)
+
+
+def test_a_signal_after_a_settings_last_step_stops_before_the_next_setting(call, drawn, small, started, monkeypatch):
+    evaluate = train.evaluate
+
+    def interrupted(*arguments):
+        signal.raise_signal(signal.SIGTERM)
+        return evaluate(*arguments)
+
+    flags = (*ALL, *started, "--data", drawn, "--epochs", "1")
+    monkeypatch.setattr(train, "evaluate", interrupted)
+    status, out, _ = call(train.main, *flags)
+    assert status == 75 and "stopped by SIGTERM after setting A; the same command goes on" in out
+    assert len(log(small / "runs/p2_A_hour")) == 1 and not (small / "runs/p2_B_hour").exists()
+    monkeypatch.setattr(train, "evaluate", evaluate)
+    assert call(train.main, *flags)[0] == 0
+
+
+def test_what_the_settings_lack_is_said_before_any_work(call, drawn, small):
+    def refused(*flags):
+        status, out, err = call(train.main, *ALL, "--data", drawn, *flags)
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        assert not list(small.glob("runs/p2_[A-E]_*"))
+        return err
+
+    err = refused()
+    assert all(f"{name}: {drawn / 'pretrain_model_SL.pt'}" in err for name in "BD")
+    assert all(f"{name}: runs/p2_byol_hour/last.pt" in err for name in "CE") and "A:" not in err
+    backbone_file(small / "runs/p2_byol_hour/last.pt", 1)
+    err = refused()
+    assert "B: " in err and "D: " in err and "C: " not in err
+    torch.save({"0.weight": torch.ones(1)}, small / "other.pt")
+    assert "other.pt does not fit this network" in refused("--labels-backbone", "other.pt")
+    assert "are for one --setting" in refused("--run", "here")
+    assert "are for one --setting" in refused("--backbone", "other.pt")
