@@ -9,18 +9,25 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from core.cli import InputError
+from core.cli import InputError, warn
 
 
 def choose(name: str = "auto") -> torch.device:
-    """The device called ``name``; ``auto`` is the first GPU if there is one that works, else the CPU."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The device called ``name``; ``auto`` is the first GPU if there is one that works, else the CPU.
+
+    Raises InputError if there is no such device.
+    """
+    if name == "auto" and not torch.cuda.is_available():
+        return torch.device("cpu")
     try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
+        device = torch.device("cuda" if name == "auto" else name)
+        torch.ones(1, device=device).sum().item()  # a driver, or a chip too old for this torch, fails only at work
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"no device {name!r} here ({str(error).splitlines()[0]}); try --device cpu") from error
+        reason = str(error).splitlines()[0]
+        if name != "auto":
+            raise InputError(f"no device {name!r} here ({reason}); try --device cpu") from error
+        warn(f"the GPU does not work ({reason}); going on with the CPU")
+        return torch.device("cpu")
     return device
 
 

@@ -1,0 +1,51 @@
+"""Choosing a device, and what is done for the CPU's sake."""
+
+import pytest
+import torch
+from torch import nn
+
+from core import device
+from core.cli import InputError
+
+
+def broken(*_, **__):
+    raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
+
+
+def test_auto_takes_the_cpu_where_there_is_no_gpu_or_a_broken_one(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device.choose("auto").type == "cpu" and capsys.readouterr().err == ""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "ones", broken)
+    assert device.choose("auto").type == "cpu"
+    assert "no kernel image" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["cuda:77", "nonsense", "cpu:x"])
+def test_a_device_that_is_not_there_is_an_input_error(name):
+    with pytest.raises(InputError, match=f"no device '{name}' here"):
+        device.choose(name)
+
+
+def test_preparing_changes_no_result_but_keeps_strided_depthwise_convolutions_out_of_bf16():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, stride=2, groups=8), nn.Conv2d(8, 4, 1)).eval()
+    images = torch.rand(2, 3, 16, 16)
+    before = network(images)
+    prepared = device.prepare(network, torch.device("cpu"))
+    assert torch.allclose(prepared(images), before, atol=1e-6)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        first = prepared[0](images)
+        second = prepared[1](first)
+        third = prepared[2](second)
+    assert (first.dtype, second.dtype, third.dtype) == (torch.bfloat16, torch.float32, torch.bfloat16)
+    assert torch.allclose(third.float(), before, atol=0.05)
+
+
+def test_bf16_is_asked_for_only_where_it_is_there(monkeypatch):
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(device, "_cpuinfo", lambda: ["flags : fpu avx2"])
+    assert not device.has_bf16(cpu) and not device.autocast(cpu, True)._enabled
+    monkeypatch.setattr(device, "_cpuinfo", lambda: ["flags : fpu avx512_bf16"])
+    assert device.has_bf16(cpu) and device.autocast(cpu, True)._enabled
+    assert not device.autocast(cpu, False)._enabled
