@@ -4,8 +4,9 @@ Each operation comes in two parts. The plain one (``window``, ``rotate``, ``adju
 one value an image, and equals torchvision's function of one image. The ``random_`` one draws the parameters from a
 generator on the CPU, so that a step draws the same on every device.
 
-Images are (N, C, H, W). Geometry that only moves pixels works on any dtype and on any number of channels, so that an
-image and its mask, stacked as channels, move together. Colour works on RGB in float32, 0..1.
+Images are (N, C, H, W). Geometry that only moves pixels, and erasing, keep the dtype, whichever it is, and take any number
+of channels, so that an image and its mask, stacked as channels, move together. Colour works on RGB in float32, 0..1.
+What mixes two images of a batch is in ``core.mixing``.
 """
 
 from __future__ import annotations
@@ -121,13 +122,9 @@ def random_resized_crop(
 ) -> Tensor:
     """torchvision's ``RandomResizedCrop(size, scale, ratio)``: ten tries of a box, else the largest central one."""
     n, _, height, width = images.shape
-    area = height * width * torch.empty(n, 10).uniform_(*scale, generator=rng)
-    aspect = torch.empty(n, 10).uniform_(math.log(ratio[0]), math.log(ratio[1]), generator=rng).exp()
-    w, h = (area * aspect).sqrt().round().long(), (area / aspect).sqrt().round().long()
+    w, h = _ten_tries(images, scale, ratio, rng)
     fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
-    first = fits.int().argmax(1, keepdim=True)
-    w, h = w.gather(1, first)[:, 0], h.gather(1, first)[:, 0]
-    none = ~fits.any(1)
+    w, h, none = _first(fits, w), _first(fits, h), ~fits.any(1)
     w[none] = min(width, round(height * ratio[1]))
     h[none] = min(height, round(width / ratio[0]))
     top = (torch.rand(n, generator=rng) * (height - h + 1)).long()
@@ -241,6 +238,51 @@ def random_solarize(images: Tensor, p: float, rng: torch.Generator) -> Tensor:
     return solarize(images, _coin(images, p, rng))
 
 
+# --- erasing ----------------------------------------------------------------------------------------------------------
+
+
+def inside(images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor) -> Tensor:
+    """Which pixels lie in each image's box, (N,) each in pixels: (N, 1, H, W) bool on the images' device."""
+    ys = torch.arange(images.shape[2], device=images.device)[:, None]
+    xs = torch.arange(images.shape[3], device=images.device)
+    top, left, height, width = (_each(value, images) for value in (top, left, height, width))
+    return (ys >= top) & (ys < top + height) & (xs >= left) & (xs < left + width)
+
+
+def erase(
+    images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, value: float | Sequence[float] = 0
+) -> Tensor:
+    """Fill each image's box, (N,) each in pixels, with ``value``, one for all channels or one a channel, in the images' unit.
+
+    Any dtype. A height of 0 leaves the image as it is.
+    """
+    fill = torch.as_tensor(value, dtype=images.dtype, device=images.device).view(1, -1, 1, 1)
+    return torch.where(inside(images, top, left, height, width), fill, images)
+
+
+def random_erasing(
+    images: Tensor,
+    p: float,
+    rng: torch.Generator,
+    scale: tuple[float, float] = (0.02, 0.33),
+    ratio: tuple[float, float] = (0.3, 3.3),
+    value: float | Sequence[float] = 0,
+) -> Tensor:
+    """Zhong et al. 2020, "Random Erasing Data Augmentation", section 3, as torchvision's ``RandomErasing``.
+
+    With probability ``p`` a box is filled: ``scale`` is its share of the image's area, ``ratio`` its height by its width.
+    The image is left as it is where ten tries give no box that is smaller than it both ways.
+    """
+    n, _, height, width = images.shape
+    h, w = _ten_tries(images, scale, ratio, rng)
+    fits = (h < height) & (w < width)
+    erased = _coin(images, p, rng) & fits.any(1)
+    h, w = _first(fits, h) * erased, _first(fits, w) * erased
+    top = (torch.rand(n, generator=rng) * (height - h + 1)).long()
+    left = (torch.rand(n, generator=rng) * (width - w + 1)).long()
+    return erase(images, top, left, h, w, value)
+
+
 # --- draws ------------------------------------------------------------------------------------------------------------
 
 
@@ -250,6 +292,21 @@ def _coin(images: Tensor, p: float, rng: torch.Generator) -> Tensor:
 
 def _uniform(images: Tensor, low: float, high: float, rng: torch.Generator) -> Tensor:
     return torch.empty(len(images)).uniform_(low, high, generator=rng)
+
+
+def _ten_tries(
+    images: Tensor, scale: tuple[float, float], ratio: tuple[float, float], rng: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    # Sides (N, 10) of boxes of ``scale`` times the image's area; ``ratio`` is the first side by the second, even in its log.
+    n, _, height, width = images.shape
+    area = height * width * torch.empty(n, 10).uniform_(*scale, generator=rng)
+    aspect = torch.empty(n, 10).uniform_(math.log(ratio[0]), math.log(ratio[1]), generator=rng).exp()
+    return (area * aspect).sqrt().round().long(), (area / aspect).sqrt().round().long()
+
+
+def _first(fits: Tensor, values: Tensor) -> Tensor:
+    # Of each row (N, 10) the value of the first try that fits, or of the first try if none does.
+    return values.gather(1, fits.int().argmax(1, keepdim=True))[:, 0]
 
 
 def _each(values: Tensor, images: Tensor) -> Tensor:

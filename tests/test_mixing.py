@@ -1,0 +1,157 @@
+"""mixup and CutMix against the written-out formulas, image by image, and what they draw."""
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from core import mixing
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def photos(n=6, height=16, width=20, channels=3, seed=0):
+    """(N, C, H, W) float32 noise in 0..1, in which no two pixels are alike."""
+    return torch.rand(n, channels, height, width, generator=rng(seed))
+
+
+def bytes_of(images):
+    return (images * 255).round().to(torch.uint8)
+
+
+PARTNER = torch.tensor([3, 0, 2, 5, 1, 4])
+BOXES = torch.tensor([(3, 5, 4, 9), (0, 0, 16, 20), (2, 2, 5, 5), (4, 4, 0, 7), (15, 19, 1, 1), (10, 0, 6, 20)]).T
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_mixup_is_the_weighted_sum_of_each_image_and_its_partner(layout):
+    images, weight = photos().contiguous(memory_format=layout), torch.tensor([0.0, 0.2, 0.5, 0.7, 0.99, 1.0])
+    mixed = mixing.mixup(images, weight, PARTNER)
+    for i in range(6):
+        formula = weight[i] * images[i] + (1 - weight[i]) * images[PARTNER[i]]
+        torch.testing.assert_close(mixed[i], formula, atol=1e-6, rtol=0)
+    assert torch.equal(mixed[0], images[3]) and torch.equal(mixed[5], images[5])
+    assert mixed.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_mixup_keeps_a_float_format_and_refuses_bytes(dtype):
+    weight = torch.full((6,), 0.5)
+    assert mixing.mixup(photos().to(dtype), weight, PARTNER).dtype == dtype
+    with pytest.raises(NotImplementedError):
+        mixing.mixup(bytes_of(photos()), weight, PARTNER)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("kind", [photos, lambda: photos().bfloat16(), lambda: bytes_of(photos(channels=4))])
+def test_cutmix_takes_each_images_own_box_from_its_partner(layout, kind):
+    images = kind().contiguous(memory_format=layout)
+    mixed = mixing.cutmix(images, *BOXES, PARTNER)
+    assert mixed.dtype == images.dtype and mixed.is_contiguous(memory_format=layout)
+    for i in range(6):
+        expected = images[i].clone()
+        top, left, height, width = BOXES[:, i].tolist()
+        box = (slice(None), slice(top, top + height), slice(left, left + width))
+        expected[box] = images[PARTNER[i]][box]
+        assert torch.equal(mixed[i], expected)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_is_each_images_weighted_sum_of_two_cross_entropies(smoothing):
+    logits, labels = torch.randn(6, 5, generator=rng(1)), torch.tensor([0, 4, 2, 2, 1, 3])
+    weight = torch.tensor([0.0, 0.2, 0.5, 0.7, 0.99, 1.0])
+    losses = [
+        weight[i] * cross_entropy(logits[i], labels[i], label_smoothing=smoothing)
+        + (1 - weight[i]) * cross_entropy(logits[i], labels[PARTNER[i]], label_smoothing=smoothing)
+        for i in range(6)
+    ]
+    ours = mixing.cross_entropy(logits, labels, PARTNER, weight, smoothing)
+    torch.testing.assert_close(ours, torch.stack(losses).mean())
+    unmixed = mixing.cross_entropy(logits, labels, PARTNER, torch.ones(6), smoothing)
+    torch.testing.assert_close(unmixed, cross_entropy(logits, labels, label_smoothing=smoothing))
+
+
+# --- draws ------------------------------------------------------------------------------------------------------------
+
+both = pytest.mark.parametrize("draw", [mixing.random_mixup, mixing.random_cutmix])
+every_alpha = pytest.mark.parametrize("alpha", [0.2, 1.0, 3.0])
+
+
+@both
+@every_alpha
+def test_every_image_has_its_own_weight_in_0_to_1_and_a_partner_of_a_permutation(draw, alpha):
+    _, partner, weight = draw(photos(64), alpha, rng())
+    assert (
+        partner.dtype == torch.int64 and partner.sort()[0].tolist() == list(range(64)) and partner.tolist() != list(range(64))
+    )
+    assert weight.dtype == torch.float32 and weight.shape == (64,) and weight.min() >= 0 and weight.max() <= 1
+    assert len(weight.unique()) > 20
+
+
+@both
+@every_alpha
+def test_the_same_generator_gives_the_same_another_something_else_and_torchs_own_is_not_touched(draw, alpha):
+    images = photos(16)
+    before, copy = torch.get_rng_state(), images.clone()
+    first, again, other = (draw(images, alpha, rng(seed)) for seed in (5, 5, 6))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+    assert torch.equal(torch.get_rng_state(), before) and torch.equal(images, copy)
+
+
+@both
+@every_alpha
+def test_one_generator_gives_something_else_at_every_call(draw, alpha):
+    generator = rng()
+    assert not torch.equal(draw(photos(16), alpha, generator)[2], draw(photos(16), alpha, generator)[2])
+
+
+@both
+@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
+def test_an_image_is_mixed_with_probability_p_and_else_has_weight_1_and_stays(draw, p):
+    images = photos(1000)
+    mixed, _, weight = draw(images, 1.0, rng(), p=p)
+    alone = weight == 1
+    slack = 0.05 if p else 0  # a box may have no pixel, or be all of the image
+    assert abs((~alone).float().mean() - p) <= slack + 0.02 * (p == 1.0)
+    assert torch.equal(mixed[alone], images[alone])
+
+
+@every_alpha
+def test_mixups_weights_are_from_beta(alpha):
+    weight = mixing.random_mixup(torch.empty(20_000, 1, 1, 1), alpha, rng())[2].double()
+    assert weight.mean().item() == pytest.approx(0.5, abs=0.01)
+    assert weight.var().item() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.04)  # Beta(a, a)'s
+
+
+def test_random_mixup_mixes_by_what_it_returns():
+    images = photos(8)
+    mixed, partner, weight = mixing.random_mixup(images, 0.4, rng())
+    assert torch.equal(mixed, mixing.mixup(images, weight, partner))
+
+
+@every_alpha
+def test_cutmixs_weight_is_the_share_of_pixels_that_were_kept(alpha):
+    images = torch.arange(200, dtype=torch.int64).view(200, 1, 1, 1).expand(200, 3, 24, 17)  # every image of one value
+    mixed, partner, weight = mixing.random_cutmix(images, alpha, rng())
+    kept = (mixed == images).double().mean((1, 2, 3))
+    other = partner != torch.arange(200)  # an image's own pixels cannot be told from its partner's where they are the same
+    torch.testing.assert_close(weight[other].double(), kept[other], atol=1e-6, rtol=0)
+    assert ((mixed == images) | (mixed == images[partner])).all()
+
+
+def test_cutmixs_boxes_lie_about_every_pixel_and_are_of_the_images_shape(monkeypatch):
+    calls = []
+    monkeypatch.setattr(mixing, "cutmix", lambda images, *args: calls.append(args) or images)
+    height, width = 40, 60
+    mixing.random_cutmix(torch.empty(4000, 1, height, width), 1.0, rng())
+    top, left, h, w, _ = calls[0]
+    bottom, right = top + h, left + w
+    assert (top >= 0).all() and (left >= 0).all() and (bottom <= height).all() and (right <= width).all()
+    whole = (top > 0) & (left > 0) & (bottom < height) & (right < width)  # not cut off by the border
+    assert whole.float().mean().item() == pytest.approx(1 / 6, abs=0.03)  # the mean of (1 - r)^2 for r^2 even in 0..1
+    assert (h[whole] * width / height - w[whole]).abs().max() <= 3  # each half side is rounded down to pixels
+    small = h <= 4
+    centres = (top + bottom)[small] / 2
+    assert torch.histc(centres, 4, 0, height).min() > small.sum() / 4 * 0.5  # at every height
