@@ -87,6 +87,8 @@ def test_batch_sizes_give_the_same_bytes(
         assert call(p3.main, p3_images, out / "3", "--checkpoint", p3_checkpoint, "--batch-size", size)[0] == 0
         outputs.append(snapshot(out))
     assert len(outputs[0]) == 7 and outputs[0] == outputs[1] == outputs[2]
+    assert len({line.split(",")[1] for line in (out / "1.csv").read_text().split()[1:]}) > 2
+    assert any(len(Image.open(path).getcolors()) > 1 for path in (out / "3").iterdir())
 
 
 def test_scripts_run_from_anywhere_twice_with_spaces_and_relative_paths(

@@ -1,0 +1,1 @@
+"""Side-by-side measurements: whole processes run in turn, ours and what they are measured against."""

@@ -1,0 +1,129 @@
+"""Inference as students write it: ``python3 -m benchmarks.naive p1 --checkpoint FILE --images FOLDER --output CSV``.
+
+A Dataset of Pillow images through torchvision's transforms, a DataLoader without workers, an eager network in float32 and
+torch's default memory layout, and one step after the other. The networks and the names of files and classes are the
+problems' own, and so is the average with the mirror image where a checkpoint asks for it, so that the answers compare.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import imageio.v3 as iio
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from core.cli import InputError, entry
+from p1.model import mobilenet_v2
+from p2.model import Classifier
+from p3.data import COLOURS, mask_name
+from p3.model import ARCHITECTURES
+
+SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+class Images(Dataset):
+    """Transformed images, one a path."""
+
+    def __init__(self, paths: list[Path], transform: Callable[[Image.Image], Tensor]) -> None:
+        self.paths, self.transform = paths, transform
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.transform(Image.open(self.paths[index]).convert("RGB"))
+
+
+def main() -> None:
+    args = arguments()
+    saved = torch.load(args.checkpoint, map_location="cpu", weights_only=True)
+    network = build(args.problem, saved)
+    network.load_state_dict(saved["weights"])
+    network.eval()
+    if args.problem == "p1":
+        paths = sorted(path for path in args.images.iterdir() if path.suffix.lower() in SUFFIXES)
+        labels = classify(network, paths, saved, args.batch_size)
+        write(args.output, [("filename", "label"), *((path.name, label) for path, label in zip(paths, labels, strict=True))])
+    elif args.problem == "p2":
+        with args.table.open(newline="", encoding="utf-8-sig") as file:
+            asked = [(row["id"], row["filename"]) for row in csv.DictReader(file)]
+        labels = classify(network, [args.images / name for _, name in asked], saved, args.batch_size)
+        write(args.output, [("id", "filename", "label"), *((*row, label) for row, label in zip(asked, labels, strict=True))])
+    else:
+        paths = sorted(path for path in args.images.iterdir() if path.suffix.lower() in SUFFIXES and "_mask" not in path.stem)
+        args.output.mkdir(parents=True, exist_ok=True)
+        segment(network, paths, saved, args.batch_size, args.output)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python3 -m benchmarks.naive", description=__doc__)
+    parser.add_argument("problem", choices=["p1", "p2", "p3"])
+    parser.add_argument("--checkpoint", type=Path, required=True, help="as pN.train writes it")
+    parser.add_argument("--images", type=Path, required=True, help="folder; p3's images must be of one size within a batch")
+    parser.add_argument("--table", type=Path, help="p2: csv with the columns id and filename")
+    parser.add_argument("--output", type=Path, required=True, help="csv to write; p3: folder for the masks")
+    parser.add_argument("--batch-size", type=int, default=32, help="%(default)s")
+    args = parser.parse_args()
+    if (args.problem == "p2") != (args.table is not None):
+        raise InputError("--table CSV belongs to p2, and p2 needs it")
+    return args
+
+
+def build(problem: str, saved: dict[str, Any]) -> nn.Module:
+    """The network of a checkpoint's fields, with random weights."""
+    if problem == "p1":
+        return mobilenet_v2(len(saved["classes"]))
+    return Classifier(len(saved["classes"])) if problem == "p2" else ARCHITECTURES[saved["architecture"]]()
+
+
+def batches(paths: list[Path], saved: dict[str, Any], batch_size: int) -> Iterator[Tensor]:
+    """The network's inputs, (batch, 3, H, W) float32."""
+    size = saved["input_size"]
+    steps = [transforms.Resize((size, size))] if size else []
+    steps += [transforms.ToTensor(), transforms.Normalize(saved["mean"], saved["std"])]
+    return iter(DataLoader(Images(paths, transforms.Compose(steps)), batch_size=batch_size, shuffle=False, num_workers=0))
+
+
+def classify(network: nn.Module, paths: list[Path], saved: dict[str, Any], batch_size: int) -> list[str]:
+    """The label of each image."""
+    labels: list[str] = []
+    with torch.no_grad():
+        for images in batches(paths, saved, batch_size):
+            logits = network(images)
+            if saved["flip_test"]:
+                logits = (logits + network(images.flip(3))) / 2
+            labels.extend(saved["classes"][k] for k in logits.argmax(1).tolist())
+    return labels
+
+
+def segment(network: nn.Module, paths: list[Path], saved: dict[str, Any], batch_size: int, output: Path) -> None:
+    """Write the mask of each image into the folder ``output``."""
+    written = iter(paths)
+    with torch.no_grad():
+        for images in batches(paths, saved, batch_size):
+            logits = network(images)
+            if saved["flip_test"]:
+                logits = (logits + network(images.flip(3)).flip(3)) / 2
+            for classes, path in zip(logits.argmax(1).numpy(), written, strict=False):
+                mask = np.zeros((*classes.shape, 3), dtype=np.uint8)
+                for k, colour in enumerate(COLOURS):
+                    mask[classes == k] = colour
+                iio.imwrite(output / mask_name(path.name), mask)
+
+
+def write(path: Path, rows: list[tuple[str, ...]]) -> None:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+if __name__ == "__main__":
+    entry(main)
