@@ -1,0 +1,109 @@
+"""Kill trainings at random moments, let them go on, and compare their ends bit for bit: ``python3 -m tests.crash``.
+
+Each of the four training loops is run once unbroken; then the same is killed by SIGKILL ``--kills`` times, each at a random
+moment between its first sign of life and the time that an unbroken run takes, and started again each time. In the end
+the saved state (weights, optimiser, sums, log) must be the unbroken run's. On the CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from core.cli import InputError, entry, positive
+from demo.draw import Parameters, draw_all
+
+ROOT = Path(__file__).resolve().parents[1]
+DRAWING = Parameters(p1_train=2, p1_val=1, p2_unlabelled=24, p2_train=1, p2_val=1, p3_train=8, p3_val=2, size=64)
+SHARED = ("--device", "cpu", "--save-minutes", "0")  # saves after every step
+LOOPS = {
+    "p1": ("p1.train", "p1_data", "--recipe", "hour", "--epochs", "3", "--batch-size", "20"),
+    "byol": ("p2.pretrain", "p2_data", "--recipe", "hour", "--epochs", "2", "--batch-size", "8"),
+    "p2": ("p2.train", "p2_data", "--recipe", "hour", "--setting", "A", "--epochs", "2", "--batch-size", "16"),
+    "p3": ("p3.train", "p3_data", "--recipe", "report", "--epochs", "4", "--batch-size", "2"),
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=positive, default=25, help="of each loop (%(default)s)")
+    parser.add_argument("--loops", nargs="+", choices=list(LOOPS), default=list(LOOPS), help="all")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments (%(default)s)")
+    args = parser.parse_args()
+    moments = random.Random(args.seed)
+    survived = 0
+    with tempfile.TemporaryDirectory(prefix="crash.") as folder:
+        draw_all(Path(folder) / "data", DRAWING)
+        for loop in args.loops:
+            survived += hold(loop, Path(folder), args.kills, moments)
+    total = args.kills * len(args.loops)
+    print(f"{survived} of {total} kills survived, each end bit-identical to the unbroken run's")
+    return 0 if survived == total else 1
+
+
+def hold(loop: str, folder: Path, kills: int, moments: random.Random) -> int:
+    """Kill and resume one loop; the number of kills survived: all of them, or 0 if the end is not the unbroken run's."""
+    start = time.monotonic()
+    unbroken, broken = folder / f"{loop}_unbroken", folder / f"{loop}_broken"
+    finish(begin(loop, folder, unbroken))
+    length = time.monotonic() - start
+    done = 0
+    while done < kills:
+        process = begin(loop, folder, broken)
+        try:
+            process.wait(timeout=moments.uniform(0.2, 1.0) * length)
+            finish(process)  # it had come to its end before: begin it anew
+            if difference := differing(unbroken, broken):
+                print(f"{loop}: after {done} kills, {difference}")
+                return 0
+            os.rename(broken, folder / f"{loop}_finished_{done}")
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            done += 1
+    finish(begin(loop, folder, broken))
+    difference = differing(unbroken, broken)
+    print(f"{loop}: {done} kills, {difference or 'the end is bit-identical'} ({time.monotonic() - start:.0f} s)", flush=True)
+    return 0 if difference else done
+
+
+def begin(loop: str, folder: Path, run: Path) -> subprocess.Popen:
+    module, data, *flags = LOOPS[loop]
+    command = [sys.executable, "-m", module, "--data", folder / "data" / data, "--run", run, *flags, *SHARED]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def finish(process: subprocess.Popen) -> None:
+    error = process.communicate()[1].decode()
+    if process.returncode != 0:
+        raise InputError(f"a training ended with status {process.returncode}: {error[-300:]}")
+
+
+def differing(unbroken: Path, broken: Path) -> str:
+    """In words, where the two runs' states differ; empty if they do not."""
+    states = [torch.load(run / "state.pt", weights_only=True) for run in (unbroken, broken)]
+    for state in states:
+        for line in state["history"]:
+            del line["seconds"]
+    return next(iter(_differing(*states, "state")), "")
+
+
+def _differing(one: object, other: object, name: str) -> list[str]:
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        return [found for key in one for found in _differing(one[key], other[key], f"{name}.{key}")]
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
+        return [found for k, pair in enumerate(zip(one, other, strict=True)) for found in _differing(*pair, f"{name}.{k}")]
+    same = torch.equal(one, other) if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor) else one == other
+    return [] if same else [f"{name} differs"]
+
+
+if __name__ == "__main__":
+    entry(main)
