@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
+import math
 from pathlib import Path
 
 import torch
@@ -79,7 +80,8 @@ def main() -> None:
         if recipe.schedule == "plateau":
             plateau.step(run.mean("loss"))
         score, ious = evaluate(average, val_pairs, recipe, where)
-        per_class = {f"iou_{name}": iou for name, iou in zip(data.CLASSES, ious, strict=False)}
+        known = [(name, iou) for name, iou in zip(data.CLASSES[: data.UNKNOWN], ious, strict=True) if not math.isnan(iou)]
+        per_class = {f"iou_{name}": iou for name, iou in known}
         run.end_epoch(as_checkpoint(average, recipe), lr=lr, mean_iou=score, **per_class)
 
 
