@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from core.cli import InputError
+from core.cli import InputError, some
 from core.files import whole
 
 FORMAT = 1
@@ -109,21 +109,16 @@ def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], where: str)
     says in that message where the weights come from.
     """
     own = model.state_dict()
-    faults = [f"missing: {_some(sorted(own.keys() - weights.keys()))}"] if own.keys() - weights.keys() else []
+    faults = [f"missing: {some(sorted(own.keys() - weights.keys()))}"] if own.keys() - weights.keys() else []
     if weights.keys() - own.keys():
-        faults.append(f"unexpected: {_some(sorted(weights.keys() - own.keys()))}")
+        faults.append(f"unexpected: {some(sorted(weights.keys() - own.keys()))}")
     shapes = [
         f"{name} is {tuple(weights[name].shape)} instead of {tuple(own[name].shape)}"
         for name in own
         if name in weights and weights[name].shape != own[name].shape
     ]
     if shapes:
-        faults.append(f"mis-shaped: {_some(shapes)}")
+        faults.append(f"mis-shaped: {some(shapes)}")
     if faults:
         raise InputError(f"{where} does not fit this network; {'; '.join(faults)}. Nothing was loaded")
     model.load_state_dict(weights, strict=True)
-
-
-def _some(names: list[str], at_most: int = 5) -> str:
-    more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
-    return ", ".join(names[:at_most]) + more

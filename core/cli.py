@@ -30,6 +30,11 @@ def entry(main: Callable[[], int | None]) -> None:
         sys.exit(130)
 
 
+def some(names: list[str], at_most: int = 5) -> str:
+    """The first few of ``names`` in words, and how many more there are: what an error's one line has room for."""
+    return ", ".join(names[:at_most]) + (f" and {len(names) - at_most} more" if len(names) > at_most else "")
+
+
 def warn(message: str) -> None:
     print(f"warning: {message}", file=sys.stderr)
 

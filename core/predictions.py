@@ -8,7 +8,7 @@ import math
 from collections import Counter
 from pathlib import Path
 
-from core.cli import InputError
+from core.cli import InputError, some
 from core.files import whole
 
 
@@ -56,7 +56,7 @@ def unique(rows: list[dict[str, str]], column: str, path: Path) -> None:
     """Raise InputError if two rows have the same ``column``."""
     doubled = [value for value, count in Counter(row[column] for row in rows).items() if count > 1]
     if doubled:
-        raise InputError(f"{path} names {_some(doubled)} more than once; each {column} may stand in one row only")
+        raise InputError(f"{path} names {some(doubled)} more than once; each {column} may stand in one row only")
 
 
 def write_rows(path: Path, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
@@ -72,8 +72,8 @@ def write_rows(path: Path, columns: tuple[str, ...], rows: list[tuple[str, ...]]
 def score(predicted: dict[str, str], truth: dict[str, str]) -> tuple[int, int]:
     """(right, all) of two maps from file name to label. Raises InputError if their names are not the same."""
     missing, extra = sorted(truth.keys() - predicted.keys()), sorted(predicted.keys() - truth.keys())
-    faults = [f"no prediction for {_some(missing)}"] if missing else []
-    faults += [f"a prediction for the unknown {_some(extra)}"] if extra else []
+    faults = [f"no prediction for {some(missing)}"] if missing else []
+    faults += [f"a prediction for the unknown {some(extra)}"] if extra else []
     if faults:
         raise InputError("; ".join(faults) + "; nothing was scored")
     return sum(predicted[name] == truth[name] for name in truth), len(truth)
@@ -96,7 +96,3 @@ def read_labels(path: Path) -> dict[str, str]:
     rows = read_rows(path, ("filename", "label"))
     unique(rows, "filename", path)
     return {row["filename"]: row["label"] for row in rows}
-
-
-def _some(names: list[str], at_most: int = 5) -> str:
-    return ", ".join(names[:at_most]) + (f" and {len(names) - at_most} more" if len(names) > at_most else "")

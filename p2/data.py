@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from core import images
-from core.cli import InputError
+from core.cli import InputError, some
 from core.files import list_files, natural
 from core.predictions import read_rows, unique
 
@@ -37,8 +37,7 @@ def locate(table: Path, folder: Path, rows: list[dict[str, str]]) -> list[Path]:
     paths = [folder / row["filename"] for row in rows]
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        raise InputError(f"{table} names images that are not in {folder}: {', '.join(missing[:5])}{more}")
+        raise InputError(f"{table} names images that are not in {folder}: {some(missing)}")
     return paths
 
 
@@ -58,6 +57,6 @@ def load_labelled(
     classes = classes or classes_of(labels)
     foreign = sorted(set(labels) - set(classes), key=natural)
     if foreign:
-        raise InputError(f"{table} has labels that the training csv has not: {', '.join(foreign[:5])}")
+        raise InputError(f"{table} has labels that the training csv has not: {some(foreign)}")
     index = {label: k for k, label in enumerate(classes)}
     return images.load(paths, decode, folder.name), torch.tensor([index[label] for label in labels]), paths, classes
