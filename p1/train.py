@@ -41,7 +41,6 @@ def main() -> None:
     train_images, train_labels, train_paths = data.load(args.data / "train_50")
     val_images, val_labels, val_paths = data.load(args.data / "val_50")
     train_images, train_labels = train_images.to(where), train_labels.to(where)
-    steps = steps_per_epoch(len(train_images), recipe.batch_size)
 
     torch.manual_seed(seed_of(args.seed, "weights"))
     network = mobilenet_v2(len(data.CLASSES))
@@ -57,25 +56,42 @@ def main() -> None:
         watch="accuracy", fresh=args.fresh, max_minutes=args.max_minutes, save_minutes=args.save_minutes,
     )  # fmt: skip
 
+    fit(run, recipe, network, average, optimizer, (train_images, train_labels), (val_images, val_labels), where)
+
+
+def fit(
+    run: Run,
+    recipe: Recipe,
+    network: nn.Module,
+    average: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    train_set: tuple[Tensor, Tensor],
+    val_set: tuple[Tensor, Tensor],
+    where: torch.device,
+    classes: tuple[str, ...] = data.CLASSES,
+) -> None:
+    """The loop. A set is images (N, 3, 32, 32) uint8, the training's on ``where``, and labels (N,) int64."""
+    images, labels = train_set
+    steps = steps_per_epoch(len(images), recipe.batch_size)
     for _ in run.epochs(recipe.epochs, recipe.patience):
         network.train()
-        for index in run.batches(len(train_images), recipe.batch_size):
+        for index in run.batches(len(images), recipe.batch_size):
             if recipe.schedule == "cosine":
                 factor = optimiser.warmup_cosine(run.total_steps, recipe.warmup_epochs * steps, recipe.epochs * steps)
                 optimiser.set_lr(optimizer, recipe.lr * factor)
             index = index.to(where)
-            images = augmented(train_images[index], recipe, generator(*run.keys()))
+            inputs = augmented(images[index], recipe, generator(*run.keys()))
             with device.autocast(where, recipe.bf16):
-                out = network(images)
-            loss = nn.functional.cross_entropy(out.float(), train_labels[index], label_smoothing=recipe.label_smoothing)
+                out = network(inputs)
+            loss = nn.functional.cross_entropy(out.float(), labels[index], label_smoothing=recipe.label_smoothing)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             if recipe.average:
                 update_average(average, network, warmed_up(recipe.average, run.total_steps))
             run.step(loss=loss)
-        result = evaluate(average, val_images, val_labels, recipe, where)
-        run.end_epoch(as_checkpoint(average, recipe), lr=optimizer.param_groups[0]["lr"], accuracy=result)
+        result = evaluate(average, *val_set, recipe, where)
+        run.end_epoch(as_checkpoint(average, recipe, classes), lr=optimizer.param_groups[0]["lr"], accuracy=result)
 
 
 def augmented(images: Tensor, recipe: Recipe, rng: torch.Generator) -> Tensor:
@@ -102,9 +118,9 @@ def evaluate(network: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe,
     return accuracy(torch.cat(predicted), labels)
 
 
-def as_checkpoint(network: nn.Module, recipe: Recipe) -> checkpoint.Checkpoint:
+def as_checkpoint(network: nn.Module, recipe: Recipe, classes: tuple[str, ...]) -> checkpoint.Checkpoint:
     return checkpoint.Checkpoint(
-        problem="p1", architecture=ARCHITECTURE, classes=data.CLASSES, input_size=data.SIZE, mean=recipe.mean, std=recipe.std,
+        problem="p1", architecture=ARCHITECTURE, classes=classes, input_size=data.SIZE, mean=recipe.mean, std=recipe.std,
         flip_test=recipe.flip_test, recipe={}, scores={}, made={}, weights=network.state_dict(),
     )  # fmt: skip
 

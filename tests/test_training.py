@@ -11,6 +11,7 @@ from core.ship import describe
 from core.ship import main as ship
 from demo.draw import Parameters, draw_all
 from p1 import inference as p1_inference
+from p1 import pretrain as p1_pretrain
 from p1 import train as p1
 from p1.model import mobilenet_v2
 from p2 import inference as p2_inference
@@ -156,3 +157,24 @@ def test_one_batch_can_be_learned_by_heart(make, side, classes):
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.3 * losses[0]
+
+
+def test_model_b_starts_from_weights_made_of_other_images(call, tiny, tmp_path):
+    images = sorted((tiny / "p2_data/mini/train").iterdir())
+    (tmp_path / "train").mkdir()
+    for k, path in enumerate(images * 3):
+        (tmp_path / "train" / f"{k}.jpg").write_bytes(path.read_bytes())
+    rows = [f"{k},{k}.jpg,{'ab'[k % 3 == 0]}\n" for k in range(len(images) * 3)]
+    (tmp_path / "labels.csv").write_text("id,filename,label\n" + "".join(rows))
+    flags = ("--recipe", "hour", "--epochs", "1", *CPU)
+    assert call(p1_pretrain.main, "--data", tmp_path, "--batch-size", "8", "--run", tmp_path / "first", *flags)[0] == 0
+    assert checkpoint.load(tmp_path / "first/last.pt", "p1").classes == ("a", "b")
+    assert 0 <= log(tmp_path / "first")[0]["accuracy"] <= 1
+
+    second = ("--data", tiny / "p1_data", "--model", "B", "--batch-size", "50", "--run", tmp_path / "second", *flags)
+    status, out, _ = call(p1.main, *second, "--pretrained", tmp_path / "first/last.pt")
+    assert status == 0 and "head swapped: classifier.1.weight (2, 1792) -> (50, 1792)" in out
+
+    (tmp_path / "labels.csv").write_text("filename,label\nnowhere.jpg,a\n")
+    status, _, err = call(p1_pretrain.main, "--data", tmp_path, "--run", tmp_path / "third", *flags)
+    assert status == 2 and "nowhere.jpg" in err

@@ -1,0 +1,73 @@
+"""Make initial weights for model B: ``python3 -m p1.pretrain --recipe hour``.
+
+The published weights were trained on CIFAR-100, which problem 1's validation images are part of. These come from the same
+network trained on other images: a folder and a csv that labels them, by default problem 2's ``mini``, at 32x32. Every
+``HOLD_OUT``-th image is kept out of the training to measure the accuracy on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from core import device, images, optimiser
+from core.cli import InputError, entry, some, training_flags
+from core.files import natural
+from core.predictions import read_labels
+from core.randomness import seed_of
+from core.run import Run, fingerprint
+from p1 import data
+from p1.model import mobilenet_v2
+from p1.recipes import PRETRAIN
+from p1.train import fit
+
+HOLD_OUT = 20
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--recipe", choices=list(PRETRAIN), default="report", help="%(default)s")
+    parser.add_argument("--labels", type=Path, help="csv: filename,label (DATA/labels.csv)")
+    training_flags(parser, data="hw1_data/p2_data/mini", run="runs/p1_pretrain_RECIPE")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    recipe = PRETRAIN[args.recipe]
+    recipe = dataclasses.replace(recipe, epochs=args.epochs or recipe.epochs, batch_size=args.batch_size or recipe.batch_size)
+    where = device.choose(args.device)
+
+    table, folder = args.labels or args.data / "labels.csv", args.data / "train"
+    names = read_labels(table)
+    paths = [folder / name for name in names]
+    missing = [path.name for path in paths if not path.is_file()]
+    if missing:
+        raise InputError(f"{table} names images that are not in {folder}: {some(missing)}")
+    if len(paths) < HOLD_OUT:
+        raise InputError(f"{table} names {len(paths)} images; at least {HOLD_OUT} are needed, one of them to measure on")
+    classes = tuple(sorted(set(names.values()), key=natural))
+    every = images.load(paths, data.decode, folder.name)
+    labels = torch.tensor([classes.index(label) for label in names.values()])
+    held = torch.arange(len(paths)) % HOLD_OUT == 0
+
+    torch.manual_seed(seed_of(args.seed, "weights"))
+    network = device.prepare(mobilenet_v2(len(classes)), where)
+    average = copy.deepcopy(network) if recipe.average else network
+    optimizer = optimiser.make(recipe.optimiser, network, recipe.lr, recipe.weight_decay, recipe.decay_vectors)
+    run = Run(
+        args.run or Path(f"runs/p1_pretrain_{recipe.name}"), recipe=recipe, seed=args.seed, where=where,
+        data={"train": fingerprint(paths), "labels": fingerprint([table])},
+        state={"network": network, "average": average, "optimizer": optimizer},
+        watch="accuracy", fresh=args.fresh, max_minutes=args.max_minutes, save_minutes=args.save_minutes,
+    )  # fmt: skip
+    train_set, val_set = (every[~held].to(where), labels[~held].to(where)), (every[held], labels[held])
+    fit(run, recipe, network, average, optimizer, train_set, val_set, where, classes)
+
+
+if __name__ == "__main__":
+    entry(main)
