@@ -5,33 +5,30 @@ Each folder here holds the ``run.json`` and ``log.jsonl`` of a run, as its train
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from core.runlog import RunLog, read_all
+
 HEADER = ("run", "recipe", "what", "last epoch", "best epoch", "minutes", "machine")
-WATCHED = {"mean_iou": "mIoU", "accuracy": "accuracy", "loss": "training loss"}
+WORDS = {"mean_iou": "mIoU", "accuracy": "accuracy", "loss": "training loss"}
 
 
 def table(folder: Path = Path(__file__).parent) -> str:
     """A Markdown table with a row for every run in ``folder``."""
-    rows = [HEADER, ("---",) * len(HEADER)]
-    rows += [row(path.parent) for path in sorted(folder.glob("*/log.jsonl"))]
+    rows = [HEADER, ("---",) * len(HEADER), *map(row, read_all(folder))]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
 
-def row(run: Path) -> tuple[str, ...]:
-    about = json.loads((run / "run.json").read_text())
-    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    watched = next(name for name in WATCHED if name in log[-1])
-    best = (min if watched == "loss" else max)(log, key=lambda line: line[watched])
+def row(run: RunLog) -> tuple[str, ...]:
+    device = run.about["device"]
     return (
         run.name,
-        about["recipe"]["name"],
-        WATCHED[watched],
-        f"**{log[-1][watched]:.4f}** ({log[-1]['epoch']})",
-        f"{best[watched]:.4f} ({best['epoch']})",
-        f"{sum(line['seconds'] for line in log) / 60:.0f}",
-        about["device"].split(",")[-1].strip() if "threads" in about["device"] else about["device"],
+        run.about["recipe"]["name"],
+        WORDS[run.watched],
+        f"**{run.last[run.watched]:.4f}** ({run.last['epoch']})",
+        f"{run.best[run.watched]:.4f} ({run.best['epoch']})",
+        f"{sum(line['seconds'] for line in run.history) / 60:.0f}",
+        device.split(",")[-1].strip() if "threads" in device else device,
     )
 
 

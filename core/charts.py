@@ -1,0 +1,128 @@
+"""Drawing in one style: a figure is drawn once, and comes out as SVG that follows the page's colours and as a light PNG.
+
+The colours below are the light theme's. In an SVG each becomes a CSS variable of the same name, so that a page can draw
+the same figure in dark. No pyplot: a figure here is an object without global state.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import zlib
+from collections.abc import Sequence
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+
+INK, MUTED, GRID, SURFACE = "#1d2126", "#5f6772", "#d9dde2", "#fdfdfe"
+SERIES = ("#2463b4", "#c4570e", "#23835a", "#8a4bb5", "#b8324a", "#13808f")
+VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", SURFACE: "--surface"} | {
+    colour: f"--series-{k}" for k, colour in enumerate(SERIES)
+}
+DARK = {"--ink": "#e6e9ed", "--muted": "#a3acb8", "--grid": "#39414b", "--surface": "#171b20"} | {
+    f"--series-{k}": colour for k, colour in enumerate(("#6ea8f0", "#f0944d", "#5cc497", "#c290ec", "#f07f90", "#52c3d3"))
+}
+STYLE = {
+    "svg.fonttype": "none",  # text stays text: it can be searched and takes the page's font
+    "svg.hashsalt": "hw1",  # the same figure, the same bytes
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.facecolor": "none",
+    "axes.prop_cycle": matplotlib.cycler(color=SERIES),
+    "figure.facecolor": SURFACE,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "lines.linewidth": 1.8,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+}
+PANEL = (4.2, 3.0)  # inches at 100 dots: narrower than a telephone's screen, so its text is not shrunk
+
+
+def panel(width: float = PANEL[0], height: float = PANEL[1], *, axes: bool = True) -> tuple[Figure, Axes]:
+    """An empty figure of ``width`` x ``height`` inches with one plot; without ``axes``, a bare drawing area in inches."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained" if axes else None)
+        if axes:
+            return figure, figure.add_subplot()
+        area = figure.add_axes((0, 0, 1, 1))
+        area.set(xlim=(0, width), ylim=(0, height))
+        area.set_axis_off()
+        return figure, area
+
+
+def lines(
+    series: dict[str, tuple[Sequence[float], Sequence[float]]], *, x: str, y: str, size: tuple[float, float] = PANEL
+) -> Figure:
+    """Curves by name, each (x values, y values), with a legend where there are two or more."""
+    figure, axes = panel(*size)
+    for k, (name, (xs, ys)) in enumerate(series.items()):
+        axes.plot(xs, ys, label=name, color=SERIES[k % len(SERIES)], marker="o" if len(xs) < 20 else None, markersize=3.5)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    if len(series) > 1:
+        with matplotlib.rc_context(STYLE):
+            axes.legend()
+    return figure
+
+
+def box(
+    axes: Axes, x: float, y: float, width: float, height: float, title: str, detail: str = "", *, series: int | None = None
+) -> None:
+    """A labelled box of a drawing, its lower left corner at (x, y), all in inches; ``series``: its colour, or the ink's."""
+    colour = MUTED if series is None else SERIES[series % len(SERIES)]
+    style = "round,pad=0,rounding_size=0.06"
+    for face, alpha, edge in ((colour, 0.12, "none"), ("none", 1.0, colour)):
+        axes.add_patch(FancyBboxPatch((x, y), width, height, boxstyle=style, facecolor=face, alpha=alpha, edgecolor=edge))
+    middle, count = x + width / 2, 1 + bool(detail)
+    axes.text(middle, y + height * (0.5 if count == 1 else 0.66), title, ha="center", va="center", fontsize=9.5, color=INK)
+    if detail:
+        axes.text(middle, y + height * 0.3, detail, ha="center", va="center", fontsize=8, color=MUTED)
+
+
+def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], *, label: str = "", bend: float = 0.0) -> None:
+    """An arrow of a drawing; ``bend``: how far it bows, as a part of its length."""
+    style = {"arrowstyle": "-|>", "mutation_scale": 9, "color": MUTED, "linewidth": 1.1, "shrinkA": 0, "shrinkB": 0}
+    axes.add_patch(FancyArrowPatch(start, end, connectionstyle=f"arc3,rad={bend}", **style))
+    if label:
+        middle = ((start[0] + end[0]) / 2 + 0.06, (start[1] + end[1]) / 2)
+        axes.text(*middle, label, ha="left", va="center", fontsize=8, color=MUTED)
+
+
+def svg(figure: Figure) -> str:
+    """The figure as an ``<svg>`` element without a background, its colours as CSS variables, for use inside a page."""
+    with matplotlib.rc_context(STYLE):
+        text = io.StringIO()
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    drawing = text.getvalue()
+    drawing = drawing[drawing.index("<svg") :]
+    for colour, variable in VARIABLES.items():
+        drawing = drawing.replace(colour, f"var({variable})")
+    drawing = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font: \1 var(--font)", drawing)
+    return unique_names(drawing)
+
+
+def unique_names(drawing: str) -> str:
+    """Give the names inside an ``<svg>`` a prefix made of its content, as one page holds many of them."""
+    prefix = f"f{zlib.crc32(drawing.encode()):x}"
+    drawing = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', drawing)
+    return re.sub(r'(url\(#|href="#)', rf"\1{prefix}-", drawing)
+
+
+def png(figure: Figure, dots: int = 200) -> bytes:
+    """The figure in the light colours, ``dots`` an inch."""
+    with matplotlib.rc_context(STYLE):
+        content = io.BytesIO()
+        figure.savefig(content, format="png", dpi=dots, metadata={"Software": None})
+    return content.getvalue()
