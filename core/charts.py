@@ -69,6 +69,8 @@ def lines(
     figure, axes = panel(*size)
     for k, (name, (xs, ys)) in enumerate(series.items()):
         axes.plot(xs, ys, label=name, color=SERIES[k % len(SERIES)], marker="o" if len(xs) < 20 else None, markersize=3.5)
+    if all(float(value).is_integer() for xs, _ in series.values() for value in xs):
+        axes.xaxis.get_major_locator().set_params(integer=True)  # no epoch 2.5
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     if len(series) > 1:

@@ -51,8 +51,16 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     fields["format"] = FORMAT
     for name in ("classes", "mean", "std"):
         fields[name] = list(fields[name])
+    write(path, fields)
+
+
+def write(path: Path, content: Any) -> None:
+    """``torch.save`` of plain data to ``path``, in whole. Raises Unwritable, on a full disk too."""
     with whole(path) as file:
-        torch.save(fields, file)
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # the zip could not be closed, after a write had failed
+            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
 
 def _compact(name: str, value: torch.Tensor) -> torch.Tensor:

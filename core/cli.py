@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -46,6 +47,10 @@ def training_flags(parser: argparse.ArgumentParser, *, data: str, run: str) -> N
     parser.add_argument("--epochs", type=positive, help="override the recipe's number of epochs")
     parser.add_argument("--batch-size", type=positive, help="override the recipe's batch size")
     parser.add_argument("--seed", type=int, default=0, help="of everything random (%(default)s)")
+    parser.add_argument(
+        "--data-memory", type=gibibytes, metavar="GIB", default=_free_memory() // 2,
+        help="a data set of more GiB stays on the disk, memory-mapped (half of the memory that is free)",
+    )  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
     parser.add_argument("--fresh", action="store_true", help="start over; an older run is kept aside, not resumed")
     parser.add_argument("--max-minutes", type=float, help="stop and save in time; the same command goes on")
@@ -58,3 +63,25 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a number from 1 up")
     return value
+
+
+def gibibytes(text: str) -> int:
+    """An argparse type: a number of GiB from 0 up, as bytes."""
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of GiB")
+    return int(value * 2**30)
+
+
+def _free_memory() -> int:
+    """Bytes that programs can have without swapping: Linux's MemAvailable, or the less that a container is allowed."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        group = Path("/sys/fs/cgroup")
+        return min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    except (OSError, ValueError):  # no container, or "max"
+        return free

@@ -13,17 +13,21 @@ from typing import IO
 from core.cli import InputError
 
 
+class Unwritable(InputError):
+    """A file cannot be written: no permission, no space, no disk. The message names it and says why."""
+
+
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[IO[bytes]]:
     """Open ``path`` for binary writing; it appears complete when the block ends, or not at all.
 
     The bytes go to a hidden file beside it, are synced to the disk and renamed over ``path``. An error, a signal that
-    raises or a full disk leaves what was there before; SIGKILL leaves at most the hidden file.
+    raises or a full disk leaves what was there before; SIGKILL leaves at most the hidden file. Raises Unwritable.
     """
     try:
         handle, hidden = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:50]}.", suffix=".part")
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from error
+        raise Unwritable(f"cannot write {path}: {error.strerror}") from error
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
@@ -32,7 +36,7 @@ def whole(path: Path) -> Iterator[IO[bytes]]:
         os.chmod(hidden, 0o666 & ~_umask())  # mkstemp makes it private; an output is as public as any new file
         os.replace(hidden, path)
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+        raise Unwritable(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         with contextlib.suppress(FileNotFoundError):  # renamed, it is no longer there
             os.unlink(hidden)

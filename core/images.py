@@ -8,6 +8,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -64,21 +65,30 @@ def read_square(path: Path, size: int) -> np.ndarray:
 
 
 def load(paths: list[Path], decode: Callable[[Path], np.ndarray], what: str = "images") -> torch.Tensor:
-    """Decode a whole data set by threads: (N, C, H, W) uint8 with channels-last memory.
+    """Decode a whole data set into memory: (N, C, H, W) uint8 with channels-last memory. See ``decoded``."""
+    stream = decoded(paths, decode, what)
+    first = next(stream)
+    data = np.empty((len(paths), *first.shape), dtype=np.uint8)
+    for i, image in enumerate(chain([first], stream)):
+        data[i] = image
+    return torch.from_numpy(data).permute(0, 3, 1, 2)
+
+
+def decoded(paths: list[Path], decode: Callable[[Path], np.ndarray], what: str = "images") -> Iterator[np.ndarray]:
+    """Decode a data set by threads, in order, with a progress bar.
 
     ``decode`` gives (H, W, C) uint8. Raises InputError that names the first file which cannot be read or whose shape is
     not the first one's.
     """
+    first = None
     try:
-        first = decode(paths[0])
-        data = np.empty((len(paths), *first.shape), dtype=np.uint8)
-        for i, image in enumerate(progress(in_order(decode, paths), len(paths), what)):
+        for path, image in zip(paths, progress(in_order(decode, paths), len(paths), what), strict=True):
+            first = image if first is None else first
             if image.shape != first.shape:
-                raise InputError(f"{paths[i]} is {size_of(image)}, but {paths[0]} is {size_of(first)}")
-            data[i] = image
+                raise InputError(f"{path} is {size_of(image)}, but {paths[0]} is {size_of(first)}")
+            yield image
     except BadImage as error:
         raise InputError(f"{error}; a training set must be whole") from error
-    return torch.from_numpy(data).permute(0, 3, 1, 2)
 
 
 def size_of(image: np.ndarray) -> str:

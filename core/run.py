@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-from core import checkpoint, device
+from core import checkpoint, device, processes
 from core.cli import STOPPED, InputError
 from core.files import whole, writable_folder
 from core.randomness import batches, seed_of
@@ -71,16 +71,18 @@ class Run:
         self._stop_at = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
         self._epoch_start = self._saved_at = time.monotonic()
         self.stop_signal: int | None = None  # the one that asked to stop, if one did
-        if fresh and folder.exists():
-            print(f"the older run is kept in {_set_aside(folder)}")
-        writable_folder(folder / "snapshots")
+        if processes.rank() == 0:
+            if fresh and folder.exists() and not processes.restarts():
+                print(f"the older run is kept in {_set_aside(folder)}")
+            writable_folder(folder / "snapshots")
+        processes.wait()
         self._about: dict[str, Any] = {}
         if (folder / "state.pt").exists():
             self._resume()
         elif (folder / "log.jsonl").exists():  # is written after the first state.pt
             raise InputError(f"{folder} holds a run without its state.pt, so it cannot go on; name another --run, or --fresh")
         self._about = {"command": shlex.join(["python3", *sys.orig_argv[1:]]), "commit": commit()}
-        self._write_json("run.json", self.identity | self._about | machine(where))
+        self._write("run.json", json.dumps(self.identity | self._about | machine(where), indent=2) + "\n")
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
 
@@ -95,21 +97,23 @@ class Run:
         self._write_log()
 
     def batches(self, count: int, batch_size: int) -> Iterator[torch.Tensor]:
-        """Yield the index tensors of this epoch's batches that are still to be done.
+        """Yield the index tensors of this epoch's batches that are still to be done; of several processes, this one's share.
 
-        Before each of them torch's own generators, which dropout uses, are set for this step.
+        ``batch_size`` is that of all together. Before each batch torch's own generators, which dropout uses, are set for
+        this step. Raises InputError if the processes cannot share it evenly.
         """
         for step, index in batches(count, batch_size, seed=self.seed, epoch=self.epoch, start=self.next_step):
-            torch.manual_seed(seed_of(self.seed, self.epoch, step, "torch"))
-            yield index
+            torch.manual_seed(seed_of(self.seed, self.epoch, step, "torch", *processes.keys()))
+            yield processes.share(index)
 
-    def keys(self) -> tuple[int, int, int]:
-        """(seed, epoch, step) of the batch in hand, for ``randomness.generator``."""
-        return self.seed, self.epoch, self.next_step
+    def keys(self) -> tuple[int | str, ...]:
+        """(seed, epoch, step) of the batch in hand, for ``randomness.generator``; of several processes, with the rank."""
+        return self.seed, self.epoch, self.next_step, *processes.keys()
 
     def step(self, **values: torch.Tensor) -> None:
         """Close a step: note its ``values`` (scalars, averaged over the epoch for the log), save if it is time, stop if asked.
 
+        Several processes average their values, and save or stop after the same step as soon as it is time for one of them.
         Raises InputError, naming the step, at a value that is not finite.
         """
         self._unread.append((self.next_step, {name: value.detach() for name, value in values.items()}))
@@ -118,12 +122,15 @@ class Run:
         if len(self._unread) >= CHECK_EVERY:
             self._read_values()
         now = time.monotonic()
-        if self.stop_signal is not None or now >= self._stop_at:
+        number, over, due = processes.highest(
+            self.stop_signal or 0, now >= self._stop_at, now - self._saved_at >= self._save_every
+        )
+        if number or over:
             self._save()
-            why = signal.Signals(self.stop_signal).name if self.stop_signal is not None else "--max-minutes"
+            why = signal.Signals(number).name if number else "--max-minutes"
             print(f"stopped by {why} after step {self.next_step} of epoch {self.epoch + 1}; {self._how_to_go_on}", flush=True)
             sys.exit(STOPPED)
-        if now - self._saved_at >= self._save_every:
+        if due:
             self._save()
 
     def end_epoch(self, model_checkpoint: checkpoint.Checkpoint, **metrics: float) -> None:
@@ -141,10 +148,11 @@ class Run:
             scores=metrics,
             made={**self._about, "seed": self.seed, "epoch": self.epoch, "data": self.identity["data"]},
         )
-        checkpoint.save(self.folder / "last.pt", final)
-        if self.best_epoch() == self.epoch:
-            checkpoint.save(self.folder / "best.pt", final)
-        self._snapshot(final)
+        if processes.rank() == 0:
+            checkpoint.save(self.folder / "last.pt", final)
+            if self.best_epoch() == self.epoch:
+                checkpoint.save(self.folder / "best.pt", final)
+            self._snapshot(final)
         self._save()
         self._write_log()
 
@@ -170,9 +178,11 @@ class Run:
                 path.unlink()
 
     def _read_values(self) -> dict[str, float]:
+        numbers = [value.item() for _, values in self._unread for value in values.values()]
+        numbers = iter(processes.means(numbers))
         for step, values in self._unread:
-            for name, value in values.items():
-                number = value.item()
+            for name in values:
+                number = next(numbers)
                 if not math.isfinite(number):
                     raise InputError(
                         f"{name} is {number} at step {step + 1} of epoch {self.epoch + 1}; lower the learning rate"
@@ -183,17 +193,17 @@ class Run:
 
     def _save(self) -> None:
         self._read_values()
-        content = {
-            "identity": self.identity,
-            "epoch": self.epoch,
-            "next_step": self.next_step,
-            "total_steps": self.total_steps,
-            "sums": self._sums,
-            "history": self.history,
-            "state": {name: thing.state_dict() for name, thing in self._state.items()},
-        }
-        with whole(self.folder / "state.pt") as file:
-            torch.save(content, file)
+        if processes.rank() == 0:
+            content = {
+                "identity": self.identity,
+                "epoch": self.epoch,
+                "next_step": self.next_step,
+                "total_steps": self.total_steps,
+                "sums": self._sums,
+                "history": self.history,
+                "state": {name: thing.state_dict() for name, thing in self._state.items()},
+            }
+            checkpoint.write(self.folder / "state.pt", content)
         self._saved_at = time.monotonic()
 
     def _resume(self) -> None:
@@ -216,12 +226,12 @@ class Run:
         print(f"resumed {self.folder} at epoch {self.epoch + 1}, step {self.next_step + 1}", flush=True)
 
     def _write_log(self) -> None:
-        with whole(self.folder / "log.jsonl") as file:
-            file.write("".join(json.dumps(line) + "\n" for line in self.history).encode())
+        self._write("log.jsonl", "".join(json.dumps(line) + "\n" for line in self.history))
 
-    def _write_json(self, name: str, content: Any) -> None:
-        with whole(self.folder / name) as file:
-            file.write((json.dumps(content, indent=2) + "\n").encode())
+    def _write(self, name: str, text: str) -> None:
+        if processes.rank() == 0:
+            with whole(self.folder / name) as file:
+                file.write(text.encode())
 
     def _on_signal(self, number: int, frame: Any) -> None:
         if self.stop_signal is not None:
@@ -245,8 +255,9 @@ def commit() -> str:
 
 
 def machine(where: torch.device) -> dict[str, Any]:
-    """What a reader of the log needs to know of the machine."""
-    return {
+    """What a reader of the log needs to know of the machine; ``processes`` only where they are several."""
+    several = {"processes": processes.world()} if processes.world() > 1 else {}
+    return several | {
         "device": device.describe(where),
         "torch": torch.__version__,
         "started": datetime.datetime.now().isoformat(" ", "seconds"),

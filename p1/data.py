@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from pathlib import Path
 
@@ -10,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core import images
+from core import cache, images
 from core.cli import InputError
 from core.files import list_files
 
 CLASSES = tuple(str(label) for label in range(50))
 SIZE = 32
+KIND = f"p1-{SIZE}"  # of cache
 SUFFIXES = images.SUFFIXES
 decode = functools.partial(images.read_square, size=SIZE)
 
@@ -28,8 +30,8 @@ def label_of(name: str) -> int:
     return int(match[1])
 
 
-def load(folder: Path) -> tuple[Tensor, Tensor, list[Path]]:
-    """Images (N, 3, 32, 32) uint8, labels (N,) int64 and paths of a labelled folder."""
+def load(folder: Path, memory: float = math.inf) -> tuple[Tensor, Tensor, list[Path]]:
+    """Images (N, 3, 32, 32) uint8, labels (N,) int64 and paths of a labelled folder. ``memory``: see ``cache.load``."""
     paths = list_files(folder, SUFFIXES)
     labels = torch.from_numpy(np.array([label_of(path.name) for path in paths], dtype=np.int64))
-    return images.load(paths, decode, folder.name), labels, paths
+    return cache.load(paths, decode, KIND, memory), labels, paths

@@ -6,7 +6,6 @@ chenyaofo/pytorch-cifar-models (BSD-3): torchvision's network with its first two
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torchvision.models import MobileNetV2
 
@@ -50,9 +49,3 @@ def logits(network: nn.Module, images: Tensor, flip_test: bool) -> Tensor:
     """Logits (N, classes) in float32; with ``flip_test`` the mean of the image's and of its mirror image's."""
     out = network(images).float()
     return (out + network(images.flip(3)).float()) / 2 if flip_test else out
-
-
-@torch.no_grad()
-def accuracy(predicted: Tensor, labels: Tensor) -> float:
-    """Share of right labels over all images, both (N,) int64."""
-    return (predicted == labels).double().mean().item()

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from core import device, images, optimiser
-from core.cli import InputError, entry, some, training_flags
+from core import cache, device, optimiser, processes
+from core.cli import InputError, some, training_flags
 from core.files import natural
 from core.predictions import read_labels
 from core.randomness import seed_of
@@ -40,7 +40,7 @@ def main() -> None:
     args = arguments()
     recipe = PRETRAIN[args.recipe]
     recipe = dataclasses.replace(recipe, epochs=args.epochs or recipe.epochs, batch_size=args.batch_size or recipe.batch_size)
-    where = device.choose(args.device)
+    where = processes.choose(args.device)
 
     table, folder = args.labels or args.data / "labels.csv", args.data / "train"
     names = read_labels(table)
@@ -51,9 +51,12 @@ def main() -> None:
     if len(paths) < HOLD_OUT:
         raise InputError(f"{table} names {len(paths)} images; at least {HOLD_OUT} are needed, one of them to measure on")
     classes = tuple(sorted(set(names.values()), key=natural))
-    every = images.load(paths, data.decode, folder.name)
     labels = torch.tensor([classes.index(label) for label in names.values()])
     held = torch.arange(len(paths)) % HOLD_OUT == 0
+    kept_paths = [path for path, out in zip(paths, held, strict=True) if not out]
+    train_images = cache.load(kept_paths, data.decode, f"{data.KIND}-kept", args.data_memory)
+    val_images = cache.load(paths[::HOLD_OUT], data.decode, f"{data.KIND}-held", args.data_memory)
+    train_images, train_labels = cache.resident(train_images, where, args.data_memory), labels[~held].to(where)
 
     torch.manual_seed(seed_of(args.seed, "weights"))
     network = device.prepare(mobilenet_v2(len(classes)), where)
@@ -65,9 +68,9 @@ def main() -> None:
         state={"network": network, "average": average, "optimizer": optimizer},
         watch="accuracy", fresh=args.fresh, max_minutes=args.max_minutes, save_minutes=args.save_minutes,
     )  # fmt: skip
-    train_set, val_set = (every[~held].to(where), labels[~held].to(where)), (every[held], labels[held])
+    train_set, val_set = (train_images, train_labels), (val_images, labels[held])
     fit(run, recipe, network, average, optimizer, train_set, val_set, where, classes)
 
 
 if __name__ == "__main__":
-    entry(main)
+    processes.entry(main)

@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from core import augment, checkpoint, device, optimiser
+from core import augment, cache, checkpoint, device, optimiser, processes
 from core.average import update_average, warmed_up
-from core.cli import InputError, entry, training_flags
+from core.cli import InputError, training_flags
 from core.randomness import generator, seed_of, steps_per_epoch
 from core.run import Run, fingerprint
 from p1 import data
-from p1.model import ARCHITECTURE, accuracy, load_pretrained, logits, mobilenet_v2
+from p1.model import ARCHITECTURE, load_pretrained, logits, mobilenet_v2
 from p1.recipes import RECIPES, Recipe
 
 
@@ -36,11 +36,11 @@ def main() -> None:
     args = arguments()
     recipe = RECIPES[args.recipe][args.model]
     recipe = dataclasses.replace(recipe, epochs=args.epochs or recipe.epochs, batch_size=args.batch_size or recipe.batch_size)
-    where = device.choose(args.device)
+    where = processes.choose(args.device)
 
-    train_images, train_labels, train_paths = data.load(args.data / "train_50")
-    val_images, val_labels, val_paths = data.load(args.data / "val_50")
-    train_images, train_labels = train_images.to(where), train_labels.to(where)
+    train_images, train_labels, train_paths = data.load(args.data / "train_50", args.data_memory)
+    val_images, val_labels, val_paths = data.load(args.data / "val_50", args.data_memory)
+    train_images, train_labels = cache.resident(train_images, where, args.data_memory), train_labels.to(where)
 
     torch.manual_seed(seed_of(args.seed, "weights"))
     network = mobilenet_v2(len(data.CLASSES))
@@ -70,8 +70,9 @@ def fit(
     where: torch.device,
     classes: tuple[str, ...] = data.CLASSES,
 ) -> None:
-    """The loop. A set is images (N, 3, 32, 32) uint8, the training's on ``where``, and labels (N,) int64."""
+    """The loop. A set is images (N, 3, 32, 32) uint8, and labels (N,) int64, the training's on ``where``."""
     images, labels = train_set
+    trained = processes.wrap(network, where)
     steps = steps_per_epoch(len(images), recipe.batch_size)
     for _ in run.epochs(recipe.epochs, recipe.patience):
         network.train()
@@ -79,14 +80,14 @@ def fit(
             if recipe.schedule == "cosine":
                 factor = optimiser.warmup_cosine(run.total_steps, recipe.warmup_epochs * steps, recipe.epochs * steps)
                 optimiser.set_lr(optimizer, recipe.lr * factor)
-            index = index.to(where)
-            inputs = augmented(images[index], recipe, generator(*run.keys()))
+            inputs = augmented(cache.take(images, index, where), recipe, generator(*run.keys()))
             with device.autocast(where, recipe.bf16):
-                out = network(inputs)
-            loss = nn.functional.cross_entropy(out.float(), labels[index], label_smoothing=recipe.label_smoothing)
+                out = trained(inputs)
+            loss = nn.functional.cross_entropy(out.float(), labels[index.to(where)], label_smoothing=recipe.label_smoothing)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            processes.copy_buffers(network)
             if recipe.average:
                 update_average(average, network, warmed_up(recipe.average, run.total_steps))
             run.step(loss=loss)
@@ -110,12 +111,12 @@ def augmented(images: Tensor, recipe: Recipe, rng: torch.Generator) -> Tensor:
 def evaluate(network: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, where: torch.device) -> float:
     """Accuracy over all of ``images`` (N, 3, 32, 32) uint8, in the training's number format."""
     network.eval()
-    predicted = []
-    for batch in images.split(100):
+    right = torch.tensor(0)
+    for batch, truth in processes.mine(list(zip(images.split(100), labels.split(100), strict=True))):
         with device.autocast(where, recipe.bf16):
             inputs = augment.normalise(augment.to_float(batch.to(where)), recipe.mean, recipe.std)
-            predicted.append(logits(network, inputs, recipe.flip_test).argmax(1).cpu())
-    return accuracy(torch.cat(predicted), labels)
+            right += (logits(network, inputs, recipe.flip_test).argmax(1).cpu() == truth).sum()
+    return processes.total(right).item() / len(labels)
 
 
 def as_checkpoint(network: nn.Module, recipe: Recipe, classes: tuple[str, ...]) -> checkpoint.Checkpoint:
@@ -132,4 +133,4 @@ def read_pretrained(path: Path) -> dict[str, Tensor]:
 
 
 if __name__ == "__main__":
-    entry(main)
+    processes.entry(main)

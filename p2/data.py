@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import functools
+import math
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from core import images
+from core import cache, images
 from core.cli import InputError, some
 from core.files import list_files, natural
 from core.predictions import read_rows, unique
 
 SIZE = 128  # fixed by the course
+KIND = f"p2-{SIZE}"  # of cache
 decode = functools.partial(images.read_square, size=SIZE)
 
 
-def load_unlabelled(folder: Path) -> tuple[Tensor, list[Path]]:
-    """Images (N, 3, 128, 128) uint8 and paths of a folder."""
+def load_unlabelled(folder: Path, memory: float = math.inf) -> tuple[Tensor, list[Path]]:
+    """Images (N, 3, 128, 128) uint8 and paths of a folder. ``memory``: see ``cache.load``."""
     paths = list_files(folder, images.SUFFIXES)
-    return images.load(paths, decode, folder.name), paths
+    return cache.load(paths, decode, KIND, memory), paths
 
 
 def read_labelled(table: Path, folder: Path) -> tuple[list[str], list[Path]]:
@@ -47,11 +49,11 @@ def classes_of(labels: list[str]) -> tuple[str, ...]:
 
 
 def load_labelled(
-    table: Path, folder: Path, classes: tuple[str, ...] = ()
+    table: Path, folder: Path, classes: tuple[str, ...] = (), memory: float = math.inf
 ) -> tuple[Tensor, Tensor, list[Path], tuple[str, ...]]:
     """Images (N, 3, 128, 128) uint8, class indices (N,) int64, paths, and ``classes`` or, if none are given, the csv's own.
 
-    Raises InputError at a label that is not among ``classes``.
+    ``memory``: see ``cache.load``. Raises InputError at a label that is not among ``classes``.
     """
     labels, paths = read_labelled(table, folder)
     classes = classes or classes_of(labels)
@@ -59,4 +61,5 @@ def load_labelled(
     if foreign:
         raise InputError(f"{table} has labels that the training csv has not: {some(foreign)}")
     index = {label: k for k, label in enumerate(classes)}
-    return images.load(paths, decode, folder.name), torch.tensor([index[label] for label in labels]), paths, classes
+    labels = torch.tensor([index[label] for label in labels])
+    return cache.load(paths, decode, KIND, memory), labels, paths, classes

@@ -7,6 +7,7 @@ which all features become one, shows in it as chance.
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import torch
@@ -30,14 +31,17 @@ class Probe:
     val_labels: Tensor
 
 
-def load(office: Path) -> Probe | None:
-    """The probe of ``office/{train,val}.csv`` and their images; None, and a line that says so, where there are none."""
+def load(office: Path, memory: float = math.inf) -> Probe | None:
+    """The probe of ``office/{train,val}.csv`` and their images; None, and a line that says so, where there are none.
+
+    ``memory``: see ``cache.load``.
+    """
     missing = [str(table) for table in (office / "train.csv", office / "val.csv") if not table.is_file()]
     if missing:
         print(f"no kNN probe, as there is no {' and no '.join(missing)}", flush=True)
         return None
-    images, labels, _, classes = data.load_labelled(office / "train.csv", office / "train")
-    val_images, val_labels, _, _ = data.load_labelled(office / "val.csv", office / "val", classes)
+    images, labels, _, classes = data.load_labelled(office / "train.csv", office / "train", memory=memory)
+    val_images, val_labels, _, _ = data.load_labelled(office / "val.csv", office / "val", classes, memory)
     return Probe(images, labels, val_images, val_labels)
 
 

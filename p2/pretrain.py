@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from core import augment, checkpoint, device, optimiser
-from core.cli import InputError, entry, training_flags
+from core import augment, cache, checkpoint, device, optimiser, processes
+from core.cli import InputError, training_flags
 from core.randomness import generator, seed_of, steps_per_epoch
 from core.run import Run, fingerprint
 from p2 import data, knn, supervise
@@ -39,15 +39,17 @@ def main() -> None:
         raise InputError("--method byol takes no labels; leave --labels out, or add --method supervised")
     recipe = PRETRAIN[args.recipe]
     recipe = dataclasses.replace(recipe, epochs=args.epochs or recipe.epochs, batch_size=args.batch_size or recipe.batch_size)
-    where = device.choose(args.device)
+    where = processes.choose(args.device)
 
-    images, paths = data.load_unlabelled(args.data / "mini" / "train")
-    images = images.to(where)
+    images, paths = data.load_unlabelled(args.data / "mini" / "train", args.data_memory)
+    images = cache.resident(images, where, args.data_memory)
     steps = steps_per_epoch(len(images), recipe.batch_size)
-    probe = knn.load(args.data / "office") if recipe.probe_every else None
+    # Rank 0 probes alone: only its log has the accuracy.
+    probe = knn.load(args.data / "office", args.data_memory) if recipe.probe_every and processes.rank() == 0 else None
 
     torch.manual_seed(seed_of(args.seed, "weights"))
     byol = device.prepare(BYOL(make_backbone(), FEATURES), where)
+    trained = processes.wrap(byol, where)
     optimizer = optimiser.make(recipe.optimiser, byol, recipe.lr, recipe.weight_decay, recipe.decay_vectors)
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.1, patience=10)
     run = Run(
@@ -62,16 +64,17 @@ def main() -> None:
             if recipe.schedule == "cosine":
                 factor = optimiser.warmup_cosine(run.total_steps, recipe.warmup_epochs * steps, recipe.epochs * steps)
                 optimiser.set_lr(optimizer, recipe.lr * factor)
-            batch = augment.to_float(images[index.to(where)])
+            batch = augment.to_float(cache.take(images, index, where))
             views = [
                 view(batch, how, recipe, generator(*run.keys(), name))
                 for how, name in zip(recipe.views, ("view 1", "view 2"), strict=True)
             ]
             with device.autocast(where, recipe.bf16):
-                loss, spread = byol(*views)
+                loss, spread = trained(*views)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            processes.copy_buffers(byol)
             byol.update_target(
                 target_decay(recipe.target_decay, recipe.target_schedule, run.total_steps, recipe.epochs * steps)
             )
@@ -106,4 +109,4 @@ def as_checkpoint(byol: BYOL, recipe: PretrainRecipe) -> checkpoint.Checkpoint:
 
 
 if __name__ == "__main__":
-    entry(main)
+    processes.entry(main)

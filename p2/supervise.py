@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from core import checkpoint, device, optimiser
+from core import cache, checkpoint, device, optimiser, processes
 from core.cli import InputError
 from core.randomness import generator, seed_of, steps_per_epoch
 from core.run import Run, fingerprint
@@ -28,16 +28,18 @@ def main(args: argparse.Namespace) -> None:
         raise InputError(f"--method supervised has no recipe {args.recipe!r}; there are {' and '.join(SUPERVISED)}")
     recipe = SUPERVISED[args.recipe]
     recipe = dataclasses.replace(recipe, epochs=args.epochs or recipe.epochs, batch_size=args.batch_size or recipe.batch_size)
-    where = device.choose(args.device)
+    where = processes.choose(args.device)
 
     table = args.labels or args.data / "mini" / "labels.csv"
-    images, labels, paths, classes = data.load_labelled(table, args.data / "mini" / "train")
-    images, labels = images.to(where), labels.to(where)
+    images, labels, paths, classes = data.load_labelled(table, args.data / "mini" / "train", memory=args.data_memory)
+    images, labels = cache.resident(images, where, args.data_memory), labels.to(where)
     steps = steps_per_epoch(len(images), recipe.batch_size)
-    probe = knn.load(args.data / "office")
+    # Rank 0 probes alone: only its log has the accuracy.
+    probe = knn.load(args.data / "office", args.data_memory) if processes.rank() == 0 else None
 
     torch.manual_seed(seed_of(args.seed, "weights"))
     network = device.prepare(Classifier(len(classes)), where)
+    trained = processes.wrap(network, where)
     optimizer = optimiser.make(recipe.optimiser, network, recipe.lr, recipe.weight_decay, recipe.decay_vectors)
     run = Run(
         args.run or Path(f"runs/p2_supervised_{recipe.name}"), recipe=recipe, seed=args.seed, where=where,
@@ -52,15 +54,16 @@ def main(args: argparse.Namespace) -> None:
             if recipe.schedule == "cosine":
                 factor = optimiser.warmup_cosine(run.total_steps, recipe.warmup_epochs * steps, recipe.epochs * steps)
                 optimiser.set_lr(optimizer, recipe.lr * factor)
-            index = index.to(where)
-            inputs = augmented(images[index], recipe, generator(*run.keys()))
+            inputs = augmented(cache.take(images, index, where), recipe, generator(*run.keys()))
+            truth = labels[index.to(where)]
             with device.autocast(where, recipe.bf16):
-                out = network(inputs)
-            loss = nn.functional.cross_entropy(out.float(), labels[index], label_smoothing=recipe.label_smoothing)
+                out = trained(inputs)
+            loss = nn.functional.cross_entropy(out.float(), truth, label_smoothing=recipe.label_smoothing)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            run.step(loss=loss, train_accuracy=(out.argmax(1) == labels[index]).float().mean())
+            processes.copy_buffers(network)
+            run.step(loss=loss, train_accuracy=(out.argmax(1) == truth).float().mean())
         measured = {"lr": optimizer.param_groups[0]["lr"]}
         if probe:  # every epoch: it costs the passes of a few thousand images, and no gradients
             measured["knn"] = knn.accuracy(network.backbone, probe, recipe, where)

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from core import augment, checkpoint, device, optimiser
-from core.cli import STOPPED, InputError, entry, training_flags
+from core import augment, cache, checkpoint, device, optimiser, processes
+from core.cli import STOPPED, InputError, training_flags
 from core.predictions import wilson
 from core.randomness import generator, seed_of, steps_per_epoch
 from core.run import Run, fingerprint
@@ -74,8 +74,9 @@ def train_all(args: argparse.Namespace) -> None:
         rows.append(row(setting, starts[setting.name], run, count))
         for number, handler in handlers.items():  # nothing is unsaved now: the next run may be left unbegun at once
             signal.signal(number, handler)
-        if run.stop_signal is not None and len(rows) < len(SETTINGS):  # came too late for the run's last step
-            print(f"stopped by {signal.Signals(run.stop_signal).name} after setting {setting.name}; the same command goes on")
+        (number,) = processes.highest(run.stop_signal or 0)
+        if number and len(rows) < len(SETTINGS):  # came too late for the run's last step
+            print(f"stopped by {signal.Signals(number).name} after setting {setting.name}; the same command goes on")
             sys.exit(STOPPED)
     header = ("setting", "backbone from", "trained", "last epoch", "95 % interval", "best epoch")
     for cells in (header, ("---",) * len(header), *rows):
@@ -100,12 +101,12 @@ def train(setting: Setting, args: argparse.Namespace, max_minutes: float | None)
     """Train one setting, or go on: its run and the number of validation images."""
     recipe = TRANSFER[args.recipe]
     recipe = dataclasses.replace(recipe, epochs=args.epochs or recipe.epochs, batch_size=args.batch_size or recipe.batch_size)
-    where = device.choose(args.device)
+    where = processes.choose(args.device)
 
     office = args.data / "office"
-    images, labels, paths, classes = data.load_labelled(office / "train.csv", office / "train")
-    val_images, val_labels, val_paths, _ = data.load_labelled(office / "val.csv", office / "val", classes)
-    images, labels = images.to(where), labels.to(where)
+    images, labels, paths, classes = data.load_labelled(office / "train.csv", office / "train", memory=args.data_memory)
+    val_images, val_labels, val_paths, _ = data.load_labelled(office / "val.csv", office / "val", classes, args.data_memory)
+    images, labels = cache.resident(images, where, args.data_memory), labels.to(where)
     steps = steps_per_epoch(len(images), recipe.batch_size)
 
     torch.manual_seed(seed_of(args.seed, "weights"))
@@ -114,6 +115,7 @@ def train(setting: Setting, args: argparse.Namespace, max_minutes: float | None)
     if start:
         load_backbone(network.backbone, start)
     network = device.prepare(network, where)
+    trained = processes.wrap(network, where)
     optimizer = optimiser.make(recipe.optimiser, network, recipe.lr, recipe.weight_decay, recipe.decay_vectors)
     run = Run(
         args.run or Path(f"runs/p2_{setting.name}_{recipe.name}"), recipe=recipe, seed=args.seed, where=where,
@@ -128,14 +130,14 @@ def train(setting: Setting, args: argparse.Namespace, max_minutes: float | None)
             if recipe.schedule == "cosine":
                 factor = optimiser.warmup_cosine(run.total_steps, recipe.warmup_epochs * steps, recipe.epochs * steps)
                 optimiser.set_lr(optimizer, recipe.lr * factor)
-            index = index.to(where)
-            inputs = augmented(images[index], recipe, generator(*run.keys()))
+            inputs = augmented(cache.take(images, index, where), recipe, generator(*run.keys()))
             with device.autocast(where, recipe.bf16):
-                out = network(inputs)
-            loss = nn.functional.cross_entropy(out.float(), labels[index], label_smoothing=recipe.label_smoothing)
+                out = trained(inputs)
+            loss = nn.functional.cross_entropy(out.float(), labels[index.to(where)], label_smoothing=recipe.label_smoothing)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            processes.copy_buffers(network)
             run.step(loss=loss)
         result = evaluate(network, val_images, val_labels, recipe, where)
         run.end_epoch(as_checkpoint(network, recipe, classes), lr=optimizer.param_groups[0]["lr"], accuracy=result)
@@ -165,12 +167,12 @@ def augmented(images: Tensor, recipe: TransferRecipe, rng: torch.Generator) -> T
 def evaluate(network: nn.Module, images: Tensor, labels: Tensor, recipe: TransferRecipe, where: torch.device) -> float:
     """Accuracy over all of ``images`` (N, 3, 128, 128) uint8, in the training's number format."""
     network.eval()
-    predicted = []
-    for batch in images.split(64):
+    right = torch.tensor(0)
+    for batch, truth in processes.mine(list(zip(images.split(64), labels.split(64), strict=True))):
         with device.autocast(where, recipe.bf16):
             inputs = augment.normalise(augment.to_float(batch.to(where)), recipe.mean, recipe.std)
-            predicted.append(logits(network, inputs, recipe.flip_test).argmax(1).cpu())
-    return (torch.cat(predicted) == labels).double().mean().item()
+            right += (logits(network, inputs, recipe.flip_test).argmax(1).cpu() == truth).sum()
+    return processes.total(right).item() / len(labels)
 
 
 def as_checkpoint(network: Classifier, recipe: TransferRecipe, classes: tuple[str, ...]) -> checkpoint.Checkpoint:
@@ -181,4 +183,4 @@ def as_checkpoint(network: Classifier, recipe: TransferRecipe, classes: tuple[st
 
 
 if __name__ == "__main__":
-    entry(main)
+    processes.entry(main)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from core import images
+from core import cache, images
 from core.cli import InputError
 from core.files import list_files
 
 CLASSES = ("urban", "agriculture", "rangeland", "forest", "water", "barren", "unknown")
+KIND = "p3-pairs"  # of cache
 UNKNOWN = 6  # no class of the metric
 COLOURS = np.array(
     [(0, 255, 255), (255, 255, 0), (255, 0, 255), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)], dtype=np.uint8
@@ -67,10 +69,14 @@ def read_pair(path: Path) -> np.ndarray:
     return np.dstack([image, classes])
 
 
-def load(folder: Path) -> tuple[Tensor, list[Path]]:
-    """Images and masks of a folder, (N, 4, H, W) uint8 with the class as fourth channel, and the images' paths."""
+def load(folder: Path, memory: float = math.inf) -> tuple[Tensor, list[Path]]:
+    """Images and masks of a folder, (N, 4, H, W) uint8 with the class as fourth channel, and the images' paths.
+
+    ``memory``: see ``cache.load``.
+    """
     paths = list_images(folder)
-    return images.load(paths, read_pair, folder.name), paths
+    masks = [path.with_name(mask_name(path.name)) for path in paths]
+    return cache.load(paths, read_pair, KIND, memory, beside=masks), paths
 
 
 def split(pairs: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from core import augment, checkpoint, device, optimiser
+from core import augment, cache, checkpoint, device, optimiser, processes
 from core.average import update_average, warmed_up
-from core.cli import InputError, entry, training_flags
+from core.cli import InputError, training_flags
 from core.randomness import generator, seed_of, steps_per_epoch
 from core.run import Run, fingerprint
 from p3 import data
@@ -34,14 +34,14 @@ def main() -> None:
     args = arguments()
     recipe = RECIPES[args.recipe][args.model]
     recipe = dataclasses.replace(recipe, epochs=args.epochs or recipe.epochs, batch_size=args.batch_size or recipe.batch_size)
-    where = device.choose(args.device)
+    where = processes.choose(args.device)
 
-    train_pairs, train_paths = data.load(args.data / "train")
-    val_pairs, val_paths = data.load(args.data / "validation")
+    train_pairs, train_paths = data.load(args.data / "train", args.data_memory)
+    val_pairs, val_paths = data.load(args.data / "validation", args.data_memory)
     if recipe.crop > min(train_pairs.shape[2:]):
         size = "x".join(map(str, train_pairs.shape[:1:-1]))
         raise InputError(f"recipe {recipe.name} cuts {recipe.crop}x{recipe.crop}, but the images of {args.data} are {size}")
-    train_pairs = train_pairs.to(where)
+    train_pairs = cache.resident(train_pairs, where, args.data_memory)
     steps = steps_per_epoch(len(train_pairs), recipe.batch_size)
 
     torch.manual_seed(seed_of(args.seed, "weights"))
@@ -50,6 +50,7 @@ def main() -> None:
         print(load_pretrained(network, checkpoint.read(args.pretrained), str(args.pretrained)))
     network = device.prepare(network, where)
     average = copy.deepcopy(network) if recipe.average else network
+    trained = processes.wrap(network, where)
     optimizer = optimiser.make(recipe.optimiser, network, recipe.lr, recipe.weight_decay, recipe.decay_vectors)
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.1, patience=10)
     run = Run(
@@ -66,13 +67,14 @@ def main() -> None:
             if recipe.schedule == "cosine":
                 factor = optimiser.warmup_cosine(run.total_steps, recipe.warmup_epochs * steps, recipe.epochs * steps)
                 optimiser.set_lr(optimizer, recipe.lr * factor)
-            images, truth = augmented(train_pairs[index.to(where)], recipe, generator(*run.keys()))
+            images, truth = augmented(cache.take(train_pairs, index, where), recipe, generator(*run.keys()))
             with device.autocast(where, recipe.bf16):
-                out = network(images)
-            loss = nn.functional.cross_entropy(out.float(), truth, ignore_index=ignored)
+                out = trained(images)
+            loss = cross_entropy(out.float(), truth, ignored)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            processes.copy_buffers(network)
             if recipe.average:
                 update_average(average, network, warmed_up(recipe.average, run.total_steps))
             run.step(loss=loss)
@@ -83,6 +85,18 @@ def main() -> None:
         known = [(name, iou) for name, iou in zip(data.CLASSES[: data.UNKNOWN], ious, strict=True) if not math.isnan(iou)]
         per_class = {f"iou_{name}": iou for name, iou in known}
         run.end_epoch(as_checkpoint(average, recipe), lr=lr, mean_iou=score, **per_class)
+
+
+def cross_entropy(out: Tensor, truth: Tensor, ignored: int) -> Tensor:
+    """The mean over all pixels but those of class ``ignored``, of logits (N, classes, H, W) and truth (N, H, W) int64.
+
+    Processes have differing numbers of such pixels, so the mean of their means would be another: each gives its sum, in
+    such a part that the mean over the processes is the whole batch's.
+    """
+    if processes.world() == 1:
+        return nn.functional.cross_entropy(out, truth, ignore_index=ignored)
+    counted = processes.total((truth != ignored).sum())
+    return nn.functional.cross_entropy(out, truth, ignore_index=ignored, reduction="sum") * (processes.world() / counted)
 
 
 def augmented(pairs: Tensor, recipe: Recipe, rng: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -102,12 +116,12 @@ def evaluate(network: nn.Module, pairs: Tensor, recipe: Recipe, where: torch.dev
     """Mean IoU and the IoU of each class but unknown, over all pixels of (N, 4, H, W) uint8."""
     network.eval()
     counts = torch.zeros(len(data.CLASSES), len(data.CLASSES), dtype=torch.int64)
-    for batch in pairs.split(4):
+    for batch in processes.mine(pairs.split(4)):
         images, truth = data.split(batch.to(where))
         with device.autocast(where, recipe.bf16):
             predicted = network(augment.normalise(augment.to_float(images), recipe.mean, recipe.std)).argmax(1)
         counts += data.confusion(truth, predicted).cpu()
-    return data.mean_iou(counts)
+    return data.mean_iou(processes.total(counts))
 
 
 def as_checkpoint(network: nn.Module, recipe: Recipe) -> checkpoint.Checkpoint:
@@ -118,4 +132,4 @@ def as_checkpoint(network: nn.Module, recipe: Recipe) -> checkpoint.Checkpoint:
 
 
 if __name__ == "__main__":
-    entry(main)
+    processes.entry(main)

@@ -2,10 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from core.cli import InputError
-from core.predictions import read_labels, read_rows, score, wilson, write_rows
+from core.predictions import paired_bootstrap, read_labels, read_rows, score, wilson, write_rows
 from p1 import score as p1_score
 from p2 import score as p2_score
 
@@ -85,6 +86,42 @@ def test_wilsons_ends_are_where_the_observed_lies_just_in_the_95_percent():
         for end in wilson(right, count):
             assert abs(right / count - end) == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / count), abs=1e-9)
     assert tuple(round(end, 3) for end in wilson(1841, 2500)) == (0.719, 0.753)
+
+
+def answers(both, first, second, neither):
+    """Right or wrong of two settings on images of which so many are right in both, in one only, in neither."""
+    return (
+        np.repeat([True, True, False, False], [both, first, second, neither]),
+        np.repeat([True, False, True, False], [both, first, second, neither]),
+    )
+
+
+def test_the_paired_bootstrap_is_that_of_resampled_images():
+    first, second = answers(90, 60, 30, 244)
+    rng = np.random.default_rng(1)
+    chosen = rng.integers(0, len(first), (20_000, len(first)))
+    drawn = first[chosen].mean(1) - second[chosen].mean(1)
+    difference, low, high = paired_bootstrap(first, second)
+    assert difference == pytest.approx(first.mean() - second.mean())
+    assert (low, high) == pytest.approx(np.percentile(drawn, (2.5, 97.5)), abs=0.003)
+    assert paired_bootstrap(first, second) == (difference, low, high)  # the seed is fixed
+    assert paired_bootstrap(second, first)[0] == -difference
+
+
+def test_the_paired_interval_knows_that_the_images_are_the_same():
+    _, low, high = paired_bootstrap(*answers(200, 12, 0, 212))  # the second is never right alone
+    assert low > 0
+    apart = [wilson(right, 424) for right in (212, 200)]
+    assert apart[0][0] < apart[1][1]  # though the two accuracies' own intervals overlap widely
+    _, low, high = paired_bootstrap(*answers(100, 60, 56, 208))
+    assert low < 0 < high
+    assert paired_bootstrap(*answers(7, 0, 0, 3)) == (0.0, 0.0, 0.0)
+    assert paired_bootstrap(*answers(0, 5, 0, 0)) == (1.0, 1.0, 1.0)
+
+
+def test_the_paired_bootstrap_refuses_other_images():
+    with pytest.raises(ValueError, match="not the same images"):
+        paired_bootstrap(np.ones(3, bool), np.ones(4, bool))
 
 
 def test_p1_score_reads_labels_from_a_csv_or_from_file_names(tmp_path, call):

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -228,6 +229,27 @@ def test_a_run_killed_at_random_moments_ends_where_an_unbroken_one_does(tmp_path
         assert process.returncode == -signal.SIGKILL
     train(tmp_path / "killed", LONG)
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "unbroken")
+
+
+def test_a_full_disk_stops_with_one_line_and_the_old_files_whole(tmp_path, capsys):
+    def fill(run):  # no file may grow past 3 kB from here on: the state has more, and its zip cannot be closed either
+        if run.total_steps == 4:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limits[1]))
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(SystemExit) as stop:
+            entry(lambda: train(tmp_path / "broken", in_a_step=fill, save_minutes=0))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1
+    assert f"cannot write {tmp_path / 'broken/state.pt'}: File too large" in error
+    assert not list((tmp_path / "broken").rglob(".*"))
+    assert checkpoint.read(tmp_path / "broken/state.pt")["total_steps"] == 4
+    train(tmp_path / "broken")
+    train(tmp_path / "unbroken")
+    assert outcome(tmp_path / "broken") == outcome(tmp_path / "unbroken")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -87,6 +87,13 @@ def same(ours, theirs):
         assert ours == theirs
 
 
+@pytest.mark.parametrize("name", ["p1", pytest.param("byol", marks=slow), pytest.param("p2", marks=slow), "p3"])
+def test_a_data_set_that_stays_on_the_disk_trains_to_the_same_bits(call, tiny, tmp_path, name):
+    for run, memory in (("memory", "9"), ("disk", "0")):
+        assert train(call, tiny, name, tmp_path / run, "--epochs", "1", "--data-memory", memory) == (0, "")
+    same(*(torch.load(tmp_path / run / "state.pt", weights_only=True)["state"] for run in ("memory", "disk")))
+
+
 def test_what_training_saves_goes_through_the_graders_scripts(call, tiny, tmp_path):
     for name in ("p1", "byol", "p3"):
         assert train(call, tiny, name, tmp_path / name, "--epochs", "1") == (0, "")

@@ -1,0 +1,151 @@
+"""A data set is decoded once: it is kept as uint8 in a file that every later run reads into memory, or maps.
+
+The file, ``FOLDER.KIND.DIGEST.npy``, lies in a hidden folder ``.cache`` beside the image folder; where that cannot be
+written, in the user's own cache folder. It may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import PIL
+import torch
+from torch import Tensor
+
+from core import images, processes
+from core.cli import InputError, warn
+from core.files import Unwritable, whole, writable_folder
+from core.randomness import seed_of
+from core.run import fingerprint
+
+FORMAT = 1  # raise it when the same files are to be decoded to other bytes
+
+
+def load(
+    paths: list[Path], decode: Callable[[Path], np.ndarray], kind: str, memory: float, beside: list[Path] | None = None
+) -> Tensor:
+    """What ``images.load`` gives, (N, C, H, W) uint8 with channels-last memory, decoded only if that was not done before.
+
+    ``kind`` names what ``decode`` makes of a file; the paths are of one folder; ``beside`` are further files that
+    ``decode`` reads. A set of more than ``memory`` bytes is memory-mapped and must not be written to; so is every set in
+    one of several processes, which then share its pages. Of a folder and a kind only the newest set is kept. Raises
+    InputError as ``images.load`` does.
+    """
+    folder = paths[0].parent.resolve()
+    try:
+        digest = seed_of(0, FORMAT, PIL.__version__, fingerprint([*paths, *(beside or [])]))
+    except OSError:  # a file is missing, and decoding says which
+        return images.load(paths, decode, folder.name)
+    stem = f"{folder.name}.{kind}"
+    name = f"{stem}.{digest:016x}.npy"
+    for place in places(folder):
+        if (data := read(place / name, len(paths), memory)) is not None:
+            return data
+    place = writable_place(folder)
+    if place:
+        with locked(place / f"{stem}.lock", folder):
+            data = read(place / name, len(paths), memory)  # of another process, while this one waited
+            if data is None:
+                remove(place, stem)
+                if write(place / name, paths, decode):
+                    data = read(place / name, len(paths), memory)
+    return images.load(paths, decode, folder.name) if data is None else data
+
+
+def places(folder: Path) -> list[Path]:
+    """Where the caches of an image folder may be: beside it, or in the user's cache folder."""
+    user = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    of_user = [user / "hw1" / f"{seed_of(0, str(folder.parent)):016x}"] if user.is_absolute() else []  # not: no home
+    return [folder.parent / ".cache", *of_user]
+
+
+def writable_place(folder: Path) -> Path | None:
+    """The first of ``places`` that can be written in; None, and a warning, if there is none."""
+    reasons = []
+    for place in places(folder):
+        try:
+            return writable_folder(place)
+        except InputError as error:
+            reasons.append(str(error))
+    warn(f"{'; '.join(reasons)}. So {folder} is decoded into memory, by every run anew")
+    return None
+
+
+@contextlib.contextmanager
+def locked(path: Path, folder: Path) -> Iterator[None]:
+    """Hold the file ``path`` as a lock. It ends with the process, however that ends."""
+    with contextlib.ExitStack() as stack:
+        # Where a file system has no locks, or the file is another user's, the worst is that two decode the same.
+        with contextlib.suppress(OSError):
+            file = stack.enter_context(open(path, "ab"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"waiting for another process, which is decoding {folder}", flush=True)
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def remove(place: Path, stem: str) -> None:
+    """Remove the superseded caches of a folder and a kind, and what killed processes left half written."""
+    for path in place.iterdir():
+        if path.name.startswith((f"{stem}.", f".{stem}.")) and path.suffix in (".npy", ".part"):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def write(path: Path, paths: list[Path], decode: Callable[[Path], np.ndarray]) -> bool:
+    """Decode straight into the file ``path``, in the memory of a few images; False, and a warning, if the disk refuses.
+
+    Raises InputError, and leaves no file, if an image cannot be read or is not as large as the first.
+    """
+    stream = images.decoded(paths, decode, paths[0].parent.name)
+    first = next(stream)
+    shape = (len(paths), *first.shape)
+    try:
+        with whole(path) as file:
+            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            # The space is taken at once: a disk that is too full says so now, and not when an hour was decoded.
+            os.posix_fallocate(file.fileno(), 0, file.tell() + len(paths) * first.nbytes)
+            for image in chain([first], stream):
+                file.write(np.ascontiguousarray(image))
+    except Unwritable as error:
+        warn(f"{error}; {paths[0].parent} is decoded into memory, by the next run anew")
+        return False
+    finally:
+        stream.close()
+    return True
+
+
+def read(path: Path, count: int, memory: float) -> Tensor | None:
+    """The ``count`` images in the file ``path``, mapped or read as ``load`` says; None if it is missing or broken."""
+    try:
+        data = np.load(path, mmap_mode="r")
+        sound = isinstance(data, np.memmap) and data.dtype == np.uint8 and data.ndim == 4 and data.flags.c_contiguous
+        if not sound or len(data) != count or data.offset + data.nbytes != path.stat().st_size:
+            return None
+        if data.nbytes <= memory and processes.world() == 1:
+            data = np.load(path)
+    except Exception:  # numpy raises nearly everything on a broken file
+        return None
+    with warnings.catch_warnings():
+        # Of torch, that this cannot be written to. A mapping that can be has to fit in memory, for Linux to allow it.
+        warnings.simplefilter("ignore")
+        return torch.from_numpy(data).permute(0, 3, 1, 2)
+
+
+def resident(data: Tensor, where: torch.device, memory: float) -> Tensor:
+    """A data set on ``where`` if it has at most ``memory`` bytes, else as it is: then ``take`` moves each batch."""
+    return data.to(where) if data.nbytes <= memory else data
+
+
+def take(data: Tensor, index: Tensor, where: torch.device) -> Tensor:
+    """The images of a data set that ``index`` (B,) int64 names, on ``where``, wherever the set itself is."""
+    return data[index.to(data.device)].to(where)

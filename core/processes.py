@@ -1,0 +1,197 @@
+"""Training by several processes, one for each GPU or each part of the CPU: ``torchrun --nproc-per-node 2 -m p1.train ...``.
+
+Each process holds the whole data set and the whole network and works on its share of every batch; PyTorch's
+DistributedDataParallel averages their gradients. Rank 0 alone prints and writes. Without torchrun, what is here changes
+nothing. The flag ``--run`` needs ``-m -- p1.train``, as torchrun would take it for a short form of its own ``--run-path``.
+
+torchrun starts all processes again (``--max-restarts``) when one of them ends with another status than 0. So they end with
+    0     done; or stopped and saved, which is 75 without torchrun: what was asked to stop must not be started again
+    2     bad input, in one line of one of them
+    75    another process was lost; the next start goes on from the last save
+torchrun's own status is 0 if theirs are, else 1. A signal to torchrun goes on to all of them, which have 30 seconds to save;
+torchrun then ends with 1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from core import cli, device
+from core.cli import BAD_INPUT, STOPPED, InputError
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def world() -> int:
+    """The number of processes."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def restarts() -> int:
+    """How often torchrun has started the processes again, after one of them had failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+
+
+# --- start and end ----------------------------------------------------------------------------------------------------
+
+
+def entry(main: Callable[[], int | None]) -> None:
+    """``core.cli.entry`` for a training program; where torchrun has started it, in the group of its processes."""
+    several = {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= os.environ.keys()
+    cli.entry(functools.partial(_in_the_group, main) if several else main)
+
+
+def _in_the_group(main: Callable[[], int | None]) -> int | None:
+    store, number, count = next(distributed.rendezvous("env://"))
+    store = distributed.PrefixStore(f"start {restarts()}", store)  # torchrun's holds the addresses of the failed ones still
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    distributed.init_process_group(backend, store=store, rank=number, world_size=count)
+    try:
+        with _silence() if number else contextlib.nullcontext():
+            status = main()
+    except SystemExit as stop:
+        status = 0 if stop.code == STOPPED else stop.code
+    except (InputError, KeyboardInterrupt) as error:
+        if _is_first(store):
+            raise
+        return BAD_INPUT if isinstance(error, InputError) else 130
+    except RuntimeError as error:
+        if not _is_loss(error):
+            raise
+        if _is_first(store):
+            cli.warn("another process of the training was lost; the same command goes on from the last save")
+        return STOPPED
+    distributed.destroy_process_group()
+    return status
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    # Nothing printed, warned or drawn as a progress bar; an exception's traceback comes after it.
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        yield
+
+
+def _is_first(store: distributed.Store) -> bool:
+    # Of the processes that fail, one speaks. An error of one makes the others lose it, so the first one knows why.
+    try:
+        if store.add("failed", 1) == 1:
+            return True
+    except RuntimeError:  # the store was kept by a process that is lost
+        pass
+    time.sleep(1)  # torchrun ends the others as soon as one ends: the first one must have spoken by then
+    return False
+
+
+def _is_loss(error: RuntimeError) -> bool:
+    # gloo and nccl raise what they raise; of gloo's, only the message tells.
+    return isinstance(error, distributed.DistError) or any(
+        words in str(error) for words in ("closed by peer", "reset by peer", "Broken pipe")
+    )
+
+
+# --- device and network -----------------------------------------------------------------------------------------------
+
+
+def choose(name: str) -> torch.device:
+    """``core.device.choose`` for this process: with several, ``auto`` and ``cuda`` are the GPU of its number (LOCAL_RANK).
+
+    Raises InputError if there is no such device, if there are fewer GPUs than processes, or if they would share one.
+    """
+    if world() > 1 and torch.cuda.is_available() and name != "cpu":
+        local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if name not in ("auto", "cuda"):
+            raise InputError(f"--device {name} is one GPU for {world()} processes; leave it out, or --device cpu")
+        if local >= gpus:
+            raise InputError(f"more processes than the {gpus} GPUs of this machine; start {gpus}, or --device cpu")
+        torch.cuda.set_device(local)  # the one that "cuda" means from here on
+    return device.choose(name)
+
+
+def wrap(network: nn.Module, where: torch.device) -> nn.Module:
+    """What the training calls in ``network``'s place, so that ``backward`` gives the mean of all processes' gradients.
+
+    The parameters are ``network``'s own: evaluate and save that. On GPUs its BatchNorm becomes SyncBatchNorm, with the
+    statistics of the whole batch. NOTE: torch has none for the CPU, where each process normalises by its share.
+    """
+    if world() == 1:
+        return network
+    if where.type == "cuda":
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    return nn.parallel.DistributedDataParallel(network)
+
+
+@torch.no_grad()
+def copy_buffers(network: nn.Module) -> None:
+    """Give every process rank 0's buffers, in one message, after a step in which each saw other images.
+
+    So what is averaged, evaluated and saved is the same everywhere: DistributedDataParallel itself does this only before
+    its next forward pass. SyncBatchNorm's are the same already.
+    """
+    buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
+    if world() == 1 or not buffers or buffers[0].is_cuda:
+        return
+    flat = torch.cat([buffer.flatten() for buffer in buffers])
+    distributed.broadcast(flat, 0)
+    for buffer, values in zip(buffers, flat.split([buffer.numel() for buffer in buffers]), strict=True):
+        buffer.copy_(values.view_as(buffer))
+
+
+# --- shares -----------------------------------------------------------------------------------------------------------
+
+
+def mine(items: Any) -> Any:
+    """This process's share of a tensor or sequence, every so many-th: together the shares are all of it."""
+    return items[rank() :: world()]
+
+
+def share(index: Tensor) -> Tensor:
+    """This process's share of a batch. Raises InputError if the shares would not be of one size, so of one weight."""
+    if len(index) % world():
+        raise InputError(f"{world()} processes cannot share a batch of {len(index)} evenly; name another --batch-size")
+    return mine(index)
+
+
+def keys() -> tuple[int | str, ...]:
+    """What ``core.randomness`` needs beside (seed, epoch, step) for draws that differ between processes; () for one."""
+    return ("rank", rank()) if world() > 1 else ()
+
+
+# --- what they must agree on ------------------------------------------------------------------------------------------
+
+
+def total(counts: Tensor) -> Tensor:
+    """The sum of ``counts``, of any shape, over the processes."""
+    if world() > 1:
+        counts = counts.clone()
+        distributed.all_reduce(counts)
+    return counts
+
+
+def means(numbers: list[float]) -> list[float]:
+    """The mean of each number over the processes."""
+    return (total(torch.tensor(numbers, dtype=torch.float64)) / world()).tolist() if world() > 1 else numbers
+
+
+def highest(*values: int) -> list[int]:
+    """Each value's maximum over the processes: if one of them must stop, all know."""
+    agreed = torch.tensor(values, dtype=torch.int64)
+    if world() > 1:
+        distributed.all_reduce(agreed, distributed.ReduceOp.MAX)
+    return agreed.tolist()
+
+
+def wait() -> None:
+    """Return when all processes have come here."""
+    highest(0)

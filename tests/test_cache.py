@@ -1,0 +1,381 @@
+"""A data set is decoded once, and what is kept of it is never trusted further than it deserves."""
+
+import argparse
+import errno
+import multiprocessing
+import os
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from core import cache, cli, images, processes
+from core.cli import InputError, training_flags
+from core.files import list_files
+from p3 import data as p3
+
+ALL = float("inf")  # bytes that may be taken
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    """The user's cache folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / "hw1"
+
+
+@pytest.fixture
+def paths(tmp_path):
+    """12 images of 9x6 in a folder."""
+    folder = tmp_path / "data" / "train"
+    folder.mkdir(parents=True)
+    for i in range(12):
+        draw(folder / f"{i}.png", i)
+    return list_files(folder, (".png",))
+
+
+def draw(path, seed, height=6):
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, 9, 3), dtype=np.uint8)).save(path)
+
+
+@pytest.fixture
+def load():
+    """``cache.load`` that counts in ``load.decoded`` the images it has decoded."""
+
+    def decode(path):
+        run.decoded += 1
+        return images.read_rgb(path)
+
+    def run(paths, kind="test", memory=ALL, **more):
+        return cache.load(paths, decode, kind, memory, **more)
+
+    run.decoded = 0
+    return run
+
+
+def kept(paths):
+    """The names of the cache's files but the locks."""
+    folder = paths[0].parent.parent / ".cache"
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock") if folder.exists() else []
+
+
+def same(loaded, paths):
+    fresh = images.load(paths, images.read_rgb)
+    return torch.equal(loaded, fresh) and loaded.stride() == fresh.stride() and loaded.dtype == fresh.dtype
+
+
+def mapped(name):
+    return name in Path("/proc/self/maps").read_text()
+
+
+# --- decoded once -----------------------------------------------------------------------------------------------------
+
+
+def test_the_second_load_decodes_nothing_and_gives_the_same_bits(paths, load):
+    assert same(load(paths), paths) and load.decoded == len(paths)
+    assert same(load(paths), paths) and load.decoded == len(paths)
+
+
+def test_the_cache_is_a_hidden_folder_beside_the_images(tmp_path, paths, load):
+    load(paths)
+    assert [path.name for path in (tmp_path / "data").iterdir() if not path.name.startswith(".")] == ["train"]
+    assert list_files(paths[0].parent, (".png",)) == paths and len(os.listdir(paths[0].parent)) == len(paths)
+    with pytest.raises(InputError, match="no .* file"):
+        list_files(tmp_path / "data", ("", ".npy"))
+
+
+def test_the_cache_is_found_through_links_and_relative_paths(tmp_path, paths, load, monkeypatch):
+    load(paths)
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    monkeypatch.chdir(tmp_path / "data")
+    for folder in (tmp_path / "link" / "train", Path("train")):
+        assert same(load([folder / path.name for path in paths]), paths)
+    assert load.decoded == len(paths)
+
+
+def change(paths):
+    draw(paths[3], 99)
+
+
+def touch(paths):
+    os.utime(paths[3], (1, 1))
+
+
+def rename(paths):
+    paths[3] = paths[3].rename(paths[3].with_name("new.png"))
+
+
+def leave_out(paths):
+    del paths[3]
+
+
+def reorder(paths):
+    paths.reverse()
+
+
+@pytest.mark.parametrize("what", [change, touch, rename, leave_out, reorder])
+def test_other_files_are_decoded_anew_and_the_superseded_cache_is_removed(paths, load, what):
+    load(paths)
+    what(paths)
+    load.decoded = 0
+    assert same(load(paths), paths) and load.decoded == len(paths)
+    assert len(kept(paths)) == 1
+
+
+def test_other_kinds_and_folders_have_their_own_caches(tmp_path, paths, load):
+    (tmp_path / "data" / "val").mkdir()
+    draw(tmp_path / "data" / "val" / "0.png", 0)
+    sets = [(paths, "test"), (paths, "test-held"), ([tmp_path / "data" / "val" / "0.png"], "test")]
+    for _ in range(2):
+        for set_paths, kind in sets:
+            assert same(load(set_paths, kind), set_paths)
+    assert len(kept(paths)) == 3 and load.decoded == 2 * len(paths) + 1
+
+
+def test_another_pillow_may_decode_otherwise(paths, load, monkeypatch):
+    load(paths)
+    monkeypatch.setattr("PIL.__version__", "0.0")
+    load(paths)
+    assert load.decoded == 2 * len(paths)
+
+
+def test_of_problem_3_the_masks_belong_to_the_set(paths):
+    for path in paths:
+        draw(path.with_name(f"{path.stem}_mask.png"), 50)
+        path.rename(path.with_name(f"{path.stem}_sat.png"))
+    folder = paths[0].parent
+    first, _ = p3.load(folder)
+    draw(folder / "5_mask.png", 51)
+    second, names = p3.load(folder)
+    assert torch.equal(first[:, :3], second[:, :3])
+    assert (first != second).flatten(1).any(1).tolist() == [path.name == "5_sat.png" for path in names]
+    (folder / "5_mask.png").unlink()
+    with pytest.raises(InputError, match="5_mask.png: no such file; a training set must be whole"):
+        p3.load(folder)
+
+
+# --- not trusted ------------------------------------------------------------------------------------------------------
+
+
+def cut(content):
+    return content[:-1]
+
+
+def longer(content):
+    return content + b"\0"
+
+
+def empty(content):
+    return b""
+
+
+def text(content):
+    return b"what is this?" * 100
+
+
+def header(content):
+    return content[:64] + b"?" * 64 + content[128:]
+
+
+@pytest.mark.parametrize("damage", [cut, longer, empty, text, header])
+def test_a_broken_cache_is_made_anew(paths, load, damage):
+    load(paths)
+    path = paths[0].parent.parent / ".cache" / kept(paths)[0]
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    assert same(load(paths), paths) and load.decoded == 2 * len(paths)
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        np.zeros((11, 6, 9, 3), np.uint8),
+        np.zeros((12, 6, 9, 3), np.float32),
+        np.zeros((12, 6, 27), np.uint8),
+        np.asfortranarray(np.zeros((12, 6, 9, 3), np.uint8)),
+    ],
+    ids=["count", "number format", "dimensions", "order"],
+)
+def test_a_cache_with_something_else_is_made_anew(paths, load, other):
+    load(paths)
+    np.save(paths[0].parent.parent / ".cache" / kept(paths)[0], other)
+    assert same(load(paths), paths) and load.decoded == 2 * len(paths)
+
+
+def test_an_image_that_cannot_be_used_is_named_and_leaves_no_cache(paths, load):
+    draw(paths[4], 4, height=5)
+    with pytest.raises(InputError, match=r"4\.png is 9x5, but .*0\.png is 9x6"):
+        load(paths)
+    paths[2].write_bytes(b"")
+    with pytest.raises(InputError, match=r"2\.png: .*the file is empty.*; a training set must be whole"):
+        load(paths)
+    paths[2].unlink()
+    with pytest.raises(InputError, match=r"2\.png: no such file"):
+        load(paths)
+    assert kept(paths) == []
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("memory", "world", "on_disk"), [(12 * 162, 1, False), (12 * 162 - 1, 1, True), (ALL, 2, True)])
+def test_a_set_is_mapped_if_it_is_larger_than_the_memory_or_several_share_it(
+    paths, load, monkeypatch, capfd, memory, world, on_disk
+):
+    monkeypatch.setattr(processes, "world", lambda: world)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        first, second = load(paths, memory=memory), load(paths, memory=memory)
+    assert mapped(kept(paths)[0]) == on_disk
+    assert same(first, paths) and same(second, paths) and load.decoded == len(paths)
+    index = torch.tensor([7, 0, 7])
+    assert torch.equal(cache.take(first, index, torch.device("cpu")), images.load(paths, images.read_rgb)[index])
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_set_goes_to_the_device_whole_or_by_the_batch():
+    data, index, device = torch.zeros(10, 3, 2, 2, dtype=torch.uint8), torch.tensor([1, 2]), torch.device("meta")
+    whole, not_whole = cache.resident(data, device, 120), cache.resident(data, device, 119)
+    assert whole.device == device and not_whole is data
+    for one in (whole, not_whole):
+        batch = cache.take(one, index, device)
+        assert batch.device == device and batch.shape == (2, 3, 2, 2)
+
+
+def test_data_memory_is_in_gibibytes_and_half_of_the_free_memory_by_default(monkeypatch):
+    def parse(*flags):
+        parser = argparse.ArgumentParser()
+        training_flags(parser, data="data", run="run")
+        return parser.parse_args(flags).data_memory
+
+    assert parse("--data-memory", "1.5") == 3 * 2**29 and parse("--data-memory", "0") == 0
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert parse() < machine
+    monkeypatch.setattr(cli, "_free_memory", lambda: 1000)
+    assert parse() == 500
+    for senseless in ("-1", "nan", "inf", "much"):
+        with pytest.raises(SystemExit):
+            parse("--data-memory", senseless)
+
+
+# --- disks ------------------------------------------------------------------------------------------------------------
+
+
+def read_only(monkeypatch, *folders):
+    """Refuse new files below the folders, also to root."""
+    make = tempfile.TemporaryFile
+
+    def refuse(*args, dir, **more):
+        if any(Path(dir).is_relative_to(folder) for folder in folders):
+            raise OSError(errno.EROFS, "Read-only file system")
+        return make(*args, dir=dir, **more)
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+
+
+def test_beside_read_only_data_the_users_cache_folder_is_used(tmp_path, paths, load, home, monkeypatch, capfd):
+    read_only(monkeypatch, tmp_path / "data")
+    for _ in range(2):
+        assert same(load(paths), paths) and load.decoded == len(paths)
+    assert kept(paths) == [] and len(list(home.glob("*/train.test.*.npy"))) == 1
+    assert capfd.readouterr() == ("", "")
+
+
+def test_where_nothing_can_be_written_the_set_is_in_memory_and_one_line_says_so(tmp_path, paths, load, monkeypatch, capfd):
+    read_only(monkeypatch, tmp_path)
+    assert same(load(paths, memory=0), paths)
+    out, err = capfd.readouterr()
+    assert out == "" and err.startswith("warning: ") and "Read-only file system" in err and err.count("\n") == 1
+
+
+def test_without_a_home_there_is_no_cache_of_the_user(tmp_path, paths, load, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # what it does for a user without a home
+    monkeypatch.chdir(tmp_path)
+    read_only(monkeypatch, tmp_path / "data")
+    assert same(load(paths), paths) and not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize("step", ["posix_fallocate", "fsync"])
+def test_a_full_disk_is_one_line_and_the_set_is_in_memory(paths, load, monkeypatch, capfd, step):
+    def full(*_):
+        raise FULL
+
+    monkeypatch.setattr(os, step, full)
+    assert same(load(paths, memory=0), paths)
+    out, err = capfd.readouterr()
+    assert out == "" and err.startswith("warning: cannot write ") and "No space left on device" in err
+    assert err.count("\n") == 1 and kept(paths) == []
+
+
+def test_a_disk_that_is_too_full_is_known_before_the_work(paths, load, monkeypatch):
+    asked = []
+
+    def full(_, start, size):
+        asked.append(size)
+        raise FULL
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(images, "load", lambda *_: load.decoded)
+    paths *= 100
+    assert load(paths) < len(paths) / 2
+    assert asked == [128 + len(paths) * 162]
+
+
+# --- several processes ------------------------------------------------------------------------------------------------
+
+
+def start(tmp_path, paths, seconds, number=0):
+    """Fork a process that loads the set as soon as there is a file ``go``, all images but the first slowly."""
+
+    def decode(path):
+        with (tmp_path / "log").open("a") as file:
+            file.write(f"{path.name}\n")
+        time.sleep(seconds if path != paths[0] else 0)
+        return images.read_rgb(path)
+
+    def work():
+        until((tmp_path / "go").exists)
+        loaded = cache.load(paths, decode, "test", 0)
+        (tmp_path / f"loaded_{number}").write_bytes(loaded.numpy().tobytes())
+
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    return process
+
+
+def until(condition):
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_of_two_processes_one_decodes_and_the_other_waits(tmp_path, paths, capfd):
+    both = [start(tmp_path, paths, 0.1, number) for number in range(2)]
+    (tmp_path / "go").touch()
+    for process in both:
+        process.join(60)
+    expected = images.load(paths, images.read_rgb).numpy().tobytes()
+    assert [(tmp_path / f"loaded_{number}").read_bytes() == expected for number in range(2)] == [True, True]
+    assert sorted((tmp_path / "log").read_text().split()) == sorted(path.name for path in paths)
+    assert len(kept(paths)) == 1
+    assert capfd.readouterr() == (f"waiting for another process, which is decoding {paths[0].parent}\n", "")
+
+
+def test_a_killed_process_leaves_no_lock_and_no_rubbish(tmp_path, paths, load):
+    (tmp_path / "go").touch()
+    process = start(tmp_path, paths, 60)
+    until(lambda: kept(paths))
+    process.kill()
+    process.join(60)
+    assert [name.endswith(".part") for name in kept(paths)] == [True]
+    assert same(load(paths), paths)
+    assert [name.endswith(".npy") for name in kept(paths)] == [True]

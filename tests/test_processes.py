@@ -1,0 +1,444 @@
+"""Two processes train as one does: the same gradients, one log, one voice; and they stop, fail and go on together."""
+
+import copy
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from torch import nn
+
+from core import checkpoint, processes
+from core.average import update_average
+from core.cli import InputError, warn
+from core.randomness import batches, generator, seed_of
+from core.run import Run
+from demo.draw import Parameters, draw_all
+from p1 import train as p1
+from p2.byol import BYOL
+from p3 import data as p3_data
+from p3 import train as p3
+
+CPU = torch.device("cpu")
+COUNT, BATCH = 13, 4  # 3 steps an epoch
+INPUTS = torch.randn(COUNT, 5, generator=generator(0, "inputs"))
+LABELS = INPUTS[:, :3].argmax(1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    epochs: int = 3
+    lr: float = 0.2
+
+
+# --- what the processes do: this file is their program ------------------------------------------------------------------
+
+
+def program():
+    what, *arguments = sys.argv[1:]
+    print(what)
+    warn(what)
+    {"measure": measure, "train": train}[what](*arguments)
+
+
+def train(folder, does="nothing", *flags, in_a_step=lambda run: None):
+    """The loop of p1/train.py on numbers drawn at random, without batch statistics; in step 5 rank 1 ``does`` something."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3))
+    trained, average = processes.wrap(network, CPU), copy.deepcopy(network)
+    optimizer = torch.optim.SGD(network.parameters(), lr=Recipe.lr, momentum=0.9)
+    run = Run(
+        Path(folder), recipe=Recipe(), data={}, seed=0, where=CPU, watch="accuracy", fresh="--fresh" in flags, save_minutes=0,
+        state={"network": network, "average": average, "optimizer": optimizer},
+    )  # fmt: skip
+    for _ in run.epochs(Recipe.epochs):
+        for index in run.batches(COUNT, BATCH):
+            loss = nn.functional.cross_entropy(trained(INPUTS[index]), LABELS[index])
+            if processes.rank() == 1 and run.total_steps == 4 and not processes.restarts():
+                if does == "is killed":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                if does == "gets a signal":
+                    os.kill(os.getpid(), signal.SIGTERM)
+                if does == "has bad input":
+                    raise InputError("this one is bad")
+                if does == "diverges":
+                    loss = loss * torch.nan
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            update_average(average, network, 0.9)
+            in_a_step(run)
+            run.step(loss=loss)
+        right = torch.tensor(0)
+        for rows, truth in processes.mine(list(zip(INPUTS.split(2), LABELS.split(2), strict=True))):
+            right += (average(rows).argmax(1) == truth).sum()
+        accuracy = processes.total(right).item() / COUNT
+        weights = network.state_dict()
+        run.end_epoch(checkpoint.Checkpoint("p1", "", (), None, (0.5,), (1.0,), False, {}, {}, {}, weights), accuracy=accuracy)
+
+
+def measure(folder):
+    """Save, a file each, all that the tests below look at."""
+    run = Run(Path(folder) / "run", recipe=Recipe(), data={}, seed=0, state={}, where=CPU, watch="loss")
+    steps = []
+    for index in run.batches(COUNT, BATCH):
+        steps.append({"index": index, "torch": torch.rand(2), "draw": torch.rand(2, generator=generator(*run.keys()))})
+        run.step(loss=torch.tensor(float(processes.rank())))
+    norm = nn.BatchNorm1d(5)
+    norm(INPUTS[steps[0]["index"]])
+    processes.copy_buffers(norm)
+    measured = {
+        "steps": steps,
+        "mean": run.mean("loss"),
+        "highest": processes.highest(processes.rank(), -processes.rank()),
+        "buffers": norm.state_dict(),
+        "gradients": {name: gradients(name) for name in LOSSES},
+        "accuracy": accuracy_of_p1(),
+        "iou": iou_of_p3(),
+    }
+    torch.save(measured, Path(folder) / f"{processes.rank()}.pt")
+
+
+# --- measured by two processes, and by this one ---------------------------------------------------------------------------
+
+PIXELS = torch.randint(6, (8, 4, 4), generator=generator(0, "pixels"))
+SOME_IGNORED, SHARE_IGNORED = PIXELS.clone(), PIXELS.clone()
+SOME_IGNORED[1::2, 1:] = p3_data.UNKNOWN  # most of rank 1's
+SHARE_IGNORED[1::2] = p3_data.UNKNOWN  # all of rank 1's
+
+
+def segment(truth):
+    def loss(network, images, index):
+        return p3.cross_entropy(network(images[index]), truth[index], p3_data.UNKNOWN)
+
+    return lambda: nn.Conv2d(3, 7, 1), loss
+
+
+def classify(network, images, index):
+    return nn.functional.cross_entropy(network(images[index].flatten(1)), PIXELS[index, 0, 0], label_smoothing=0.1)
+
+
+def make_byol():
+    # In evaluation mode its BatchNorms are without batch statistics too.
+    return BYOL(nn.Sequential(nn.Flatten(), nn.Linear(48, 6)), 6, hidden=5, projection=4).eval()
+
+
+def byol_loss(network, images, index):
+    return network(images[index], images[index].flip(3))[0]
+
+
+LOSSES = {
+    "classification": (lambda: nn.Linear(48, 7), classify),
+    "segmentation": segment(PIXELS),
+    "segmentation, some ignored": segment(SOME_IGNORED),
+    "segmentation, a share ignored": segment(SHARE_IGNORED),
+    "BYOL": (make_byol, byol_loss),
+}
+
+
+def gradients(name):
+    """Of a batch of 8, by the parameters' names; None for what is not trained."""
+    make, loss = LOSSES[name]
+    torch.manual_seed(0)
+    network = make()
+    images = torch.randn(8, 3, 4, 4, generator=generator(0, "images"))
+    trained = processes.wrap(network, CPU)
+    loss(trained, images, processes.share(torch.arange(8))).backward()
+    return {key: parameter.grad for key, parameter in network.named_parameters()}
+
+
+def accuracy_of_p1():
+    images = torch.randint(256, (250, 3, 32, 32), dtype=torch.uint8, generator=generator(0, "p1"))  # 3 batches
+    return p1.evaluate(FirstPixel(), images, images[:, 0, 0, 0].long() // 100, p1.RECIPES["report"]["A"], CPU)
+
+
+def iou_of_p3():
+    pairs = torch.randint(6, (9, 4, 8, 8), dtype=torch.uint8, generator=generator(0, "p3"))  # 3 batches
+    torch.manual_seed(0)
+    return p3.evaluate(nn.Conv2d(3, 7, 1), pairs, p3.RECIPES["report"]["B"], CPU)
+
+
+class FirstPixel(nn.Module):
+    """Logits that tell whether an image's first pixel is bright."""
+
+    def forward(self, images):
+        bright = (images[:, 0, 0, 0] > 0.5).long()
+        return nn.functional.one_hot(bright, 3).float()
+
+
+def launch(*arguments, restarts=None):
+    """Two processes of this file, by torchrun if there are to be ``restarts``: their statuses, their output together."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [__file__, *map(str, arguments)]
+    if restarts is not None:
+        command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", f"--max-restarts={restarts}", *command]
+        done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, timeout=120)
+        return done.returncode, done.stdout, done.stderr
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    two = [
+        subprocess.Popen(
+            [sys.executable, *command], env=environment | {"RANK": number, "LOCAL_RANK": number},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for number in "01"
+    ]  # fmt: skip
+    try:
+        said = [process.communicate(timeout=120) for process in two]
+    finally:
+        for process in two:
+            process.kill()
+    return [process.returncode for process in two], *("".join(stream) for stream in zip(*said, strict=True))
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("measured")
+    answer = launch("measure", folder)
+    assert answer == ([0, 0], "measure\n", "warning: measure\n"), "and one process alone has spoken"
+    return [torch.load(folder / f"{number}.pt") for number in range(2)]
+
+
+@pytest.mark.parametrize("name", list(LOSSES))
+def test_the_gradients_of_two_processes_are_those_of_the_whole_batch(measured, name):
+    whole = gradients(name)
+    assert sum(gradient is not None for gradient in whole.values()) >= 2
+    for one in measured:
+        assert one["gradients"][name].keys() == whole.keys(), "the parameters keep their names"
+        for key, gradient in whole.items():
+            torch.testing.assert_close(one["gradients"][name][key], gradient, rtol=1e-5, atol=1e-7)
+
+
+def test_the_mean_of_the_shares_means_would_be_another_loss():
+    torch.manual_seed(0)
+    network, images = nn.Conv2d(3, 7, 1), torch.randn(8, 3, 4, 4, generator=generator(0, "images"))
+    losses = [p3.cross_entropy(network(images[k::2]), SOME_IGNORED[k::2], p3_data.UNKNOWN).item() for k in range(2)]
+    whole = p3.cross_entropy(network(images), SOME_IGNORED, p3_data.UNKNOWN).item()
+    assert abs(sum(losses) / 2 - whole) > 1e-3  # so the test above tells the two apart
+
+
+def test_byols_target_has_no_gradients(measured):
+    for one in measured:
+        assert all((gradient is None) == name.startswith("target.") for name, gradient in one["gradients"]["BYOL"].items())
+
+
+def test_the_shares_are_the_batches_of_one_process_and_the_draws_differ(measured):
+    expected = [index for _, index in batches(COUNT, BATCH, seed=0, epoch=0)]
+    assert len(expected) == len(measured[0]["steps"]) == 3
+    for whole, first, second in zip(expected, *(one["steps"] for one in measured), strict=True):
+        assert torch.equal(whole[0::2], first["index"]) and torch.equal(whole[1::2], second["index"])
+        for draw in ("torch", "draw"):
+            assert not torch.equal(first[draw], second[draw])
+
+
+def test_values_are_averaged_and_flags_agreed_on(measured):
+    for one in measured:
+        assert one["mean"] == 0.5 and one["highest"] == [1, 0]
+
+
+def test_buffers_are_rank_0s(measured):
+    norm = nn.BatchNorm1d(5)
+    norm(INPUTS[measured[0]["steps"][0]["index"]])
+    for one in measured:
+        assert all(torch.equal(value, one["buffers"][name]) for name, value in norm.state_dict().items())
+
+
+def test_scores_are_those_of_one_process(measured):
+    assert 0 < accuracy_of_p1() < 1
+    for one in measured:
+        assert one["accuracy"] == accuracy_of_p1() and one["iou"] == iou_of_p3()
+
+
+# --- alone ----------------------------------------------------------------------------------------------------------------
+
+
+def test_one_process_draws_and_is_recorded_as_before_there_were_several(tmp_path):
+    seen = []
+
+    def look(run):
+        seen.append(run.keys())
+        assert torch.equal(torch.rand(3), torch.rand(3, generator=generator(*run.keys(), "torch")))
+
+    train(tmp_path, in_a_step=look)
+    assert seen == [(0, epoch, step) for epoch in range(3) for step in range(3)]
+    saved = torch.load(tmp_path / "state.pt")
+    assert saved["identity"] == {"recipe": {"epochs": 3, "lr": 0.2}, "data": {}, "seed": 0}
+    assert "processes" not in json.loads((tmp_path / "run.json").read_text())
+    assert seed_of(0, 1, 2, "torch") == 5230629901898973581
+
+
+def test_a_batch_that_cannot_be_shared_evenly_is_refused(monkeypatch):
+    monkeypatch.setattr(processes, "world", lambda: 2)
+    assert processes.share(torch.arange(4)).tolist() == [0, 2]
+    with pytest.raises(InputError, match="2 processes cannot share a batch of 5 evenly"):
+        processes.share(torch.arange(5))
+
+
+def test_each_process_has_a_gpu_of_its_own(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(processes, "world", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr("core.device.choose", torch.device)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert processes.choose("cuda") == torch.device("cuda") and chosen == [1]
+    assert processes.choose("cpu") == CPU
+    with pytest.raises(InputError, match="cuda:0 is one GPU for 3 processes"):
+        processes.choose("cuda:0")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(InputError, match="more processes than the 2 GPUs"):
+        processes.choose("cuda")
+    assert chosen == [1]
+
+
+def test_on_gpus_batch_statistics_are_the_whole_batchs(monkeypatch):
+    monkeypatch.setattr(processes, "world", lambda: 2)
+    monkeypatch.setattr(nn.parallel, "DistributedDataParallel", lambda network: network)
+    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    before = {name: id(parameter) for name, parameter in network.named_parameters()}
+    wrapped = processes.wrap(network, torch.device("cuda"))
+    assert isinstance(network[1], nn.SyncBatchNorm) and wrapped is network, "what is evaluated and saved, too"
+    assert {name: id(parameter) for name, parameter in network.named_parameters()} == before, "an optimiser knows them"
+
+
+# --- stopping, failing, going on ------------------------------------------------------------------------------------------
+
+
+def state(folder):
+    return torch.load(folder / "state.pt")
+
+
+def close(ours, theirs):
+    """Whether two runs have come to the same, but for the rounding of sums in another order."""
+    keys = ours["state"]["network"].keys()
+    assert keys == theirs["state"]["network"].keys() and not any(key.startswith("module.") for key in keys)
+    for name in ("network", "average"):
+        for key in keys:
+            torch.testing.assert_close(ours["state"][name][key], theirs["state"][name][key], rtol=1e-4, atol=1e-6)
+    for one, other in zip(ours["history"], theirs["history"], strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5) and one["accuracy"] == other["accuracy"]
+    return ours["total_steps"] == theirs["total_steps"] == 9
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    train(folder)
+    return state(folder)
+
+
+def test_a_run_goes_on_from_one_process_to_two_and_back_after_a_signal_and_a_kill(tmp_path, alone):
+    folder = tmp_path / "run"
+
+    def stop(run):
+        if run.total_steps == stop_at:
+            run.stop_signal = signal.SIGINT
+
+    stop_at = 1
+    with pytest.raises(SystemExit) as stopped:
+        train(folder, in_a_step=stop)
+    assert stopped.value.code == 75 and state(folder)["total_steps"] == 2
+
+    start = time.monotonic()
+    statuses, out, err = launch("train", folder, "is killed")
+    assert statuses == [75, -signal.SIGKILL] and time.monotonic() - start < 60
+    began, resumed, epoch_1 = out.splitlines()
+    assert resumed == f"resumed {folder} at epoch 1, step 3" and epoch_1.startswith("epoch 1  steps 3  loss ")
+    lost = "warning: another process of the training was lost; the same command goes on from the last save"
+    assert err.splitlines() == ["warning: train", lost]
+    assert state(folder)["total_steps"] == 4 and json.loads((folder / "run.json").read_text())["processes"] == 2
+
+    statuses, out, err = launch("train", folder, "gets a signal")
+    assert statuses == [0, 0], "torchrun would start anew what ends otherwise"
+    began, resumed, stopped = out.splitlines()
+    assert resumed == f"resumed {folder} at epoch 2, step 2" and err == "warning: train\n"
+    assert stopped == "stopped by SIGTERM after step 2 of epoch 2; the same command goes on"
+    assert state(folder)["total_steps"] == 5
+
+    train(folder)
+    assert "processes" not in json.loads((folder / "run.json").read_text())
+    assert close(state(folder), alone)
+    assert [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()] == state(folder)["history"]
+    weights = checkpoint.load(folder / "last.pt", "p1").weights
+    assert weights.keys() == state(folder)["state"]["network"].keys()
+
+
+@pytest.mark.parametrize(
+    ("does", "says"),
+    [("diverges", "loss is nan at step 2 of epoch 2; lower the learning rate"), ("has bad input", "this one is bad")],
+)
+@pytest.mark.slow
+def test_what_one_process_fails_at_ends_both_with_one_line(tmp_path, does, says):
+    statuses, out, err = launch("train", tmp_path, does)
+    assert statuses[1] == 2 and statuses[0] in (2, 75)  # 75: it has only seen that the other is lost
+    assert err.splitlines() == ["warning: train", f"test_processes.py: {says}"]
+    assert state(tmp_path)["total_steps"] == 4
+
+
+@pytest.mark.slow
+def test_torchrun_goes_on_from_the_last_save_even_with_fresh(tmp_path, alone):
+    folder = tmp_path / "run"
+    train(folder)  # the older run, which is to be kept aside once
+    status, out, err = launch("train", folder, "is killed", "--fresh", restarts=1)
+    assert status == 0, err
+    assert out.count("the older run is kept in") == out.count("resumed") == 1 and "epoch 2, step 2" in out
+    assert close(state(folder), alone) and [path.name for path in tmp_path.iterdir() if ".old" in path.name] == ["run.old-1"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("does", ["diverges", "has bad input"])
+def test_under_torchrun_too_one_line_is_said(tmp_path, does):
+    status, out, err = launch("train", tmp_path, does, restarts=0)
+    assert status == 1 and err.count("test_processes.py: ") == 1 and "was lost" not in err
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("drawn") / "data"
+    draw_all(folder, Parameters(p1_train=1, p1_val=1, p2_unlabelled=9, p2_train=1, p2_val=1, p3_train=5, p3_val=2, size=64))
+    return folder
+
+
+PROGRAMS = {
+    "p1.train": ("p1_data", "hour", 10),
+    "p3.train": ("p3_data", "report", 4),
+    "p2.pretrain": ("p2_data", "hour", 4),
+    "p2.train": ("p2_data", "hour", 32),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(PROGRAMS))
+def test_a_training_program_by_torchrun(drawn, tmp_path, name):
+    folder, recipe, batch = PROGRAMS[name]
+    flags = ("--data", drawn / folder, "--recipe", recipe, "--batch-size", batch, "--epochs", "1", "--run", tmp_path / "run")
+    flags += ("--device", "cpu", *(("--setting", "A") if name == "p2.train" else ()))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "--", name]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+
+    def call(*more):
+        command = [*torchrun, *map(str, flags), *more]
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+
+    stopped = call("--max-minutes", "0")
+    assert stopped.returncode == 0 and stopped.stdout.count("stopped by --max-minutes after step 1") == 1, stopped.stderr
+    finished = call()
+    assert finished.returncode == 0 and "\nepoch 1  " in f"\n{finished.stdout}", finished.stderr
+    assert finished.stdout.count("epoch 1  ") == 1 and "Traceback" not in finished.stderr
+    assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 1
+    names = checkpoint.load(tmp_path / "run" / "last.pt", name[:2]).weights
+    assert not any("module." in key for key in names)
+
+
+if __name__ == "__main__":
+    processes.entry(program)
