@@ -11,6 +11,9 @@ if not __package__:  # started by path, from any working directory, the packages
 
 import argparse  # noqa: E402
 
+import torch  # noqa: E402
+from torchvision.models import MobileNetV2  # noqa: E402
+
 from core import checkpoint, device  # noqa: E402
 from core.cli import InputError, entry  # noqa: E402
 from core.files import list_files, writable_file  # noqa: E402
@@ -35,12 +38,7 @@ def main() -> int:
     paths = list_files(args.images, data.SUFFIXES)
     writable_file(args.output)
     where = device.choose(args.device)
-    saved = checkpoint.load(args.checkpoint, "p1")
-    if saved.architecture != ARCHITECTURE or saved.classes != data.CLASSES:
-        raise InputError(f"{args.checkpoint} is {saved.architecture} of {len(saved.classes)} classes, not {ARCHITECTURE} of 50")
-    network = mobilenet_v2(len(saved.classes))
-    checkpoint.load_weights(network, saved.weights, str(args.checkpoint))
-    network = device.prepare(network.eval(), where)
+    network, saved = load_network(args.checkpoint, where)
     predict = Predictor(lambda images: logits(network, images, saved.flip_test).argmax(1), saved, where)
 
     labels = dict.fromkeys(paths, FALLBACK)
@@ -49,6 +47,16 @@ def main() -> int:
         labels.update(zip(batch.paths, (saved.classes[k] for k in predict(batch.images)), strict=True))
     write_rows(args.output, ("filename", "label"), [(path.name, label) for path, label in labels.items()])
     return stream.report(device.describe(where), f"the label {FALLBACK}")
+
+
+def load_network(path: Path, where: torch.device) -> tuple[MobileNetV2, checkpoint.Checkpoint]:
+    """A checkpoint's network, ready on ``where``, and the checkpoint. Raises InputError if it is none of p1's 50 classes."""
+    saved = checkpoint.load(path, "p1")
+    if saved.architecture != ARCHITECTURE or saved.classes != data.CLASSES:
+        raise InputError(f"{path} is {saved.architecture} of {len(saved.classes)} classes, not {ARCHITECTURE} of 50")
+    network = mobilenet_v2(len(saved.classes))
+    checkpoint.load_weights(network, saved.weights, str(path))
+    return device.prepare(network.eval(), where), saved
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ if not __package__:  # started by path, from any working directory, the packages
 
 import argparse  # noqa: E402
 
+import torch  # noqa: E402
+
 from core import checkpoint, device  # noqa: E402
 from core.cli import InputError, entry  # noqa: E402
 from core.files import writable_file  # noqa: E402
@@ -42,22 +44,30 @@ def main() -> int:
             f"no checkpoint {DEFAULT}: problem 2's does not ship yet. Train one with 'python3 -m p2.pretrain' and "
             "'python3 -m p2.train --setting C', then add: --checkpoint runs/p2_C_report/best.pt"
         )
-    saved = checkpoint.load(args.checkpoint, "p2")
-    if saved.architecture != ARCHITECTURE or not saved.classes:
-        raise InputError(f"{args.checkpoint} is {saved.architecture}, not {ARCHITECTURE}; make one with p2.train")
-    network = Classifier(len(saved.classes))
-    checkpoint.load_weights(network, saved.weights, str(args.checkpoint))
-    network = device.prepare(network.eval(), where)
-    predict = Predictor(lambda images: logits(network, images, saved.flip_test).argmax(1), saved, where)
+    predict, classes = predictor(args.checkpoint, where)
 
-    fallback = saved.classes[0]
+    fallback = classes[0]
     labels = dict.fromkeys(paths, fallback)
     stream = Stream(paths, data.decode, args.batch_size or (16 if where.type == "cpu" else 128))
     for batch in stream:
-        labels.update(zip(batch.paths, (saved.classes[k] for k in predict(batch.images)), strict=True))
+        labels.update(zip(batch.paths, (classes[k] for k in predict(batch.images)), strict=True))
     answers = [(row["id"], row["filename"], labels[path]) for row, path in zip(rows, paths, strict=True)]
     write_rows(args.output, ("id", "filename", "label"), answers)
     return stream.report(device.describe(where), f"the label {fallback}")
+
+
+def predictor(path: Path, where: torch.device) -> tuple[Predictor, tuple[str, ...]]:
+    """A checkpoint's network on ``where``: (N, 3, 128, 128) uint8 -> class indices (N,), and the classes.
+
+    Raises InputError if it is no classifier of p2.
+    """
+    saved = checkpoint.load(path, "p2")
+    if saved.architecture != ARCHITECTURE or not saved.classes:
+        raise InputError(f"{path} is {saved.architecture}, not {ARCHITECTURE}; make one with p2.train")
+    network = Classifier(len(saved.classes))
+    checkpoint.load_weights(network, saved.weights, str(path))
+    network = device.prepare(network.eval(), where)
+    return Predictor(lambda images: logits(network, images, saved.flip_test).argmax(1), saved, where), saved.classes
 
 
 if __name__ == "__main__":

@@ -41,13 +41,7 @@ def main() -> int:
     args = arguments()
     paths = data.list_images(args.images)
     where = device.choose(args.device)
-    saved = checkpoint.load(args.checkpoint, "p3")
-    if saved.architecture not in ARCHITECTURES or saved.classes != data.CLASSES:
-        raise InputError(f"{args.checkpoint} is {saved.architecture} of {len(saved.classes)} classes, not one of p3's networks")
-    network = ARCHITECTURES[saved.architecture]()
-    checkpoint.load_weights(network, saved.weights, str(args.checkpoint))
-    network = device.prepare(network.eval(), where)
-    predict = Predictor(lambda batch: classify(network, batch, saved.flip_test), saved, where)
+    predict = predictor(args.checkpoint, where)
     writable_folder(args.output)
     if args.output.resolve() == args.images.resolve() and any(data.mask_name(path.name) == path.name for path in paths):
         raise InputError(f"the masks would overwrite the images in {args.output}; name another output folder")
@@ -66,6 +60,20 @@ def main() -> int:
         for one in writing:
             one.result()
     return stream.report(device.describe(where), f"a mask of {data.CLASSES[FALLBACK]} all over")
+
+
+def predictor(path: Path, where: torch.device) -> Predictor:
+    """A checkpoint's network on ``where``: (N, 3, H, W) uint8 -> classes (N, H, W) uint8.
+
+    Raises InputError if it is none of p3's.
+    """
+    saved = checkpoint.load(path, "p3")
+    if saved.architecture not in ARCHITECTURES or saved.classes != data.CLASSES:
+        raise InputError(f"{path} is {saved.architecture} of {len(saved.classes)} classes, not one of p3's networks")
+    network = ARCHITECTURES[saved.architecture]()
+    checkpoint.load_weights(network, saved.weights, str(path))
+    network = device.prepare(network.eval(), where)
+    return Predictor(lambda batch: classify(network, batch, saved.flip_test), saved, where)
 
 
 def classify(network: nn.Module, batch: Tensor, flip_test: bool) -> Tensor:

@@ -1,0 +1,221 @@
+"""What problem 2's part of the report draws and measures: the method, curves, probes, and the settings image by image."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from core import charts, device
+from core.inference import Stream
+from core.predictions import wilson
+from core.randomness import seed_of
+from core.runlog import RunLog
+from p2 import data, knn
+from p2.byol import BYOL
+from p2.inference import predictor
+from p2.model import BACKBONE, FEATURES, load_backbone, make_backbone
+from p2.recipes import REPORT_PRETRAIN
+from p2.settings import SETTINGS
+
+# The original report's accuracies on the course's own 406 validation images.
+ORIGINAL = {"A": 0.2848, "B": 0.4114, "C": 0.4551, "D": 0.3062, "E": 0.3087}
+
+# Differences of two settings that answer a question.
+COMPARED = {
+    ("B", "A"): "with labels against nothing",
+    ("C", "A"): "BYOL against nothing",
+    ("C", "B"): "BYOL against with labels",
+    ("B", "D"): "all against the head only, with labels",
+    ("C", "E"): "all against the head only, BYOL",
+}
+ONLINE, TARGET = 0, 1  # of charts.SERIES
+
+
+# --- the method -------------------------------------------------------------------------------------------------------
+
+
+def networks() -> BYOL:
+    """BYOL as ``p2.pretrain`` makes it, without memory for its weights: for counting."""
+    with torch.device("meta"):
+        return BYOL(make_backbone(), FEATURES)
+
+
+def parts(byol: BYOL) -> dict[str, nn.Module]:
+    return {"backbone": byol.online[0], "projector": byol.online[1], "predictor": byol.predictor, "target": byol.target}
+
+
+def parameters(byol: BYOL) -> dict[str, float]:
+    """The number of parameters of each part, and ``trained``: of those that have gradients."""
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts(byol).items()}
+    return counts | {"trained": sum(p.numel() for p in byol.parameters() if p.requires_grad)}
+
+
+def widths(mlp: nn.Module) -> list[int]:
+    """The sizes of the vectors into, between and out of a module's linear layers."""
+    layers = [module for module in mlp.modules() if isinstance(module, nn.Linear)]
+    return [layers[0].in_features, *(layer.out_features for layer in layers)]
+
+
+def method(byol: BYOL) -> Figure:
+    """A drawing of the two networks, their sizes read from the modules: Grill et al. 2020, section 3.1 and figure 2."""
+    figure, axes = charts.panel(4.0, 5.3, axes=False)
+    left, right, width, tall, low = 0.08, 2.32, 1.6, 0.72, 0.34
+    heights = {"views": 4.08, "backbone": 3.14, "projector": 2.2, "predictor": 1.26}
+    side, counts = f"{data.SIZE} x {data.SIZE}", parameters(byol)
+    charts.box(axes, 1.2, 4.86, 1.6, low, f"image, {side}")
+    for k, (x, series, tilt) in enumerate(((left, ONLINE, -1), (right, TARGET, 1))):
+        middle = x + width / 2
+        charts.arrow(axes, (2.0 + 0.3 * tilt, 4.86), (middle, heights["views"] + low))
+        charts.box(axes, x, heights["views"], width, low, f"view {k + 1}")
+        charts.arrow(axes, (middle, heights["views"]), (middle, heights["backbone"] + tall))
+        charts.arrow(axes, (middle, heights["backbone"]), (middle, heights["projector"] + tall))
+        network = (byol.online, byol.target)[k]
+        name = BACKBONE.removesuffix("_backbone")
+        out = f"{name}, {widths(network[1])[0]} features\n{_millions(network[0])}"
+        charts.box(axes, x, heights["backbone"], width, tall, "backbone", out, series=series)
+        charts.box(axes, x, heights["projector"], width, tall, "projector", _mlp(network[1]), series=series)
+    for name in ("backbone", "projector"):
+        y = heights[name] + tall / 2
+        charts.arrow(axes, (left + width, y), (right, y))
+        axes.text(2.0, y + 0.07, "EMA", ha="center", va="bottom", fontsize=8, color=charts.MUTED)
+    online = left + width / 2
+    charts.arrow(axes, (online, heights["projector"]), (online, heights["predictor"] + tall))
+    charts.box(axes, left, heights["predictor"], width, tall, "predictor", _mlp(byol.predictor), series=ONLINE)
+    target = right + width / 2
+    axes.plot((target - 0.3, target + 0.3), (1.5, 1.5), color=charts.SERIES[TARGET], linewidth=2.2)
+    axes.text(target - 0.38, 1.5, "stop-gradient", ha="right", va="center", fontsize=8, color=charts.MUTED)
+    charts.box(axes, 0.35, 0.34, 3.3, 0.5, "loss: 2 - 2 cos(prediction, target)", "and the same with the views exchanged")
+    charts.arrow(axes, (online, heights["predictor"]), (online, 0.84))
+    charts.arrow(axes, (target, heights["projector"]), (target, 0.84))
+    trained = f"online: {counts['trained'] / 1e6:.1f} M, by gradient"
+    for middle, series, what in ((online, ONLINE, trained), (target, TARGET, "target: by EMA")):
+        axes.text(middle, 0.16, what, ha="center", va="center", fontsize=8.5, color=charts.SERIES[series])
+    return figure
+
+
+def _mlp(mlp: nn.Module) -> str:
+    return f"{' → '.join(map(str, widths(mlp)))}\n{_millions(mlp)}"
+
+
+def _millions(module: nn.Module) -> str:
+    return f"{sum(p.numel() for p in module.parameters()) / 1e6:.1f} M parameters"
+
+
+# --- curves -----------------------------------------------------------------------------------------------------------
+
+
+def setting_curves(runs: dict[str, RunLog], name: str, label: str) -> Figure:
+    """A logged value of the settings over the epochs, each setting in its own colour whichever others there are."""
+    figure, axes = charts.panel()
+    for setting, run in runs.items():
+        colour = charts.SERIES[list(SETTINGS).index(setting)]
+        axes.plot(*run.column(name), label=setting, color=colour, marker="o", markersize=3.5)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(label)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    with matplotlib.rc_context(charts.STYLE):
+        axes.legend(ncols=len(runs), loc="lower center", bbox_to_anchor=(0.5, 1.0), handlelength=1.2, columnspacing=1.0)
+    return figure
+
+
+def difference_chart(differences: dict[str, tuple[float, float, float]]) -> Figure:
+    """Differences in points by name, each (difference, low, high): a dot and its interval; grey where it holds 0."""
+    figure, axes = charts.panel(4.2, 0.9 + 0.38 * len(differences))
+    for k, (difference, low, high) in enumerate(differences.values()):
+        colour = charts.SERIES[0] if is_clear(low, high) else charts.MUTED
+        axes.plot((low, high), (k, k), color=colour, linewidth=2.2, solid_capstyle="butt")
+        axes.plot(difference, k, "o", color=colour, markersize=6)
+    axes.axvline(0, color=charts.INK, linewidth=1)
+    axes.set(yticks=range(len(differences)), yticklabels=list(differences), xlabel="points of accuracy, with 95 % interval")
+    axes.set_ylim(len(differences) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0, labelcolor=charts.INK)
+    axes.grid(visible=False, axis="y")
+    return figure
+
+
+def is_clear(low: float, high: float) -> bool:
+    """The rule by which a difference is called clear: its interval does not hold 0."""
+    return low > 0 or high < 0
+
+
+# --- measures ---------------------------------------------------------------------------------------------------------
+
+
+def answers(path: Path, office: Path, where: torch.device) -> tuple[np.ndarray, np.ndarray]:
+    """A setting's checkpoint on ``office/val``: (its labels, the true ones), both (N,) texts, in the csv's order.
+
+    The steps of ``p2.inference``, in float32. Raises InputError if ``path`` is no classifier of problem 2.
+    """
+    truth, paths = data.read_labelled(office / "val.csv", office / "val")
+    predict, classes = predictor(path, where)
+    labels = dict.fromkeys(paths, classes[0])
+    for batch in Stream(paths, data.decode, 16 if where.type == "cpu" else 128):
+        labels.update(zip(batch.paths, (classes[k] for k in predict(batch.images)), strict=True))
+    return np.array([labels[path] for path in paths]), np.array(truth)
+
+
+def first_backbone(seed: int) -> nn.Module:
+    """The backbone of a pre-training with ``seed`` before its first step."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(seed, "weights"))
+        return make_backbone()
+
+
+def probed(run: RunLog, path: Path | None, probe: knn.Probe, where: torch.device) -> dict[str, float]:
+    """The kNN probe of a backbone's file, or of the random backbone that ``run`` began with: accuracy, and its interval.
+
+    In the number format and normalisation of the run, as its own log's would be.
+    """
+    backbone = first_backbone(run.about["seed"])
+    if path:
+        load_backbone(backbone, path)
+    recorded = run.about["recipe"]
+    inputs = {"mean": tuple(recorded["mean"]), "std": tuple(recorded["std"]), "bf16": recorded["bf16"]}
+    recipe = dataclasses.replace(REPORT_PRETRAIN, **inputs)  # the probe reads these three of it
+    accuracy = knn.accuracy(device.prepare(backbone, where), probe, recipe, where)
+    low, high = wilson(round(accuracy * len(probe.val_labels)), len(probe.val_labels))
+    return {"knn": accuracy, "low": low, "high": high}
+
+
+# --- which runs stand together ----------------------------------------------------------------------------------------
+
+
+def comparable(runs: list[RunLog]) -> dict[str, RunLog]:
+    """The largest group of settings' runs with one recipe, seed, training and validation data: setting -> run, A to E.
+
+    Of groups of one size the one with more epochs; of a group's runs of one setting the one in the folder of that name.
+    """
+    groups: dict[str, dict[str, RunLog]] = {}
+    for run in runs:
+        about, setting = run.about, run.about["data"].get("setting")
+        if setting in SETTINGS:
+            group = groups.setdefault(str((about["recipe"], about["seed"], about["data"]["train"], about["data"]["val"])), {})
+            if setting not in group or run.name == f"p2_{setting}_{about['recipe']['name']}":
+                group[setting] = run
+    best = max(groups.values(), key=lambda group: (len(group), sum(len(run.history) for run in group.values())), default={})
+    return {setting: best[setting] for setting in SETTINGS if setting in best}
+
+
+def pretraining(runs: list[RunLog], settings: dict[str, RunLog]) -> dict[str, RunLog]:
+    """The pre-training run of each ``start``: byol, labels. The one that ``settings`` began from, else the longest."""
+    kinds = {"byol": lambda about: "views" in about["recipe"], "labels": lambda about: "labels" in about["data"]}
+    used = {Path(run.about["data"]["backbone"]).parent.name for run in settings.values()}
+    found = {}
+    for start, is_one in kinds.items():
+        of_kind = [run for run in runs if is_one(run.about)]
+        if of_kind:
+            found[start] = max(of_kind, key=lambda run: (run.name in used, run.last["steps"]))
+    return found
+
+
+def is_finished(run: RunLog) -> bool:
+    """Whether the run went through its recipe's epochs, or its patience ended it."""
+    recipe, done = run.about["recipe"], run.last["epoch"]
+    since = max(recipe.get("plateau_from", 0), run.best["epoch"])
+    return done >= recipe["epochs"] or bool(recipe["patience"] and done - since >= recipe["patience"])

@@ -1,0 +1,1 @@
+"""The report: one page, built from the logs and checkpoints of the runs."""

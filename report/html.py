@@ -1,0 +1,227 @@
+"""Write a page as one HTML file that needs nothing else: style, script, figures and images are inside it."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+
+from core import charts
+from core.runlog import RunLog
+from report.page import (
+    SPRITE_COLUMNS,
+    Block,
+    Code,
+    Drawing,
+    Gap,
+    Grid,
+    Heading,
+    Layers,
+    Parts,
+    Picture,
+    Points,
+    Sprite,
+    Table,
+    Text,
+    Value,
+    encoded,
+    parts_of,
+    tiled,
+)
+
+FOLDER = Path(__file__).parent
+
+
+def render(title: str, blocks: list[Block]) -> str:
+    """The whole file's text."""
+    page = _Page()
+    body = "\n".join(page.block(block) for block in blocks)
+    contents = "".join(f'<li><a href="#{anchor(block.text)}">{escape(block.text)}</a></li>' for block in chapters(blocks))
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{escape(title)}</title>
+<link rel="icon" href="data:,">
+<style>
+{theme()}
+{(FOLDER / "page.css").read_text()}</style>
+</head>
+<body>
+<header>
+<h1>{escape(title)}</h1>
+<nav aria-label="Contents"><ul>{contents}</ul></nav>
+<button type="button" id="theme" aria-label="Light or dark">◐</button>
+</header>
+<main>
+{body}
+</main>
+{"".join(page.data)}
+<script>
+{(FOLDER / "page.js").read_text()}</script>
+</body>
+</html>
+"""
+
+
+def chapters(blocks: list[Block]) -> list[Heading]:
+    return [block for block in blocks if isinstance(block, Heading) and block.level == 2]
+
+
+def theme() -> str:
+    """The colours of ``core.charts`` as CSS variables, for both themes."""
+    light = "".join(f"{name}: {colour}; " for colour, name in charts.VARIABLES.items())
+    dark = "".join(f"{name}: {colour}; " for name, colour in charts.DARK.items())
+    return (
+        f":root {{ {light}}}\n:root[data-theme=dark] {{ {dark}color-scheme: dark; }}\n"
+        f":root[data-theme=light] {{ color-scheme: light; }}\n"
+        f"@media (prefers-color-scheme: dark) {{ :root:not([data-theme=light]) {{ {dark}}} }}"
+    )
+
+
+def escape(text: str) -> str:
+    return html.escape(text, quote=True)
+
+
+def anchor(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def inline(parts: Parts) -> str:
+    written = []
+    for part in parts_of(parts):
+        if isinstance(part, Value):
+            source = escape(part.source)
+            written.append(f'<data value="{part.value!r}" data-from="{source}" title="{source}">{escape(part.text)}</data>')
+        elif isinstance(part, Code):
+            written.append(f"<code>{escape(part.text)}</code>")
+        else:
+            written.append(escape(part))
+    return "".join(written)
+
+
+def provenance(runs: tuple[RunLog, ...]) -> str:
+    """The small print under a figure: of which runs it was made, and how these were made."""
+    lines = "".join(
+        f"<li><b>{escape(run.name)}</b>, seed {run.about['seed']}, commit {escape(run.about['commit'])}, "
+        f"<code>{escape(run.about['command'])}</code></li>"
+        for run in runs
+    )
+    made = f'<ul class="made">{lines}</ul>' if lines else ""
+    return f"<details><summary>made from {len(runs)} runs</summary>{made}</details>" if len(runs) > 2 else made
+
+
+def data_uri(image: np.ndarray) -> str:
+    kind, content = encoded(image)
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def image_tag(image: np.ndarray, alt: str, more: str = "") -> str:
+    height, width = image.shape[:2]
+    return f'<img src="{data_uri(image)}" width="{width}" height="{height}" alt="{escape(alt)}"{more}>'
+
+
+class _Page:
+    """Writes blocks, and gathers the data that several of them share."""
+
+    def __init__(self) -> None:
+        self.data: list[str] = []
+        self._sprites: dict[int, str] = {}
+        self._count = 0
+
+    def block(self, block: Block) -> str:
+        match block:
+            case Heading():
+                return f'<h{block.level} id="{anchor(block.text)}">{escape(block.text)}</h{block.level}>'
+            case Text():
+                return f"<p>{inline(block.parts)}</p>"
+            case Grid():
+                return f'<div class="grid">{"".join(self.block(one) for one in block.blocks)}</div>'
+            case Gap():
+                made_by = f"<br>It is made by <code>{escape(block.command)}</code>"
+                return f'<aside class="gap"><b>Missing:</b> {escape(block.what)}{made_by}</aside>'
+            case Table():
+                return self._table(block)
+            case Drawing():
+                svg = charts.svg(block.figure).replace("<svg ", f'<svg role="img" aria-label="{escape(block.alt)}" ', 1)
+                return self._figure(svg, block)
+            case Picture():
+                more = ' class="pixelated"' if block.pixelated else ""
+                return self._figure(image_tag(block.image, block.alt, more), block)
+            case Points():
+                return self._points(block)
+            case Layers():
+                return self._layers(block)
+        raise TypeError(f"no way to write a {type(block).__name__}")
+
+    def _figure(self, content: str, block: Drawing | Picture | Points | Layers, kind: str = "") -> str:
+        caption = f"<figcaption>{inline(block.caption)}{provenance(block.runs)}</figcaption>"
+        return f'<figure class="{kind}">{content}{caption}</figure>' if kind else f"<figure>{content}{caption}</figure>"
+
+    def _table(self, table: Table) -> str:
+        head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in table.header)
+        rows = "".join(
+            f'<tr><th scope="row">{inline(first)}</th>{"".join(f"<td>{inline(cell)}</td>" for cell in rest)}</tr>'
+            for first, *rest in table.rows
+        )
+        caption = f"<figcaption>{inline(table.caption)}{provenance(table.runs)}</figcaption>"
+        inner = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        return f'<figure class="table">{caption}<div class="scroll" tabindex="0">{inner}</div></figure>'
+
+    def _points(self, points: Points) -> str:
+        low, high = points.xy.min(0), points.xy.max(0)
+        spread = np.where(high > low, high - low, 1)
+        places = np.round((points.xy - low) / spread * 10_000).astype(int)
+        content = {
+            "x": places[:, 0].tolist(),
+            "y": (10_000 - places[:, 1]).tolist(),
+            "labels": points.labels.tolist(),
+            "classes": points.classes,
+            "colours": points.colours,
+            "sprite": self._sprite(points.sprite),
+            "columns": SPRITE_COLUMNS,
+            "height": points.sprite.images.shape[1],
+            "width": points.sprite.images.shape[2],
+        }
+        name = self._name("points")
+        self._json(name, content)
+        canvas = f'<canvas width="840" height="840" tabindex="0" role="img" aria-label="{escape(points.alt)}"></canvas>'
+        tip = '<div class="tip" hidden><canvas></canvas><span></span></div>'
+        return self._figure(f'<div class="points" data-points="{name}">{canvas}{tip}</div>', points)
+
+    def _sprite(self, sprite: Sprite) -> str:
+        if id(sprite) not in self._sprites:
+            name = self._sprites[id(sprite)] = self._name("sprite")
+            self.data.append(f'<img hidden id="{name}" alt="" src="{data_uri(tiled(sprite))}">\n')
+        return self._sprites[id(sprite)]
+
+    def _layers(self, block: Layers) -> str:
+        names = list(block.layers)
+        pictures = "".join(image_tag(image, f"{block.alt}: {name}", f' data-layer="{k}"') for k, (name, image) in
+                           enumerate(block.layers.items()))  # fmt: skip
+        buttons = "".join(
+            f'<button type="button" data-to="{k}" aria-pressed="{str(k == 0).lower()}">{escape(name)}</button>'
+            for k, name in enumerate(names)
+        )
+        label = escape(f"{block.alt}: from {' to '.join(names)}")
+        slider = f'<input type="range" min="0" max="{len(names) - 1}" step="0.01" value="0" aria-label="{label}">'
+        legend = "".join(
+            f'<li><i style="background:{escape(colour)}"></i>{escape(name)}</li>' for name, colour in block.legend.items()
+        )
+        legend = f'<ul class="legend">{legend}</ul>' if legend else ""
+        content = f'<div class="stack">{pictures}</div>{slider}<div class="steps">{buttons}</div>{legend}'
+        return self._figure(content, block, "layers")
+
+    def _name(self, kind: str) -> str:
+        self._count += 1
+        return f"{kind}-{self._count}"
+
+    def _json(self, name: str, content: dict) -> None:
+        text = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")  # no </script> inside
+        self.data.append(f'<script type="application/json" id="{name}">{text}</script>\n')

@@ -1,0 +1,141 @@
+"""Write a page as Markdown, with its figures as PNG files beside it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from core import charts
+from core.files import whole, writable_folder
+from core.runlog import RunLog
+from report.page import (
+    Block,
+    Code,
+    Drawing,
+    Gap,
+    Grid,
+    Heading,
+    Layers,
+    Parts,
+    Picture,
+    Points,
+    Table,
+    Text,
+    Value,
+    encoded,
+    parts_of,
+)
+
+POINT_INCHES = 4.2
+LAYERS_ACROSS = 3
+
+
+def render(title: str, blocks: list[Block], figures: Path) -> str:
+    """The file's text. Its figures are written to the folder ``figures``, which must lie beside it; older ones are removed."""
+    page = _Page(writable_folder(figures))
+    text = "\n\n".join([f"# {escape(title)}", *(page.block(block) for block in blocks)]) + "\n"
+    for path in figures.iterdir():
+        if path not in page.written:
+            path.unlink()
+    return text
+
+
+def escape(text: str) -> str:
+    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", text)
+
+
+def inline(parts: Parts) -> str:
+    written = []
+    for part in parts_of(parts):
+        if isinstance(part, Value):
+            written.append(escape(part.text))
+        elif isinstance(part, Code):
+            written.append(f"`{part.text}`")
+        else:
+            written.append(escape(part))
+    return "".join(written)
+
+
+def provenance(runs: tuple[RunLog, ...]) -> str:
+    return "".join(
+        f"\n- {escape(run.name)}, seed {run.about['seed']}, commit {escape(run.about['commit'])}, `{run.about['command']}`"
+        for run in runs
+    )
+
+
+class _Page:
+    """Writes blocks, and numbers the figures' files."""
+
+    def __init__(self, figures: Path) -> None:
+        self._figures = figures
+        self.written: set[Path] = set()
+
+    def block(self, block: Block) -> str:
+        match block:
+            case Heading():
+                return f"{'#' * block.level} {escape(block.text)}"
+            case Text():
+                return inline(block.parts)
+            case Grid():
+                return "\n\n".join(self.block(one) for one in block.blocks)
+            case Gap():
+                return f"> **Missing:** {escape(block.what)} It is made by `{block.command}`"
+            case Table():
+                lines = ["| " + " | ".join(map(escape, block.header)) + " |", "|" + " --- |" * len(block.header)]
+                lines += ["| " + " | ".join(inline(cell).replace("\n", " ") for cell in row) + " |" for row in block.rows]
+                return f"{inline(block.caption)}\n\n" + "\n".join(lines) + self._made(block.runs)
+            case Drawing():
+                return self._picture(block, ("png", charts.png(block.figure)))
+            case Picture():
+                return self._picture(block, encoded(enlarged(block.image) if block.pixelated else block.image))
+            case Points():
+                return self._picture(block, ("png", charts.png(scatter(block))))
+            case Layers():
+                return self._picture(block, ("png", charts.png(side_by_side(block))))
+        raise TypeError(f"no way to write a {type(block).__name__}")
+
+    def _picture(self, block: Drawing | Picture | Points | Layers, file: tuple[str, bytes]) -> str:
+        kind, content = file
+        path = self._figures / f"{len(self.written) + 1:02d}.{kind.replace('jpeg', 'jpg')}"
+        with whole(path) as out:
+            out.write(content)
+        self.written.add(path)
+        return f"![{escape(block.alt)}]({self._figures.name}/{path.name})\n\n{inline(block.caption)}{self._made(block.runs)}"
+
+    def _made(self, runs: tuple[RunLog, ...]) -> str:
+        return f"\n{provenance(runs)}" if runs else ""
+
+
+def enlarged(image: np.ndarray) -> np.ndarray:
+    """Every pixel as a square of 3 x 3, since Markdown knows no ``pixelated``."""
+    return image.repeat(3, axis=0).repeat(3, axis=1)
+
+
+def scatter(points: Points) -> Figure:
+    figure, axes = charts.panel(POINT_INCHES, POINT_INCHES)
+    axes.scatter(*points.xy.T, c=[points.colours[label] for label in points.labels], s=5, alpha=0.75, linewidths=0)
+    axes.set(xticks=[], yticks=[])
+    axes.grid(False)
+    return figure
+
+
+def side_by_side(block: Layers) -> Figure:
+    columns = min(LAYERS_ACROSS, len(block.layers))
+    rows = -(-len(block.layers) // columns)
+    legend = 0.35 * -(-len(block.legend) // 4)
+    figure, area = charts.panel(2.4 * columns, 2.65 * rows + legend, axes=False)
+    for k, (name, image) in enumerate(block.layers.items()):
+        left, bottom = 2.4 * (k % columns), 2.65 * (rows - 1 - k // columns) + legend
+        area.imshow(image, extent=(left + 0.05, left + 2.35, bottom + 0.05, bottom + 2.35), aspect="equal")
+        area.add_patch(Rectangle((left + 0.05, bottom + 0.05), 2.3, 2.3, facecolor="none", edgecolor=charts.GRID))
+        area.text(left + 1.2, bottom + 2.5, name, ha="center", va="center", fontsize=9)
+    area.set(xlim=(0, 2.4 * columns), ylim=(0, 2.65 * rows + legend))
+    for k, (name, colour) in enumerate(block.legend.items()):
+        x, y = 0.1 + (2.4 * columns / 4) * (k % 4), legend - 0.35 * (k // 4) - 0.22
+        area.add_patch(Rectangle((x, y), 0.12, 0.12, facecolor=colour, edgecolor=charts.MUTED))
+        area.text(x + 0.2, y + 0.06, name, va="center", fontsize=8)
+    return figure

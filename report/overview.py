@@ -1,0 +1,54 @@
+"""The page's first table, what was reached beside the original report, and its last, how every run was made."""
+
+from __future__ import annotations
+
+from report import problem1
+from report.measures import Site
+from report.page import Block, Code, Heading, Parts, Table, Text, logged
+
+ROWS = (  # runs, what they are, the original report's figure, and the command that makes such a run
+    ("p1_A_*", "Problem 1, model A: MobileNetV2 from scratch", "accuracy 0.6476", "python3 -m p1.train --model A"),
+    ("p1_B_*", "Problem 1, model B: the same, pre-trained", "accuracy 0.9714, contaminated", "python3 -m p1.train --model B"),
+    ("p2_A_*", "Problem 2, setting A: no pre-training", "accuracy 0.2848, other data", "python3 -m p2.train --setting A"),
+    ("p2_B_*", "Problem 2, setting B: labels, all trained", "accuracy 0.4114, other data", "python3 -m p2.train --setting B"),
+    ("p2_C_*", "Problem 2, setting C: BYOL, all trained", "accuracy 0.4551, other data", "python3 -m p2.train --setting C"),
+    ("p2_D_*", "Problem 2, setting D: labels, head only", "accuracy 0.3062, other data", "python3 -m p2.train --setting D"),
+    ("p2_E_*", "Problem 2, setting E: BYOL, head only", "accuracy 0.3087, other data", "python3 -m p2.train --setting E"),
+    ("p3_A_*", "Problem 3, model A: VGG16-FCN32s", "mean IoU 0.6257", "python3 -m p3.train --model A"),
+    ("p3_B_*", "Problem 3, model B: DeepLabv3", "mean IoU 0.7341, from COCO weights", "python3 -m p3.train --model B"),
+)
+WORDS = {"accuracy": "accuracy", "mean_iou": "mean IoU", "loss": "training loss"}
+
+
+def opening(site: Site) -> list[Block]:
+    rows: list[tuple[Parts, ...]] = []
+    for pattern, what, original, command in ROWS:
+        run = problem1.chosen(site, "B") if pattern == "p1_B_*" else site.chosen(pattern)
+        if run is None:
+            rows.append((what, "not run yet", original, (Code(command),)))
+        else:
+            rows.append((what, (f"{WORDS[run.watched]} ", logged(run, run.last, run.watched)), original, (Code(run.name),)))
+    caption = (
+        "Validation scores of the last epoch, as each run's log has them; of several runs, the one with the best last epoch. "
+        "The original's problem 2 was scored on the course's data; the data that this project has for it are a stand-in."
+    )
+    return [Heading("At a glance"), Table(caption, ("what", "ours", "original report", "run, or how to make it"), rows)]
+
+
+def closing(site: Site) -> list[Block]:
+    rows: list[tuple[Parts, ...]] = []
+    for run in site.logs:
+        rows.append(
+            (
+                run.name,
+                (WORDS[run.watched], " ", logged(run, run.last, run.watched)),
+                f"{run.last['epoch']} of {run.about['recipe']['epochs']}",
+                str(run.about["seed"]),
+                run.about["commit"],
+                run.about["device"],
+                (Code(run.about["command"]),),
+            )
+        )
+    header = ("run", "last epoch's", "epochs", "seed", "commit", "machine", "command")
+    caption = "Every run that this page was made from, as its run.json tells. A commit that ends in -dirty had changes on top."
+    return [Heading("Runs"), Text("Whoever doubts a figure can make it again."), Table(caption, header, rows)]

@@ -1,0 +1,237 @@
+"""Problem 1's section, the part that needs the validation images: the features in two dimensions, and the mistakes."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from core.runlog import RunLog
+from p1 import data, figures
+from p1 import projections as projected
+from report.measures import Measured, Site
+from report.page import Block, Code, Drawing, Gap, Grid, Heading, Parts, Points, Sprite, Table, Text, logged
+
+FETCH = "bash hw1_download.sh data"
+PAIRS, WORST = 8, 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """The validation set. ``tensor``: (N, 3, 32, 32) uint8; ``pixels``: the same, (N, 32, 32, 3); ``labels``: (N,) int64."""
+
+    folder: Path
+    tensor: Tensor
+    pixels: np.ndarray
+    labels: np.ndarray
+    paths: list[Path]
+
+
+def read(site: Site) -> Images | None:
+    folder = site.data / "p1_data" / "val_50"
+    if not folder.is_dir():
+        return None
+    tensor, labels, paths = data.load(folder)
+    return Images(folder, tensor, tensor.permute(0, 2, 3, 1).numpy(), labels.numpy(), paths)
+
+
+def code(file: str) -> Path:
+    """A file of the code, named from the working directory as the runs and the images are."""
+    return Path(os.path.relpath(file))
+
+
+def projections(site: Site, run: RunLog | None, images: Images | None) -> Iterator[Block]:
+    if run is None:
+        return
+    yield Heading("The features as the training goes on", 3)
+    stages = run.stages()
+    if images is None:
+        yield Gap("the features of the validation images, as these are not here.", FETCH)
+    elif len(stages) < 2:
+        yield Gap(f"checkpoints of {run.name}, of at least two epochs.", run.about["command"])
+    elif not 1 < len(np.unique(images.labels)) < len(images.labels):
+        yield Gap(f"several classes with several images each in {images.folder}.", FETCH)
+    else:
+        measured = {epoch: measure(site, run, epoch, path, images) for epoch, path in stages.items()}
+        yield from pictures(run, measured, images)
+        yield from separation(site, run, measured, images)
+
+
+def measure(site: Site, run: RunLog, epoch: int, path: Path, images: Images) -> Measured:
+    """Both projections of the features at ``path``, and what can be measured of them."""
+
+    def compute() -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        features = figures.features(path, images.tensor, site.where)
+        by = {"pca": projected.pca(features, images.labels), "tsne": projected.tsne(features, images.labels)}
+        numbers = {f"{name} {what}": number for name, one in by.items() for what, number in one.numbers.items()}
+        numbers["features neighbours"] = projected.neighbour_accuracy(features, images.labels)
+        return numbers, {name: one.xy for name, one in by.items()}
+
+    # The code belongs to what it is made from: with another perplexity or seed it is another picture.
+    made_from = [path, images.folder, code(projected.__file__), code(figures.__file__)]
+    return site.measures.of(f"{run.name}/epoch_{epoch:04d}/projections", made_from, compute)
+
+
+def pictures(run: RunLog, measured: dict[int, Measured], images: Images) -> Iterator[Block]:
+    first = next(iter(measured.values()))
+    yield Text(
+        "The input of the last layer for every validation image, at the first, a middle and the last kept epoch of ",
+        Code(run.name), ", in two dimensions: by PCA, which is linear, and by t-SNE (perplexity ",
+        first.value("tsne perplexity", 0), ", seed ", first.value("tsne seed", 0), ", started from PCA's picture). Every "
+        "class has the same colour throughout. Pointed at, a point shows its image. The table below says what the figures "
+        "under the pictures mean.",
+    )  # fmt: skip
+    sprite, colours = Sprite(images.pixels), projected.palette(len(data.CLASSES))
+    classes = tuple(f"class {name}" for name in data.CLASSES)
+    for epoch, one in measured.items():
+        captions: dict[str, Parts] = {
+            "pca": (
+                f"PCA, epoch {epoch}: explains ", one.value("pca explained 1", 3), " and ", one.value("pca explained 2", 3),
+                " of the variance; neighbours ", one.value("pca neighbours", 3), "; silhouette ",
+                one.value("pca silhouette", 3), ".",
+            ),
+            "tsne": (
+                f"t-SNE, epoch {epoch}: divergence ", one.value("tsne divergence", 3), "; neighbours ",
+                one.value("tsne neighbours", 3), "; silhouette ", one.value("tsne silhouette", 3), ".",
+            ),
+        }  # fmt: skip
+        yield Grid(
+            *(
+                Points(
+                    xy=one.arrays[name], labels=images.labels, classes=classes, colours=colours, sprite=sprite,
+                    caption=caption, alt=f"Scatter of the validation images by {name}, epoch {epoch}", runs=(run,),
+                )
+                for name, caption in captions.items()
+            )
+        )  # fmt: skip
+
+
+def separation(site: Site, run: RunLog, measured: dict[int, Measured], images: Images) -> Iterator[Block]:
+    names = {"features": "features", "pca": "PCA", "tsne": "t-SNE"}
+    by = {name: [one.numbers[f"{name} neighbours"] for one in measured.values()] for name in names}
+    found = site.measures.of(
+        "p1/separation",
+        [],
+        lambda: (
+            projected.finding(by["pca"], by["tsne"], by["features"], len(images.labels)) | {"nearest": projected.NEIGHBOURS},
+            {},
+        ),
+    )
+    lines = {line["epoch"]: line for line in run.history}
+    rows: list[tuple[Parts, ...]] = [
+        (str(epoch), logged(run, lines[epoch], "accuracy"), *(one.value(f"{name} neighbours", 3) for name in names))
+        for epoch, one in measured.items()
+    ]
+    yield Table(
+        ("How separated the classes are, by their neighbours: the share of images whose label is the most frequent one among "
+         "the ", found.value("nearest", 0), " nearest other images, by Euclidean distance, in all features and in a picture. "
+         "The silhouette, under the pictures, is 1 for classes far apart and below 0 for mixed ones."),
+        ("epoch", "accuracy", *names.values()),
+        rows,
+        (run,),
+    )  # fmt: skip
+    yield Text(
+        "By the neighbours, PCA's picture has less than half of what all features have at ", found.value("little", 0), " of ",
+        found.value("stages", 0), " stages. t-SNE's picture gains more than chance in ", found.value("rises", 0), " of ",
+        found.value("steps", 0), " steps from stage to stage, and is ahead of PCA's by more than chance at ",
+        found.value("ahead", 0), " of ", found.value("stages", 0), " stages (95 % intervals that do not overlap). ",
+        verdict(found.numbers),
+    )  # fmt: skip
+
+
+def verdict(found: dict[str, float]) -> str:
+    """The sentence that figures of ``projections.finding`` allow."""
+    claim = "the original report's finding, that PCA separates little at any stage and t-SNE more and more as training goes on,"
+    if found["little"] == found["ahead"] == found["stages"] and found["rises"] == found["steps"]:
+        return f"So {claim} holds here."
+    if not found["little"] or not found["rises"] or not found["ahead"]:
+        return f"So {claim} does not hold here."
+    return f"So {claim} holds here only in part."
+
+
+def mistakes(site: Site, run: RunLog | None, images: Images | None) -> Iterator[Block]:
+    if run is None:
+        return
+    yield Heading("Model A's mistakes", 3)
+    path = run.folder / "last.pt"
+    if images is None:
+        yield Gap("the predictions on the validation images, as these are not here.", FETCH)
+        return
+    if not path.is_file():
+        yield Gap(f"the last checkpoint of {run.name}.", run.about["command"])
+        return
+    measured = predicted(site, run, path, images)
+    made = figures.Predictions(measured.arrays["predicted"], measured.arrays["confidence"])
+    matrix = figures.confusion(images.labels, made.predicted, len(data.CLASSES))
+    yield Text(
+        "Predicted from ", Code("last.pt"), " in float32 by the steps of ", Code("hw1_1.sh"), ": accuracy ",
+        measured.value("accuracy"), ", ", measured.value("right", 0), " of ", measured.value("count", 0),
+        " right. Logged in the training, in its number format: ", logged(run, run.last, "accuracy"), ".",
+    )  # fmt: skip
+    yield Drawing(
+        figures.confusion_drawing(matrix),
+        "Confusion matrix: right predictions blue, mistakes orange, the fuller the larger their share of the true class, not "
+        "in proportion, so that single ones can be seen.",
+        f"Confusion matrix of {len(matrix)} classes; the table beside it has its largest counts off the diagonal",
+        (run,),
+    )
+    pairs = figures.confused_pairs(matrix, PAIRS)
+    worst = figures.worst_mistakes(images.labels, made, WORST)
+    if not pairs:
+        return
+    yield Table(
+        "The most frequent mistakes.",
+        ("true class", "taken for", "images"),
+        [(str(true), str(taken), measured.value(f"{true} taken for {taken}", 0)) for true, taken in pairs],
+        (run,),
+    )
+    titles = [f"{images.labels[k]} → {made.predicted[k]}" for k in worst]
+    yield Grid(
+        Drawing(
+            figures.pairs_drawing(images.pixels, images.labels, made, pairs),
+            "The same pairs. Left, images of the true class that were taken for the other; right, images of that other class "
+            "that were recognised; of both those with the highest confidence.",
+            f"Images of the most confused pairs: {', '.join(f'{true} taken for {taken}' for true, taken in pairs)}",
+            (run,),
+        ),
+        Drawing(
+            figures.mistakes_drawing(images.pixels[worst], titles, [f"{made.confidence[k]:.3f}" for k in worst]),
+            "The worst mistakes: wrong with the highest confidence, the softmax's largest value. True class → predicted class.",
+            f"Images of the worst mistakes: {', '.join(titles)}",
+            (run,),
+        ),
+    )
+    yield Table(
+        "The worst mistakes by file.",
+        ("image", "true", "predicted", "confidence"),
+        [
+            (
+                (Code(images.paths[k].name),),
+                str(images.labels[k]),
+                str(made.predicted[k]),
+                measured.value(f"confidence {images.paths[k].name}", 3),
+            )
+            for k in worst
+        ],
+        (run,),
+    )
+
+
+def predicted(site: Site, run: RunLog, path: Path, images: Images) -> Measured:
+    def compute() -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        made = figures.predictions(path, images.tensor, site.where)
+        right = made.predicted == images.labels
+        matrix = figures.confusion(images.labels, made.predicted, len(data.CLASSES))
+        pairs = {f"{a} taken for {b}": matrix[a, b] for a, b in figures.confused_pairs(matrix, PAIRS)}
+        worst = figures.worst_mistakes(images.labels, made, WORST)
+        confidences = {f"confidence {images.paths[k].name}": made.confidence[k] for k in worst}
+        numbers = {"accuracy": right.mean(), "right": right.sum(), "count": len(right)} | pairs | confidences
+        return numbers, dataclasses.asdict(made)
+
+    # This file chooses which pairs and images are named.
+    made_from = [path, images.folder, code(figures.__file__), code(__file__)]
+    return site.measures.of(f"{run.name}/epoch_{run.last['epoch']:04d}/predictions", made_from, compute)

@@ -1,0 +1,257 @@
+"""Problem 2's section: the pre-trainings (``problem2_pretraining``), and the settings A to E compared image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from core.files import natural
+from core.predictions import paired_bootstrap
+from core.run import fingerprint
+from core.runlog import RunLog
+from p2 import data, figures
+from p2.recipes import SUPERVISED
+from p2.settings import SETTINGS
+from report.measures import Measured, Site
+from report.page import Block, Code, Drawing, Gap, Grid, Heading, Parts, Table, Text, Value, logged
+from report.problem2_pretraining import FETCH, STARTS, interval, last, method, name_of, office, pretrained
+
+FEW = 5  # classes shown at either end
+
+
+def section(site: Site) -> list[Block]:
+    runs = site.named("p2_*")
+    settings = figures.comparable(runs)
+    done = {name: run for name, run in settings.items() if figures.is_finished(run)}
+    measured = {name: answered(site, run) for name, run in done.items() if office(site) and last(run).is_file()}
+    return [
+        Heading("Problem 2: pre-training without labels, and five settings"),
+        Text(
+            "A ResNet50 is pre-trained on mini, by BYOL without the labels or in the usual way with them. Then the classes of "
+            "office are learned in five settings, A to E. The figures here are of hw1_data's p2_data as it lies here. ",
+            "The project's own copy is a stand-in (Tiny-ImageNet and Caltech-101), so its figures and the original "
+            "report's, which are of the course's data, cannot be compared one by one.",
+        ),
+        *method(site),
+        *pretrained(site, figures.pretraining(runs, settings)),
+        *compared(site, settings, measured),
+        *differences(site, done, measured),
+        *curves(settings),
+        *together(site, done, measured),
+    ]
+
+
+def train_command(name: str, recipe: str, seed: int) -> str:
+    """The command that trains setting ``name`` so that it stands beside those of this recipe and seed."""
+    learned = recipe if recipe in SUPERVISED else "hour"
+    start = f" --backbone runs/p2_supervised_{learned}/last.pt" if SETTINGS[name].start == "labels" else ""
+    return f"python3 -m p2.train --setting {name} --recipe {recipe}{start}{f' --seed {seed}' if seed else ''}"
+
+
+def compared(site: Site, settings: dict[str, RunLog], measured: dict[str, Measured]) -> Iterator[Block]:
+    yield Heading("The settings A to E", 3)
+    about = next((run.about for run in settings.values()), {"recipe": {"name": "hour"}, "seed": 0})
+    for name in SETTINGS:
+        command = train_command(name, about["recipe"]["name"], about["seed"])
+        run = settings.get(name)
+        if run is None:
+            yield Gap(f"a run of setting {name} with the others' recipe, seed and data.", command)
+        elif not figures.is_finished(run):
+            epochs = f"{run.last['epoch']} of {about['recipe']['epochs']}"
+            yield Gap(f"the end of setting {name}: it is at epoch {epochs}, and stays out of the differences.", command)
+    if not settings:
+        return
+    rows: list[tuple[Parts, ...]] = []
+    for name, run in settings.items():
+        rows.append(
+            (
+                name,
+                STARTS[SETTINGS[name].start],
+                "head only" if SETTINGS[name].frozen else "all",
+                (logged(run, run.last, "accuracy"), f" ({run.last['epoch']})"),
+                interval(site, run, run.last, "accuracy"),
+                measured[name].value("accuracy") if name in measured else "-",
+                (logged(run, run.best, "accuracy"), f" ({run.best['epoch']})"),
+                f"{figures.ORIGINAL[name]:.4f}",
+                "-" if SETTINGS[name].start == "nothing" else Code(run.about["data"]["backbone"]),
+            )
+        )
+    header = (
+        *("setting", "pre-trained", "trained", "last epoch", "95 % interval", "float32", "best epoch", "original report"),
+        "initial weights",
+    )
+    caption = (
+        "Validation accuracy, its epoch in brackets; Wilson's interval of the last epoch's. float32: last.pt through the steps "
+        "of hw1_2.sh, where the training may have computed in bfloat16. The best epoch was chosen on the same images, which "
+        "flatters it. All rows have one recipe, one seed, and the same training and validation images."
+    )
+    yield Table(caption, header, rows, tuple(settings.values()))
+
+
+def answered(site: Site, run: RunLog) -> Measured:
+    """The labels that the run's last.pt gives office/val, beside the true ones."""
+    folder = office(site)
+
+    def compute() -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        labels, truth = figures.answers(last(run), folder, site.where)
+        numbers = {"accuracy": np.mean(labels == truth), "right": np.sum(labels == truth), "images": len(truth)}
+        return numbers, {"labels": labels, "truth": truth}
+
+    return site.measures.of(f"{name_of(run)}/answers", [last(run), folder / "val.csv", folder / "val"], compute)
+
+
+def is_right(answer: Measured) -> np.ndarray:
+    return answer.arrays["labels"] == answer.arrays["truth"]
+
+
+def differences(site: Site, done: dict[str, RunLog], measured: dict[str, Measured]) -> Iterator[Block]:
+    yield Heading("What the settings differ by", 3)
+    if done and office(site) is None:
+        yield Gap("the settings' answers image by image, as the images of office are not here.", FETCH)
+    for name, run in done.items():
+        if office(site) and name not in measured:
+            yield Gap(f"setting {name}'s answers image by image, as its last.pt is not here.", run.about["command"])
+    found: dict[str, Measured] = {}
+    for first, second in figures.COMPARED:
+        if first in measured and second in measured:
+            found[f"{first} - {second}"] = difference(site, done, measured, first, second)
+    absent = [f"{first} - {second}" for first, second in figures.COMPARED if f"{first} - {second}" not in found]
+    if absent:
+        yield Text(f"Not to be had without the settings that are missing above: {', '.join(absent)}.")
+    if not found:
+        return
+    used = tuple(run for name, run in done.items() if name in measured)
+    rows: list[tuple[Parts, ...]] = []
+    for (first, second), what in figures.COMPARED.items():
+        if f"{first} - {second}" not in found:
+            continue
+        one = found[f"{first} - {second}"]
+        low, high = one.numbers["low"], one.numbers["high"]
+        above, below = (first, second) if one.numbers["points"] > 0 else (second, first)
+        finding = f"clear: {above} above {below}" if figures.is_clear(low, high) else "not clear"
+        original = f"{100 * (figures.ORIGINAL[first] - figures.ORIGINAL[second]):+.1f}"
+        ends = (*signed(one, "low"), " to ", *signed(one, "high"))
+        rows.append((f"{first} - {second}: {what}", signed(one, "points"), ends, finding, original))
+    count = next(iter(measured.values())).value("images", 0)
+    yield Text(
+        "Points of accuracy, by which the first setting is above the second on the same ", count, " images (office/val), in "
+        "float32. The interval is a paired bootstrap: 10,000 resamples of the images, seed 0. A difference is called clear if "
+        "its interval does not hold 0, and not otherwise. The interval is about which images were drawn; each setting was "
+        "trained once, so how much another seed would move it is not in it."
+    )  # fmt: skip
+    if any(
+        fingerprint(data.read_labelled(office(site) / "val.csv", office(site) / "val")[1]) != r.about["data"]["val"]
+        for r in used
+    ):
+        yield Text("By their sizes and times the validation images here are not the files that these runs were validated on.")
+    header = ("difference", "points", "95 % interval", "by the rule", "original report")
+    yield Table("Differences between the settings; the last column's are of other data.", header, rows, used)
+    figure = figures.difference_chart(
+        {name: tuple(one.numbers[k] for k in ("points", "low", "high")) for name, one in found.items()}
+    )
+    yield Drawing(figure, "The same, drawn: grey where 0 is inside.", "A dot and its interval for each difference", used)
+    yield Text(*summary(found))
+
+
+def difference(site: Site, done: dict[str, RunLog], measured: dict[str, Measured], first: str, second: str) -> Measured:
+    """``points``, ``low`` and ``high`` of a difference, times 100."""
+    folder = office(site)
+
+    def compute() -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        ends = paired_bootstrap(is_right(measured[first]), is_right(measured[second]))
+        return {name: 100 * end for name, end in zip(("points", "low", "high"), ends, strict=True)}, {}
+
+    made_from = [last(done[first]), last(done[second]), folder / "val.csv", folder / "val"]
+    return site.measures.of(f"{name_of(done[first])}/minus_{name_of(done[second]).replace('/', '_')}", made_from, compute)
+
+
+def signed(measured: Measured, name: str) -> tuple[str | Value, ...]:
+    value = measured.value(name, 1)
+    return ("+" if measured.numbers[name] > 0 else "", value)
+
+
+def summary(found: dict[str, Measured]) -> list[str | Value]:
+    """The findings, each difference put into its sentence by the rule."""
+    groups: dict[str, list[str]] = {}
+    for name, one in found.items():
+        first, second = name.split(" - ")
+        theirs = figures.ORIGINAL[first] - figures.ORIGINAL[second]
+        same = "the same" if theirs * one.numbers["points"] > 0 else "the opposite"
+        what = f"Clear, with {same} sign as in the original report" if is_clear(one) else "Not clear"
+        groups.setdefault(what, []).append(name)
+    said: list[str | Value] = []
+    for what, names in groups.items():
+        said.append(f"{what}: ")
+        for k, name in enumerate(names):
+            one = found[name]
+            said += [
+                ", " if k else "",
+                f"{name} ",
+                *signed(one, "points"),
+                " (",
+                *signed(one, "low"),
+                " to ",
+                *signed(one, "high"),
+                ")",
+            ]
+        said.append(". ")
+    return said
+
+
+def is_clear(one: Measured) -> bool:
+    return figures.is_clear(one.numbers["low"], one.numbers["high"])
+
+
+def curves(settings: dict[str, RunLog]) -> Iterator[Block]:
+    drawn = {name: run for name, run in settings.items() if len(run.history) > 1}
+    if not drawn:
+        return
+    yield Heading("How the settings trained", 3)
+    runs, names = tuple(drawn.values()), ", ".join(drawn)
+    yield Grid(
+        *(
+            Drawing(
+                figures.setting_curves(drawn, name, what), f"{what.capitalize()} of {names}.", f"{what} by epoch: {names}", runs
+            )
+            for name, what in (("accuracy", "validation accuracy"), ("loss", "training loss"))
+        )
+    )
+
+
+def together(site: Site, done: dict[str, RunLog], measured: dict[str, Measured]) -> Iterator[Block]:
+    """How many settings label an image rightly, and the classes that go best and worst."""
+    if not measured:
+        return
+    folder, names = office(site), list(measured)
+    truth = next(iter(measured.values())).arrays["truth"]
+    right = np.stack([is_right(answer) for answer in measured.values()])
+    classes = sorted(set(truth.tolist()), key=natural)
+
+    def compute() -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        numbers = {f"right_in_{k}": np.sum(right.sum(0) == k) for k in range(len(names) + 1)}
+        for k, label in enumerate(classes):
+            chosen = truth == label
+            numbers |= {f"class_{k}_of_{name}": right[row, chosen].sum() for row, name in enumerate(names)}
+            numbers[f"class_{k}"] = chosen.sum()
+        return numbers, {}
+
+    made_from = [*(last(done[name]) for name in names), folder / "val.csv", folder / "val"]
+    counted = site.measures.of(f"p2/{''.join(names)}/together", made_from, compute)
+    runs = tuple(done[name] for name in names)
+    yield Heading("Image by image and class by class", 3)
+    if len(names) > 1:
+        rows = [(f"{k} of {len(names)}", counted.value(f"right_in_{k}", 0)) for k in range(len(names), -1, -1)]
+        yield Table(
+            f"Validation images by how many of {', '.join(names)} label them rightly.", ("rightly in", "images"), rows, runs
+        )
+    numbers = counted.numbers
+    share = [sum(numbers[f"class_{k}_of_{name}"] for name in names) / numbers[f"class_{k}"] for k in range(len(classes))]
+    order = sorted(range(len(classes)), key=lambda k: -share[k])
+    shown = order if len(order) <= 2 * FEW else [*order[:FEW], *order[-FEW:]]
+    rows = [
+        (classes[k], counted.value(f"class_{k}", 0), *(counted.value(f"class_{k}_of_{name}", 0) for name in names))
+        for k in shown
+    ]
+    caption = f"Images labelled rightly of the {FEW} classes that go best and the {FEW} that go worst, over these settings."
+    yield Table(caption, ("class", "images", *names), rows, runs)

@@ -1,0 +1,201 @@
+"""Problem 2's section, first part: BYOL's method, the two pre-trainings, and the kNN probe of what they made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core import charts
+from core.predictions import read_rows, wilson
+from core.runlog import RunLog
+from p2 import data, figures, knn
+from report.measures import Measured, Site
+from report.page import Block, Drawing, Gap, Grid, Heading, Parts, Table, Text, logged
+
+STARTS = {"nothing": "nothing", "byol": "BYOL", "labels": "with labels"}
+FETCH = "bash hw1_download.sh data"
+TRAIN = {
+    "byol": "python3 -m p2.pretrain --recipe {recipe}",
+    "labels": "python3 -m p2.pretrain --method supervised --recipe {recipe}",
+}
+LOGGED = {  # what the logs of the pre-trainings have, besides the probe
+    "loss": "training loss",
+    "spread": "spread of the projections",
+    "train_accuracy": "accuracy on the training's images",
+}
+
+
+def method(site: Site) -> Iterator[Block]:
+    networks = figures.networks()
+    sizes = site.measures.of("p2/byol/parameters", [], lambda: (figures.parameters(networks), {}))
+    yield Heading("BYOL, the method", 3)
+    caption = "The online network learns to predict, from one view, what the target network makes of the other. "
+    more = "The target has no gradients; it is a moving average (EMA) of the online network. Pre-training keeps the backbone."
+    alt = (
+        "Two columns: view 1 through the online backbone, projector and predictor; view 2 through the target's backbone and "
+        "projector and a stop-gradient; both end in the loss"
+    )
+    yield Drawing(figures.method(networks), caption + more, alt)
+    shapes = {"backbone": f"3 x {data.SIZE} x {data.SIZE} → {figures.widths(networks.online[1])[0]}"}
+    for name, part in list(figures.parts(networks).items())[1:3]:
+        shapes[name] = " → ".join(map(str, figures.widths(part)))
+    rows = [(name, shape, sizes.value(name, 0), "gradient") for name, shape in shapes.items()]
+    rows.append(("target: backbone and projector", "as the online ones", sizes.value("target", 0), "average"))
+    rows.append(("all with gradients", "", sizes.value("trained", 0), ""))
+    yield Table("BYOL's parts, counted in the modules.", ("part", "sizes", "parameters", "moved by"), rows)
+
+
+def pretrained(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
+    yield Heading("The two pre-trainings", 3)
+    for start in ("byol", "labels"):
+        if start not in runs:
+            yield Gap(f"a run of the pre-training {STARTS[start]}.", TRAIN[start].format(recipe="hour"))
+    if not runs:
+        return
+    every = tuple(runs.values())
+    header = ("", *(STARTS[start] for start in runs))
+    columns = [training(run) for run in every]
+    rows = [(name, *(column.get(name, "-") for column in columns)) for name in dict.fromkeys(k for c in columns for k in c)]
+    yield Table(
+        "How the backbones were pre-trained, as recorded in the runs; below, means over the last epoch.", header, rows, every
+    )
+    if "byol" in runs:
+        views = [viewed(how) for how in runs["byol"].about["recipe"]["views"]]
+        rows = [(name, *(view[name] for view in views)) for name in views[0]]
+        yield Table(
+            "BYOL's two views. Jitter: brightness, contrast, saturation, hue. Each is mirrored with probability a half too, "
+            "and every image has its own draws.",
+            ("", *(f"view {k + 1}" for k in range(len(views)))),
+            rows,
+            (runs["byol"],),
+        )
+    yield Text(
+        "The two losses are of different kinds: BYOL's lies between 0 and 8, the other is a cross entropy. The spread watches "
+        "for a collapse: the standard deviation of the normalised projections times the root of their size, about 1 where they "
+        "point everywhere, 0 where all images have become one."
+    )
+    drawn = []
+    for start, run in runs.items():
+        for name in (*LOGGED, "knn"):
+            epochs, values = run.column(name)
+            if len(epochs) > 1:
+                what = f"{STARTS[start]}: {LOGGED.get(name, 'kNN probe')}"
+                figure = charts.lines({what: (epochs, values)}, x="epoch", y=LOGGED.get(name, "accuracy of the kNN probe"))
+                figure.axes[0].xaxis.get_major_locator().set_params(integer=True)
+                drawn.append(Drawing(figure, f"Pre-training {what}.", f"Curve over the epochs, {what}", (run,)))
+    if drawn:
+        yield Grid(*drawn)
+    yield from probes(site, runs)
+
+
+def training(run: RunLog) -> dict[str, Parts]:
+    """What run.json and the log say of a pre-training, in words."""
+    recipe = run.about["recipe"]
+    warmup = f", warm-up {recipe['warmup_epochs']:g} epochs" if recipe["warmup_epochs"] else ""
+    said: dict[str, Parts] = {
+        "recipe": recipe["name"],
+        "seed": str(run.about["seed"]),
+        "epochs": f"{run.last['epoch']} of {recipe['epochs']}",
+        "steps": logged(run, run.last, "steps", 0),
+        "batch": str(recipe["batch_size"]),
+        "optimiser": recipe["optimiser"],
+        "learning rate": f"{recipe['lr']:g}, {recipe['schedule']}{warmup}",
+        "weight decay": f"{recipe['weight_decay']:g}{'' if recipe['decay_vectors'] else ', matrices only'}",
+        "number format": "bfloat16 where the machine has it" if recipe["bf16"] else "float32",
+    }
+    if "target_decay" in recipe:
+        towards = {"cosine": ", to 1 by a cosine"}.get(recipe["target_schedule"], ", constant")
+        said["target decay"] = f"{recipe['target_decay']:g}{towards}"
+    else:
+        said["crop, share of the area"] = "{:g} to {:g}".format(*recipe["crop_scale"])
+        said["label smoothing"] = f"{recipe['label_smoothing']:g}"
+    return said | {what: logged(run, run.last, name) for name, what in LOGGED.items() if name in run.last}
+
+
+def viewed(how: dict[str, Any]) -> dict[str, Parts]:
+    """A view of BYOL as run.json records it, in words."""
+    return {
+        "crop, share of the area": "{:g} to {:g}".format(*how["crop_scale"]),
+        "crop comes": "last" if how["crop_last"] else "first",
+        "jitter": ", ".join(f"{strength:g}" for strength in how["jitter"]),
+        "jitter, probability": f"{how['jitter_p']:g}",
+        "grey, probability": f"{how['grey_p']:g}",
+        "blur, kernel": f"{how['blur_size']} px",
+        "blur, sigma": "{:g} to {:g} px".format(*how["blur_sigma"]),
+        "blur, probability": f"{how['blur_p']:g}",
+        "solarize, probability": f"{how['solarize_p']:g}",
+    }
+
+
+def probes(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
+    folder = site.data / "p2_data" / "office"
+    tables = [folder / "train.csv", folder / "val.csv"]
+    there = office(site) is not None and tables[0].is_file()
+    loaded: list[knn.Probe] = []
+
+    def measure(key: str, run: RunLog, path: Path | None) -> Measured:
+        def compute() -> tuple[dict[str, float], dict[str, np.ndarray]]:
+            if not loaded:  # once for all backbones, and only if one is not measured yet
+                loaded.append(knn.load(folder))
+            return figures.probed(run, path, loaded[0], site.where), {}
+
+        return site.measures.of(key, [*tables, *([path] if path else [])], compute)
+
+    rows: list[tuple[Parts, ...]] = []
+    for start, run in runs.items():
+        if "knn" in run.last:
+            rows.append((STARTS[start], logged(run, run.last, "knn"), interval(site, run, run.last, "knn"), "in training"))
+        elif there and last(run).is_file():
+            probe = measure(f"{name_of(run)}/knn", run, last(run))
+            rows.append((STARTS[start], probe.value("knn"), between(probe), "by this report, from last.pt"))
+        elif not there:
+            yield Gap(f"the kNN probe of the pre-training {STARTS[start]}, as the images of office are not here.", FETCH)
+        else:
+            yield Gap(f"the kNN probe of {run.name}, as its last.pt is not here.", run.about["command"])
+    if there and rows:
+        run = next(iter(runs.values()))
+        probe = measure(f"p2/random_backbone_{run.about['seed']}/knn", run, None)
+        rows.append(
+            (f"nothing: random weights, seed {run.about['seed']}", probe.value("knn"), between(probe), "by this report")
+        )
+    if rows:
+        caption = (
+            f"kNN probe: office/val by the {knn.NEIGHBOURS} nearest features of office/train, nothing trained on them. "
+            "The random backbone is the one that the pre-trainings of this seed began with: what they have to be above."
+        )
+        yield Table(caption, ("backbone from", "accuracy", "95 % interval", "measured"), rows, tuple(runs.values()))
+
+
+def interval(site: Site, run: RunLog, line: dict[str, Any], name: str) -> Parts:
+    """Wilson's of a logged accuracy on office/val; a dash where the images here are not as many as it was measured on."""
+    folder = office(site)
+    if folder is None:
+        return "-"
+    count = len(read_rows(folder / "val.csv", ("filename", "label")))
+    right = line[name] * count
+    if abs(right - round(right)) > 1e-4:
+        return "-"
+    key, files = f"{run.name}/epoch_{line['epoch']:04d}/{name}_interval", [run.folder / "log.jsonl", folder / "val.csv"]
+    ends = dict(zip(("low", "high"), wilson(round(right), count), strict=True))
+    return between(site.measures.of(key, files, lambda: (ends, {})))
+
+
+def between(measured: Measured, digits: int = 3) -> Parts:
+    return measured.value("low", digits), " to ", measured.value("high", digits)
+
+
+def office(site: Site) -> Path | None:
+    """The folder of the labelled images, if they are there."""
+    folder = site.data / "p2_data" / "office"
+    return folder if (folder / "val.csv").is_file() and (folder / "val").is_dir() else None
+
+
+def last(run: RunLog) -> Path:
+    return run.folder / "last.pt"
+
+
+def name_of(run: RunLog) -> str:
+    return f"{run.name}/epoch_{run.last['epoch']:04d}"

@@ -1,0 +1,196 @@
+"""Problem 3's section, second part: masks at three stages of a training, and the class that is hardest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from core.inference import Predictor
+from core.runlog import RunLog
+from p3 import data, figures, inference, predictions
+from report.measures import Measured, Site
+from report.page import Block, Drawing, Gap, Grid, Heading, Layers, Part, Parts, Table, Text, logged
+
+FETCH = "bash hw1_download.sh data"
+
+
+def masks(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
+    if not runs:
+        return
+    yield Heading("Masks at the first, a middle and the last stage", 3)
+    folder = site.data / "p3_data" / "validation"
+    paths = {name: folder / f"{name}_sat.jpg" for name in site.images}
+    there = {
+        name: path for name, path in paths.items() if path.is_file() and path.with_name(data.mask_name(path.name)).is_file()
+    }
+    absent = [name for name in paths if name not in there]
+    if absent:
+        yield Gap(f"the masks of validation {', '.join(absent)}, as image or mask is not in {folder}.", FETCH)
+    if there:
+        yield Text(
+            "Validation images, their true masks, and the masks that the checkpoints of up to three epochs give, in float32. "
+            "The last layer compares the first of these epochs with the last: which pixels became right, which became wrong. "
+            "Scores are of the one image; accuracy is over the pixels that are not unknown in the truth."
+        )
+    for model in sorted(runs, reverse=True):  # B first: the original report shows it
+        run, stages = runs[model], runs[model].stages()
+        if not stages:
+            yield Gap(f"masks by model {model}: {run.name} is here without its checkpoints.", run.about["command"])
+        elif there:
+            yield from staged(site, model, run, stages, there)
+
+
+def staged(site: Site, model: str, run: RunLog, stages: dict[int, Path], paths: dict[str, Path]) -> Iterator[Block]:
+    """The layers of every image, and what became of its pixels between the first stage and the last."""
+    found = {}
+    for epoch, file in stages.items():
+        predict = cache(lambda file=file: inference.predictor(file, site.where))  # loaded only if a mask is not there yet
+        for name, path in paths.items():
+            found[name, epoch] = masked(site, f"{run.name}/epoch_{epoch:04d}/mask_{name}", file, path, predict)
+    lines = {line["epoch"]: line for line in run.history}
+    of_set: list[Part] = [f"Model {model} over the whole validation set, as logged:"]
+    for epoch in filter(lines.__contains__, stages):  # of a run that goes on, a checkpoint may come before its line
+        of_set += [f"{' ' if epoch == min(stages) else ', '}epoch {epoch} mean IoU ", logged(run, lines[epoch], "mean_iou")]
+    original = " The original report has 0.5775, 0.6537 and 0.7166 at the three stages of its model B."
+    yield Text(*of_set, ".", *([original] if model == "B" else []))
+    first, last = min(stages), max(stages)
+    shares = {name: changed(site, run, stages, path, name, found) for name, path in paths.items()}
+    yield Grid(
+        *(
+            layers(model, run, name, path, {epoch: found[name, epoch] for epoch in stages}, shares[name])
+            for name, path in paths.items()
+        )
+    )
+    kinds = [kind for kind in predictions.CHANGES if any(one.numbers[key(kind)] for one in shares.values())]
+    yield Table(
+        f"Model {model}, shares of each image's pixels: right or wrong at epoch {first}"
+        + (f" and at epoch {last}." if last > first else ", the only one that is kept."),
+        ("image", *kinds),
+        [(name, *(one.value(key(kind)) for kind in kinds)) for name, one in shares.items()],
+        (run,),
+    )
+
+
+def masked(site: Site, name: str, file: Path, path: Path, predict: Callable[[], Predictor]) -> Measured:
+    """The mask that a checkpoint gives an image, and its scores."""
+
+    def compute() -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        image, truth = predictions.read_pair(path)
+        mask = predictions.mask(predict(), image)
+        return predictions.scores(truth, mask), {"mask": mask}
+
+    return site.measures.of(name, [file, path, path.with_name(data.mask_name(path.name))], compute)
+
+
+def changed(
+    site: Site, run: RunLog, stages: dict[int, Path], path: Path, name: str, found: dict[tuple[str, int], Measured]
+) -> Measured:
+    """The share of an image's pixels of each of ``predictions.CHANGES``, and the map of them."""
+    first, last = min(stages), max(stages)
+
+    def compute() -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        _, truth = predictions.read_pair(path)
+        which = predictions.changes(truth, found[name, first].arrays["mask"], found[name, last].arrays["mask"])
+        return {key(kind): np.mean(which == index) for index, kind in enumerate(predictions.CHANGES)}, {"changes": which}
+
+    files = [stages[first], stages[last], path, path.with_name(data.mask_name(path.name))]
+    return site.measures.of(f"{run.name}/epochs_{first:04d}_{last:04d}/changes_{name}", files, compute)
+
+
+def layers(model: str, run: RunLog, name: str, path: Path, found: dict[int, Measured], change: Measured) -> Layers:
+    """Image, truth, the mask of each epoch, and what changed."""
+    image, truth = predictions.read_pair(path)
+    drawn = {"image": image, "truth": data.colours_of(truth)}
+    caption: list[Part] = [f"Validation {name}, model {model}."]
+    for epoch, one in found.items():
+        drawn[f"epoch {epoch}"] = data.colours_of(one.arrays["mask"])
+        told = {"mean_iou": "mean IoU", "accuracy": "accuracy"}
+        caption.append(f" Epoch {epoch}: ")
+        for index, score in enumerate(score for score in told if score in one.numbers):
+            caption += [", " if index else "", f"{told[score]} ", one.value(score)]
+        caption.append(".")
+    which = change.arrays["changes"]
+    drawn["errors"] = figures.change_map(which)
+    occurring = np.unique(np.concatenate([truth, *(one.arrays["mask"] for one in found.values())]))
+    legend = {data.CLASSES[index]: figures.hexadecimal(data.COLOURS[index]) for index in occurring}
+    legend |= {f"errors: {predictions.CHANGES[index]}": figures.CHANGE_COLOURS[index] for index in np.unique(which)}
+    return Layers(drawn, tuple(caption), f"Validation {name}", (run,), legend)
+
+
+def hardest(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
+    """The class of the lowest IoU, by the log's last line, and what it is taken for, by the confusion matrix."""
+    if not runs:
+        return
+    model = "B" if "B" in runs else "A"
+    run, folder = runs[model], site.data / "p3_data" / "validation"
+    known = {name: run.last[f"iou_{name}"] for name in data.CLASSES[: data.UNKNOWN] if f"iou_{name}" in run.last}
+    hard = min(known, key=known.__getitem__)
+    yield Heading("The hardest class", 3)
+    said: list[Part] = [f"Model {model} finds {hard} hardest: in its last epoch's log that class has the lowest IoU, "]
+    said += [logged(run, run.last, f"iou_{hard}"), "."]
+    file = run.checkpoints().get(run.last["epoch"])
+    if file is None or not folder.is_dir():
+        yield Text(*said)
+        what = f"the confusion matrix of model {model}"
+        if file is None:
+            yield Gap(f"{what}: {run.name} is here without its last checkpoint.", run.about["command"])
+        if not folder.is_dir():
+            yield Gap(f"{what}: there is no folder {folder}.", FETCH)
+        return
+
+    def compute() -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        counts = predictions.confusion(inference.predictor(file, site.where), folder)
+        mean, ious = data.mean_iou(counts)
+        numbers = {"mean_iou": mean, "images": len(data.list_images(folder))}
+        counts = counts.numpy()
+        for true, name in enumerate(data.CLASSES):
+            numbers[f"share_of_{name}"] = counts[true].sum() / counts.sum()
+            if counts[:, true].any():
+                numbers[f"precision_of_{name}"] = counts[true, true] / counts[:, true].sum()
+            for other, part in zip(data.CLASSES, predictions.rows_of(counts)[true], strict=True):
+                numbers[f"{name}_as_{other}"] = part
+        numbers |= {f"iou_{name}": iou for name, iou in zip(data.CLASSES, ious, strict=False) if not math.isnan(iou)}
+        return numbers, {"counts": counts}
+
+    measured = site.measures.of(f"{run.name}/epoch_{run.last['epoch']:04d}/confusion", [file, folder], compute)
+    yield Text(*said, *taken_for(hard, measured))
+    bf16 = (
+        " (logged in training, where the machine may have computed in bfloat16: "
+        if run.about["recipe"]["bf16"]
+        else " (logged: "
+    )
+    yield Text(
+        f"The matrix is of {run.name}'s epoch {run.last['epoch']} over all ", measured.value("images", 0),
+        " validation images, in float32 as hw1_3.sh computes. Its mean IoU is ", measured.value("mean_iou"), bf16,
+        logged(run, run.last, "mean_iou"), ").",
+    )  # fmt: skip
+    caption = "Per cent of each true class's pixels (a row) by the class predicted. A dot: less than half a per cent."
+    figure = figures.matrix(predictions.rows_of(measured.arrays["counts"]))
+    yield Drawing(figure, caption, f"Confusion matrix of model {model} over the validation images", (run,))
+
+
+def taken_for(hard: str, measured: Measured) -> Parts:
+    """Sentences about where the pixels of the class ``hard`` went."""
+    ways = {other: measured.numbers[f"{hard}_as_{other}"] for other in data.CLASSES if other != hard}
+    order = sorted((other for other in ways if ways[other] > 0), key=lambda other: -ways[other])[:3]
+    said: list[Part] = [" Of all validation pixels the share ", measured.value(f"share_of_{hard}", 3), f" is {hard}. Of these "]
+    said += [measured.value(f"{hard}_as_{hard}", 3), " are found"]
+    for index, other in enumerate(order):
+        said += [
+            ", " if index else "; the others are taken mostly for ",
+            f"{other} (",
+            measured.value(f"{hard}_as_{other}", 3),
+            ")",
+        ]
+    said.append(".")
+    if f"precision_of_{hard}" in measured.numbers:
+        said += [f" Of the pixels predicted as {hard}, ", measured.value(f"precision_of_{hard}", 3), " are it."]
+    return tuple(said)
+
+
+def key(kind: str) -> str:
+    return kind.replace(" ", "_")

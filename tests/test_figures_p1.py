@@ -1,0 +1,360 @@
+"""Problem 1's figures: the network's drawing follows the model, projections and mistakes are what they say they are."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import draw
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models import MobileNetV2
+
+from core import checkpoint, runlog
+from core.predictions import read_labels, wilson
+from p1 import architecture, data, figures, inference, projections
+from p1.model import mobilenet_v2
+from report import problem1, problem1_images
+from report.measures import Measures, Site
+from report.page import Code, Drawing, Gap, Grid, Points, Table, Text, Value, parts_of
+
+CPU = torch.device("cpu")
+
+
+# --- the network ------------------------------------------------------------------------------------------------------
+
+
+def words(figure):
+    return [text.get_text() for axes in figure.axes for text in axes.texts]
+
+
+def test_parameters_and_multiply_adds_are_those_of_the_network():
+    network = mobilenet_v2(50)
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        network.eval()(torch.zeros(1, 3, 32, 32))
+    totals = architecture.totals(network)
+    assert totals["parameters"] == sum(weight.numel() for weight in network.parameters()) == 4_405_426
+    assert 2 * totals["multiply-adds"] == counter.get_total_flops()
+    assert (totals["blocks"], totals["features"], totals["halvings"]) == (17, 1792, 3)
+    assert architecture.totals(MobileNetV2(width_mult=1.4))["halvings"] == 5
+
+
+def test_another_stride_gives_another_drawing():
+    network = mobilenet_v2(50)
+    before = architecture.stages(network)
+    assert before[3].stride == 2 and before[3].size == 16
+    network.features[4].conv[1][0].stride = (1, 1)
+    after = architecture.stages(network)
+    assert (after[3].stride, after[3].size, after[4].size) == (1, 32, 16)
+    assert after[3].macs > 2 * before[3].macs and after[3].parameters == before[3].parameters
+    assert "48×16×16" in words(architecture.drawing(before)) and "48×32×32" not in words(architecture.drawing(before))[8:]
+    assert "48×16×16" not in words(architecture.drawing(after))
+
+
+def test_another_width_gives_another_drawing():
+    narrow = architecture.stages(MobileNetV2(num_classes=7, width_mult=0.5))
+    assert [stage.channels for stage in narrow] == [16, 8, 16, 16, 32, 48, 80, 160, 1280, 1280, 7]
+    assert [stage.repeats for stage in narrow] == [1, 1, 2, 3, 4, 3, 3, 1, 1, 1, 1]
+    assert [stage.expansion for stage in narrow[1:8]] == [1, 6, 6, 6, 6, 6, 6]
+    assert words(architecture.drawing(narrow))[-3] == "7"
+
+
+def test_a_block_is_drawn_with_a_shortcut_only_if_it_has_one():
+    network = mobilenet_v2(50)
+    plain, with_shortcut = network.features[4], network.features[5]
+    assert "shortcut" in words(architecture.block_drawing(with_shortcut))
+    drawn = words(architecture.block_drawing(plain))
+    assert "shortcut" not in drawn
+    assert {"32 channels", "3×3 depthwise, 192 → 192", "stride 2, BatchNorm, ReLU6", "48 channels"} <= set(drawn)
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "–"), (7, "7"), (1392, "1.39 k"), (89_650, "89.7 k"), (4_405_426, "4.41 M")])
+def test_short(number, text):
+    assert architecture.short(number) == text
+
+
+# --- projections ------------------------------------------------------------------------------------------------------
+
+
+def clusters(count, classes, spread, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % classes
+    return (rng.normal(0, 1, (classes, 20))[labels] + rng.normal(0, spread, (count, 20))).astype(np.float32), labels
+
+
+def test_pca_is_the_singular_value_decomposition():
+    features, labels = clusters(40, 4, 1.0)
+    projection = projections.pca(features, labels)
+    left, singular, _ = np.linalg.svd(features - features.mean(0), full_matrices=False)
+    np.testing.assert_allclose(np.abs(projection.xy), np.abs(left[:, :2] * singular[:2]), rtol=1e-3, atol=1e-3)
+    shares = singular**2 / (singular**2).sum()
+    assert [projection.numbers["explained 1"], projection.numbers["explained 2"]] == pytest.approx(shares[:2])
+
+
+def test_tsne_finds_clusters_and_is_the_same_each_time():
+    features, labels = clusters(60, 3, 0.1)
+    first, second = projections.tsne(features, labels), projections.tsne(features, labels)
+    assert np.array_equal(first.xy, second.xy) and first.numbers == second.numbers
+    assert first.numbers["neighbours"] == 1 and first.numbers["silhouette"] > 0.5
+    mixed = projections.separation(first.xy, np.random.default_rng(0).permutation(labels))
+    assert mixed["neighbours"] < 0.7 and mixed["silhouette"] < 0.1
+
+
+def test_neighbour_accuracy_is_a_vote_of_the_others():
+    features, labels = clusters(50, 5, 1.5)
+    right = 0
+    for k, point in enumerate(features):
+        order = [i for i in np.argsort(np.linalg.norm(features - point, axis=1)) if i != k][:10]
+        votes = [int((labels[order] == labels[i]).sum()) for i in order]
+        right += labels[order[int(np.argmax(votes))]] == labels[k]
+    assert 0.2 < right / 50 < 1
+    assert projections.neighbour_accuracy(features, labels) == pytest.approx(right / 50)
+
+
+@pytest.mark.parametrize(
+    ("pca", "tsne", "holds"),
+    [
+        ((0.05, 0.08, 0.10), (0.15, 0.30, 0.60), "holds here."),
+        ((0.05, 0.08, 0.10), (0.15, 0.30, 0.31), "holds here only in part."),  # the last step is within chance
+        ((0.05, 0.08, 0.50), (0.15, 0.30, 0.60), "holds here only in part."),  # PCA separates well in the end
+        ((0.05, 0.08, 0.10), (0.60, 0.30, 0.15), "does not hold here."),
+        ((0.15, 0.30, 0.60), (0.05, 0.08, 0.10), "does not hold here."),
+    ],
+)
+def test_the_sentence_under_the_pictures_follows_the_figures(pca, tsne, holds):
+    found = projections.finding(list(pca), list(tsne), [0.2, 0.4, 0.7], 2500)
+    assert problem1_images.verdict(found).endswith(f" {holds}")
+    few = projections.finding(list(pca), list(tsne), [0.2, 0.4, 0.7], 5)  # of which nothing is more than chance
+    assert few["rises"] == few["ahead"] == 0 and few["stages"] == 3
+
+
+def test_the_palettes_colours_differ_and_show_on_both_themes():
+    colours = projections.palette(50)
+    rgb = np.array([[int(colour[k : k + 2], 16) for k in (1, 3, 5)] for colour in colours]) / 255
+    lab = projections.oklab(rgb)
+    distance = np.linalg.norm(lab[:, None] - lab, axis=2) + np.eye(50)
+    assert distance.min() > 0.09  # about the distance of #2463b4 and #13808f
+    assert lab[:, 0].min() > 0.4 and lab[:, 0].max() < 0.87
+    np.testing.assert_allclose(projections.oklab(np.array([1.0, 0, 0])), (0.6280, 0.2249, 0.1258), atol=1e-4)
+
+
+# --- predictions and mistakes -----------------------------------------------------------------------------------------
+
+
+def test_confusion_pairs_and_worst_mistakes():
+    labels, predicted = np.array([0, 0, 0, 1, 1, 2, 2]), np.array([0, 1, 1, 1, 2, 2, 0])
+    made = figures.Predictions(predicted, np.array([0.9, 0.5, 0.8, 0.99, 0.7, 0.6, 0.7], dtype=np.float32))
+    matrix = figures.confusion(labels, predicted, 3)
+    assert matrix.tolist() == [[1, 2, 0], [0, 1, 1], [1, 0, 1]]
+    assert figures.confused_pairs(matrix, 8) == [(0, 1), (1, 2), (2, 0)]
+    assert figures.confused_pairs(matrix, 1) == [(0, 1)]
+    assert figures.worst_mistakes(labels, made, 3).tolist() == [2, 4, 6]
+    assert figures.confused_pairs(np.eye(3, dtype=int), 8) == []
+
+
+@pytest.fixture(scope="module")
+def val(tmp_path_factory):
+    """A data folder with two validation images each of the classes 0 to 7."""
+    folder = tmp_path_factory.mktemp("hw1 data")
+    for i in range(16):
+        draw(folder / "p1_data" / "val_50" / f"{i % 8}_{i}.png", 32, 32, i)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def flipping(p1_checkpoint, tmp_path_factory):
+    path = tmp_path_factory.mktemp("flipping") / "flip.pt"
+    checkpoint.save(path, dataclasses.replace(checkpoint.load(p1_checkpoint, "p1"), flip_test=True))
+    return path
+
+
+def test_predictions_are_those_of_the_graders_script(call, val, flipping, p1_checkpoint, tmp_path):
+    folder = val / "p1_data" / "val_50"
+    images, _, paths = data.load(folder)
+    status, _, _ = call(inference.main, folder, tmp_path / "out.csv", "--checkpoint", flipping, "--device", "cpu")
+    assert status == 0
+    labels = read_labels(tmp_path / "out.csv")
+    made = figures.predictions(flipping, images, CPU)
+    assert [labels[path.name] for path in paths] == [data.CLASSES[k] for k in made.predicted]
+    assert not np.allclose(made.confidence, figures.predictions(p1_checkpoint, images, CPU).confidence, atol=1e-6)
+
+
+# --- the section ------------------------------------------------------------------------------------------------------
+
+
+def write_run(folder, checkpoint_path, *, model, accuracies, pretrained="None", command="python3 -m p1.train", kept=True):
+    """A run's folder with a log of two epochs or more and, if ``kept``, the same checkpoint at every epoch."""
+    (folder / "snapshots").mkdir(parents=True)
+    recipe = {"name": "hour", "model": model, "epochs": len(accuracies), "batch_size": 64, "lr": 0.1, "schedule": "cosine",
+              "jitter": [0.5, 0.5, 0.5, 0.0], "rotation": 30, "new_setting": 7}  # fmt: skip
+    about = {"recipe": recipe, "data": {"train": "1", "val": "2", "pretrained": pretrained}, "seed": 3, "command": command,
+             "commit": "abc", "device": "a processor, 1 threads", "torch": "2.9"}  # fmt: skip
+    (folder / "run.json").write_text(json.dumps(about))
+    lines = [
+        {"epoch": k + 1, "steps": 5 * k + 5, "loss": 3.0 - k, "lr": 0.1 / (k + 1), "accuracy": accuracy, "seconds": 30.0}
+        for k, accuracy in enumerate(accuracies)
+    ]
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if kept:
+        shutil.copy(checkpoint_path, folder / "last.pt")
+        shutil.copy(checkpoint_path, folder / "snapshots" / "epoch_0001.pt")
+
+
+def site_of(runs, data_folder, out, **more):
+    return Site(runs, runlog.read_all(runs), data_folder, (), Measures(out, **more), CPU)
+
+
+@pytest.fixture(scope="module")
+def built(val, flipping, tmp_path_factory):
+    """(site, blocks) of a page with a run of A, an honest and a contaminated one of B, and the pre-training."""
+    runs = tmp_path_factory.mktemp("runs")
+    write_run(runs / "p1_A_hour", flipping, model="A", accuracies=[0.25, 0.5, 0.4375])
+    write_run(runs / "p1_B_hour", flipping, model="B", accuracies=[0.5, 0.625], pretrained="runs/p1_pretrain_hour/last.pt")
+    write_run(runs / "p1_B_report", flipping, model="B", accuracies=[0.9375], pretrained="pretrained/cifar100_x.pt", kept=False)
+    write_run(
+        runs / "p1_pretrain_hour", flipping, model="A", accuracies=[0.125, 0.75], command="python3 -m p1.pretrain", kept=False
+    )
+    site = site_of(runs, val, tmp_path_factory.mktemp("out"))
+    return site, problem1.section(site)
+
+
+def flat(blocks):
+    for block in blocks:
+        yield from block.blocks if isinstance(block, Grid) else (block,)
+
+
+def every_part(blocks):
+    for block in flat(blocks):
+        if isinstance(block, Text):
+            yield from block.parts
+        elif not isinstance(block, Gap) and hasattr(block, "caption"):
+            yield from parts_of(block.caption)
+            for cell in (cell for row in getattr(block, "rows", []) for cell in row):
+                yield from parts_of(cell)
+
+
+def text_of(blocks):
+    return "".join(part if isinstance(part, str) else part.text for part in every_part(blocks))
+
+
+def table(blocks, beginning):
+    return next(block for block in blocks if isinstance(block, Table) and text_of([block]).startswith(beginning))
+
+
+def test_every_value_is_where_it_says(built):
+    site, blocks = built
+    kept = json.loads((site.measures._file).read_text())
+    values = [part for part in every_part(blocks) if isinstance(part, Value)]
+    assert len(values) > 60
+    for value in values:
+        place, name = value.source.rsplit("/", 1)
+        file, key = place.split("#")
+        if file == "measures.json":
+            assert kept[key]["numbers"][name] == value.value
+        else:
+            history = runlog.read(site.runs / file.removesuffix("/log.jsonl")).history
+            assert next(line for line in history if line["epoch"] == int(key))[name] == value.value
+
+
+def test_accuracies_stand_with_interval_best_epoch_and_the_originals_figures(built):
+    _, blocks = built
+    cells = [[text_of([Text(*parts_of(cell))]) for cell in row] for row in table(blocks, "Validation accuracy").rows]
+    rows = {row[0]: row[1:] for row in cells}
+    low, high = wilson(7, 16)
+    assert rows["A, p1_A_hour"] == ["0.4375 (3)", f"{low:.3f} to {high:.3f}", "0.5000 (2)", "random"]
+    assert rows["A, original report"] == ["-", "-", "0.6476 (58)", "random"]
+    assert rows["B, original report"] == ["-", "-", "0.9714 (1)", "CIFAR-100: contaminated"]
+    assert "contaminated" in rows["B, p1_B_report"][3] and "another labelled set" in rows["B, p1_B_hour"][3]
+
+
+def test_the_honest_model_b_is_the_one_that_is_shown(built):
+    site, blocks = built
+    assert problem1.chosen(site, "B").name == "p1_B_hour"
+    assert "Shown of model B below: p1_B_hour" in text_of(blocks)
+    assert "had the accuracy 0.7500 in epoch 2" in text_of(blocks)
+
+
+def test_the_implementation_is_the_recorded_one_with_settings_that_are_new(built):
+    _, blocks = built
+    block = table(blocks, "How the models were trained")
+    rows = {row[0]: text_of([Text(*parts_of(row[1]))]) for row in block.rows}
+    assert block.header == ("", "model A", "model B")
+    assert rows["jitter: brightness, contrast, saturation, hue"] == "0.5, 0.5, 0.5, 0"
+    assert (rows["random rotation"], rows["new setting"], rows["weight decay"]) == ("up to 30° either way", "7", "-")
+    assert (rows["epochs"], rows["minutes"], rows["learning rate"]) == ("3 of 3", "2", "0.1")
+
+
+def test_points_share_their_images_and_colours(built):
+    _, blocks = built
+    points = [block for block in flat(blocks) if isinstance(block, Points)]
+    assert len(points) == 4  # two epochs are kept, two projections each
+    assert len({id(block.sprite) for block in points}) == 1 and len({tuple(block.colours) for block in points}) == 1
+    assert all(block.xy.shape == (16, 2) and block.sprite.images.shape == (16, 32, 32, 3) for block in points)
+
+
+def test_the_worst_mistakes_are_wrong_and_named(built, val):
+    _, blocks = built
+    rows = table(blocks, "The worst mistakes by file").rows
+    assert rows
+    for (name,), true, predicted, confidence in rows:
+        assert isinstance(name, Code) and (val / "p1_data" / "val_50" / name.text).is_file()
+        assert name.text.split("_")[0] == true != predicted
+        assert 1 / 50 < confidence.value <= 1
+    assert [row[3].value for row in rows] == sorted((row[3].value for row in rows), reverse=True)
+
+
+def test_a_second_build_measures_nothing_again(built, monkeypatch):
+    site, blocks = built
+
+    def never(*arguments):
+        raise AssertionError("measured again")
+
+    for name in ("features", "predictions"):
+        monkeypatch.setattr(figures, name, never)
+    again = problem1.section(site_of(site.runs, site.data, site.measures._file.parent))
+    assert text_of(again) == text_of(blocks)
+    with pytest.raises(AssertionError, match="measured again"):
+        problem1.section(site_of(site.runs, site.data, site.measures._file.parent, fresh=True))
+
+
+def gaps(blocks):
+    return {block.what: block.command for block in flat(blocks) if isinstance(block, Gap)}
+
+
+def test_what_is_missing_is_a_gap_with_a_command(flipping, val, tmp_path):
+    (tmp_path / "runs").mkdir()
+    nothing = gaps(problem1.section(site_of(tmp_path / "runs", val, tmp_path / "out")))
+    assert nothing == {"a run of model A.": problem1.MAKE["A"], "a run of model B.": problem1.MAKE["B"]}
+
+    write_run(tmp_path / "runs" / "p1_A_hour", flipping, model="A", accuracies=[0.25, 0.5], kept=False)
+    without_checkpoints = gaps(problem1.section(site_of(tmp_path / "runs", val, tmp_path / "out")))
+    assert without_checkpoints.pop("a run of model B.") == problem1.MAKE["B"]
+    assert set(without_checkpoints.values()) == {"python3 -m p1.train"} and len(without_checkpoints) == 2
+
+    blocks = problem1.section(site_of(tmp_path / "runs", tmp_path / "no data", tmp_path / "out"))
+    without_images = gaps(blocks)
+    assert list(without_images.values()).count("bash hw1_download.sh data") == 3
+    assert "0.5000" in text_of(blocks)  # the logged accuracy needs no images
+    assert any(isinstance(block, Drawing) for block in flat(blocks))
+
+
+def test_a_run_that_goes_on_is_told_from_one_that_ended_early(flipping, tmp_path):
+    write_run(tmp_path / "p1_A_hour", flipping, model="A", accuracies=[0.25, 0.5, 0.4375, 0.375], kept=False)
+    run = runlog.read(tmp_path / "p1_A_hour")
+    assert problem1.finished(run)
+    run.about["recipe"]["epochs"] = 8
+    assert not problem1.finished(run)
+    run.about["recipe"]["patience"] = 2
+    assert problem1.finished(run)
+    run.about["recipe"]["patience"] = 3
+    blocks = problem1.section(Site(tmp_path, [run], tmp_path / "no data", (), Measures(tmp_path / "out"), CPU))
+    assert "the end of p1_A_hour: it is at epoch 4 of 8." in gaps(blocks)
+
+
+def test_an_accuracy_of_another_validation_set_gets_no_interval(flipping, val, tmp_path):
+    write_run(tmp_path / "runs" / "p1_A_hour", flipping, model="A", accuracies=[0.25, 0.51], kept=False)
+    blocks = problem1.section(site_of(tmp_path / "runs", val, tmp_path / "out"))
+    assert any("its accuracy is no share of the 16 images" in what for what in gaps(blocks))
+    assert " to 0." not in text_of([table(blocks, "Validation accuracy")])

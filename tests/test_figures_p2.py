@@ -1,0 +1,291 @@
+"""Problem 2's figures and its section of the report: drawn from the modules, measured as the graders' script does."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import HALF, draw
+from torch import nn
+
+from core import charts, checkpoint, runlog
+from core.predictions import read_labels
+from core.randomness import seed_of
+from p2 import figures, inference, knn
+from p2.byol import BYOL
+from p2.model import BACKBONE, FEATURES, make_backbone
+from report import problem2, problem2_pretraining
+from report.measures import Measures, Site
+from report.page import Drawing, Gap, Grid, Table, Text, Value, parts_of
+
+VIEW = {
+    "crop_scale": [0.08, 1.0], "crop_last": False, "jitter": [0.4, 0.4, 0.2, 0.1], "jitter_p": 0.8, "grey_p": 0.2,
+    "blur_size": 13, "blur_sigma": [0.1, 2.0], "blur_p": 1.0, "solarize_p": 0.0,
+}  # fmt: skip
+RECIPE = {
+    "name": "hour", "epochs": 2, "patience": 0, "batch_size": 64, "optimiser": "adamw", "lr": 5e-4, "schedule": "cosine",
+    "warmup_epochs": 0.1, "weight_decay": 0.05, "decay_vectors": False, "bf16": True, "mean": HALF, "std": HALF,
+}  # fmt: skip
+BYOL_RECIPE = {**RECIPE, "views": [VIEW, {**VIEW, "solarize_p": 0.2}], "target_decay": 0.97, "target_schedule": "cosine"}
+CLASSIFIER = {**RECIPE, "crop_scale": [0.35, 1.0], "label_smoothing": 0.1}
+
+
+def run_of(folder, recipe, data, lines, seed=0):
+    folder.mkdir(parents=True)
+    about = {"recipe": recipe, "data": data, "seed": seed, "command": f"train {folder.name}", "commit": "abc", "device": "cpu"}
+    (folder / "run.json").write_text(json.dumps(about))
+    lines = [{"epoch": k + 1, "steps": 10 * (k + 1), **line} for k, line in enumerate(lines)]
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return runlog.read(folder)
+
+
+def setting_of(folder, name, accuracies=(0.25, 0.5), val="v", backbone="None", seed=0):
+    lines = [{"loss": 2.0 - accuracy, "accuracy": accuracy} for accuracy in accuracies]
+    return run_of(folder, CLASSIFIER, {"setting": name, "train": "t", "val": val, "backbone": backbone}, lines, seed)
+
+
+def site_of(tmp_path):
+    return Site(
+        tmp_path / "runs",
+        runlog.read_all(tmp_path / "runs"),
+        tmp_path / "data",
+        (),
+        Measures(tmp_path / "out"),
+        torch.device("cpu"),
+    )
+
+
+# --- the drawing ------------------------------------------------------------------------------------------------------
+
+
+def test_the_drawing_reads_its_sizes_from_the_modules():
+    small = BYOL(nn.Linear(3, 8), 8, hidden=513, projection=65)
+    drawn = charts.svg(figures.method(small))
+    assert "8 → 513 → 65" in drawn and "65 → 513 → 65" in drawn and "8 features" in drawn
+    assert "4096" not in drawn and "256" not in drawn
+
+
+def test_the_networks_drawn_are_those_that_are_trained():
+    counts = figures.parameters(figures.networks())
+    drawn = charts.svg(figures.method(figures.networks()))
+    assert "2048 → 4096 → 256" in drawn and "256 → 4096 → 256" in drawn and "23.5 M" in drawn
+    assert counts["backbone"] == sum(p.numel() for p in make_backbone().parameters())
+    assert counts["projector"] == 2048 * 4096 + 4096 + 2 * 4096 + 4096 * 256 + 256
+    assert counts["target"] == counts["backbone"] + counts["projector"]
+    assert counts["trained"] == counts["target"] + counts["predictor"]
+
+
+def test_a_difference_is_clear_if_its_interval_does_not_hold_0():
+    drawn = charts.svg(figures.difference_chart({"B - A": (3.0, -1.0, 7.0)}))
+    assert f"var({charts.VARIABLES[charts.SERIES[0]]})" not in drawn
+    drawn = charts.svg(figures.difference_chart({"B - A": (3.0, 1.0, 7.0), "C - A": (-3.0, -7.0, -1.0)}))
+    assert f"var({charts.VARIABLES[charts.SERIES[0]]})" in drawn and "C - A" in drawn
+    assert not figures.is_clear(0.0, 1.0)
+
+
+# --- which runs stand together ----------------------------------------------------------------------------------------
+
+
+def test_only_settings_of_one_recipe_seed_and_data_stand_together(tmp_path):
+    for name in "ABC":
+        setting_of(tmp_path / f"p2_{name}_hour", name)
+    setting_of(tmp_path / "p2_C_again", "C")
+    setting_of(tmp_path / "p2_D_hour", "D", val="other images")
+    setting_of(tmp_path / "p2_E_hour", "E", seed=1)
+    run_of(tmp_path / "p2_byol_hour", BYOL_RECIPE, {"train": "t"}, [{"loss": 1.0}])
+    chosen = figures.comparable(runlog.read_all(tmp_path))
+    assert {name: run.name for name, run in chosen.items()} == {name: f"p2_{name}_hour" for name in "ABC"}
+    assert figures.comparable([]) == {}
+
+
+def test_the_pretraining_shown_is_the_one_that_the_settings_began_from(tmp_path):
+    run_of(tmp_path / "p2_byol_long", BYOL_RECIPE, {"train": "t"}, [{"loss": 1.0}] * 9)
+    run_of(tmp_path / "p2_byol_hour", BYOL_RECIPE, {"train": "t"}, [{"loss": 1.0}] * 2)
+    run_of(tmp_path / "p2_supervised_hour", CLASSIFIER, {"train": "t", "labels": "l"}, [{"loss": 1.0}])
+    runs = runlog.read_all(tmp_path)
+    setting = setting_of(tmp_path / "p2_C_hour", "C", backbone="runs/p2_byol_hour/last.pt")
+    shown = figures.pretraining(runs, {"C": setting})
+    assert {start: run.name for start, run in shown.items()} == {"byol": "p2_byol_hour", "labels": "p2_supervised_hour"}
+    assert figures.pretraining(runs, {})["byol"].name == "p2_byol_long"
+
+
+def test_a_run_is_finished_after_its_epochs_or_its_patience(tmp_path):
+    assert figures.is_finished(setting_of(tmp_path / "whole", "A", (0.1, 0.2)))
+    cut = setting_of(tmp_path / "cut", "A", (0.1,))
+    assert not figures.is_finished(cut)
+    cut.about["recipe"] |= {"epochs": 9, "patience": 2}
+    cut.history.extend({"epoch": epoch, "accuracy": 0.1} for epoch in (2, 3))
+    assert figures.is_finished(cut)
+
+
+# --- measures ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_answers_are_those_of_the_graders_script(tmp_path, call, p2_checkpoint, p2_images):
+    table, folder = p2_images
+    office = tmp_path / "office"
+    shutil.copytree(folder, office / "val")
+    (office / "val.csv").write_text(table.read_text().replace("None", "Lamp"))
+    assert call(inference.main, table, folder, tmp_path / "out.csv", "--checkpoint", p2_checkpoint, "--device", "cpu")[0] == 0
+    labels, truth = figures.answers(p2_checkpoint, office, torch.device("cpu"))
+    assert labels.tolist() == list(read_labels(tmp_path / "out.csv").values())
+    assert len(set(labels.tolist())) > 1 and truth.tolist() == ["Lamp"] * 4
+
+
+def test_the_random_backbone_is_the_one_before_the_first_step():
+    torch.manual_seed(seed_of(5, "weights"))
+    began = BYOL(make_backbone(), FEATURES, hidden=8).backbone.state_dict()
+    before = torch.random.get_rng_state()
+    ours = figures.first_backbone(5).state_dict()
+    assert all(torch.equal(began[name], ours[name]) for name in began)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_a_probe_is_of_the_file_in_the_runs_own_normalisation(tmp_path):
+    run = run_of(tmp_path / "p2_byol_hour", {**BYOL_RECIPE, "bf16": False}, {"train": "t"}, [{"loss": 1.0}])
+    images = torch.randint(0, 256, (12, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    probe = knn.Probe(images[:8], torch.arange(8), images[:4], torch.tensor([0, 1, 2, 7]))  # the last is not its own
+    found = figures.probed(run, None, probe, torch.device("cpu"))
+    assert found["knn"] == 0.75 and found["low"] < 0.75 < found["high"]
+    weights = {name: torch.zeros_like(value) for name, value in make_backbone().state_dict().items()}
+    collapsed = checkpoint.Checkpoint("p2", BACKBONE, (), 128, HALF, HALF, False, {}, {}, {}, weights)
+    checkpoint.save(tmp_path / "last.pt", collapsed)
+    assert figures.probed(run, tmp_path / "last.pt", probe, torch.device("cpu"))["knn"] <= 0.25
+
+
+# --- the section ------------------------------------------------------------------------------------------------------
+
+
+def values_in(blocks):
+    for block in blocks:
+        if isinstance(block, Grid):
+            yield from values_in(block.blocks)
+        cells = [block.caption, *(cell for row in block.rows for cell in row)] if isinstance(block, Table) else []
+        cells += [block.caption] if isinstance(block, Drawing) else [tuple(block.parts)] if isinstance(block, Text) else []
+        yield from (part for cell in cells for part in parts_of(cell) if isinstance(part, Value))
+
+
+def check_every_value(blocks, tmp_path):
+    """That each number of the page is in the file, and is the number, that it names."""
+    count = 0
+    for value in values_in(blocks):
+        file, place = value.source.split("#")
+        key, name = place.rsplit("/", 1)
+        if file == "measures.json":
+            kept = json.loads((tmp_path / "out" / file).read_text())[key]["numbers"][name]
+        else:
+            lines = [json.loads(line) for line in (tmp_path / "runs" / file).read_text().splitlines()]
+            kept = next(line for line in lines if line["epoch"] == int(key))[name]
+        digits = len(value.text.partition(".")[2])
+        assert kept == value.value and value.text == f"{kept:,.{digits}f}", value.source
+        count += 1
+    return count
+
+
+def table_of(blocks, column):
+    return next(block for block in blocks if isinstance(block, Table) and column in block.header)
+
+
+def text_of(parts):
+    return "".join(part if isinstance(part, str) else part.text for part in parts_of(parts))
+
+
+@pytest.fixture
+def five(tmp_path, monkeypatch):
+    """Runs of four settings with answers to 40 images: A 10 right, B 11, C 30 (of which A's 10), E 12; D is missing."""
+    office = tmp_path / "data" / "p2_data" / "office"
+    truth = np.array([str(k % 20) for k in range(40)])
+    for k in range(40):
+        draw(office / "val" / f"{k}.jpg", 8, 8, k)
+    (office / "val.csv").write_text("id,filename,label\n" + "".join(f"{k},{k}.jpg,{truth[k]}\n" for k in range(40)))
+    right = {"A": range(10), "B": range(20, 31), "C": range(30), "E": range(12)}
+    for name, chosen in right.items():
+        backbone = {"B": "runs/p2_supervised_hour/last.pt", "A": "None"}.get(name, "runs/p2_byol_hour/last.pt")
+        run = setting_of(tmp_path / "runs" / f"p2_{name}_hour", name, (0.1, len(chosen) / 40), backbone=backbone)
+        (run.folder / "last.pt").write_text(name)
+    run_of(tmp_path / "runs" / "p2_byol_hour", BYOL_RECIPE, {"train": "t"}, [{"loss": 1.5, "spread": 0.5}])
+
+    def answers(path, folder, where):
+        chosen = np.isin(np.arange(40), list(right[path.read_text()]))
+        return np.where(chosen, truth, "none"), truth
+
+    monkeypatch.setattr(figures, "answers", answers)
+    return tmp_path
+
+
+def test_the_section_compares_the_settings_on_the_same_images(five):
+    blocks = problem2.section(site_of(five))
+    rows = {row[0]: [text_of(cell) for cell in row] for row in table_of(blocks, "setting").rows}
+    assert list(rows) == ["A", "B", "C", "E"]
+    assert rows["C"][1:6] == ["BYOL", "all", "0.7500 (2)", "0.598 to 0.858", "0.7500"]
+    assert (
+        rows["A"][1] == "nothing"
+        and rows["C"][8] == "runs/p2_byol_hour/last.pt"
+        and rows["E"][2] == "head only"
+        and rows["E"][7] == "0.3087"
+    )
+    rows = {row[0][:5]: [text_of(cell) for cell in row] for row in table_of(blocks, "difference").rows}
+    assert list(rows) == ["B - A", "C - A", "C - B", "C - E"]
+    assert rows["C - A"][1] == "+50.0" and rows["C - A"][3:] == ["clear: C above A", "+17.0"]
+    assert rows["B - A"][1] == "+2.5" and rows["B - A"][2].startswith("-") and rows["B - A"][3] == "not clear"
+    finding = next(
+        text_of(tuple(b.parts)) for b in blocks if isinstance(b, Text) and text_of(tuple(b.parts)).startswith("Not cl")
+    )
+    assert "Not clear: B - A +2.5 (-" in finding and "the same sign as in the original report: C - A +50.0 (" in finding
+    assert check_every_value(blocks, five) > 60
+
+
+def test_the_section_says_what_is_missing_and_how_to_make_it(five):
+    (five / "runs" / "p2_E_hour" / "last.pt").unlink()
+    blocks = problem2.section(site_of(five))
+    gaps = {block.what: block.command for block in blocks if isinstance(block, Gap)}
+    where = next(command for what, command in gaps.items() if "setting D" in what)
+    assert where == "python3 -m p2.train --setting D --recipe hour --backbone runs/p2_supervised_hour/last.pt"
+    assert any("setting E's answers" in what and command == "train p2_E_hour" for what, command in gaps.items())
+    assert any("pre-training with labels" in what and "--method supervised" in command for what, command in gaps.items())
+    assert any("C - E" in text_of(tuple(block.parts)) for block in blocks if isinstance(block, Text))
+    assert [row[0] for row in table_of(blocks, "setting").rows] == ["A", "B", "C", "E"]
+
+
+def test_without_data_and_runs_the_section_is_gaps_and_the_method(five):
+    shutil.rmtree(five / "data")
+    blocks = problem2.section(site_of(five))
+    assert any(block.command == problem2_pretraining.FETCH for block in blocks if isinstance(block, Gap))
+    assert text_of(table_of(blocks, "setting").rows[0][4]) == "-"
+    check_every_value(blocks, five)
+    shutil.rmtree(five / "runs")
+    blocks = problem2.section(site_of(five))
+    gaps = [block for block in blocks if isinstance(block, Gap)]
+    assert len(gaps) == 2 + 5 and any(isinstance(block, Drawing) for block in blocks)
+
+
+def test_a_setting_in_training_stays_out_of_the_differences(five):
+    log = five / "runs" / "p2_C_hour" / "log.jsonl"
+    log.write_text(log.read_text().splitlines(keepends=True)[0])
+    blocks = problem2.section(site_of(five))
+    assert any("epoch 1 of 2" in block.what for block in blocks if isinstance(block, Gap))
+    assert "C" in [row[0] for row in table_of(blocks, "setting").rows]
+    assert [row[0] for row in table_of(blocks, "difference").rows] == ["B - A: with labels against nothing"]
+
+
+def test_a_second_build_measures_nothing(five, monkeypatch):
+    first = [value.text for value in values_in(problem2.section(site_of(five)))]
+    monkeypatch.setattr(figures, "answers", None)
+    monkeypatch.setattr(problem2, "paired_bootstrap", None)
+    assert [value.text for value in values_in(problem2.section(site_of(five)))] == first
+
+
+def test_curves_are_drawn_of_two_epochs_and_more(five):
+    assert not [
+        b
+        for b in problem2_pretraining.pretrained(site_of(five), figures.pretraining(site_of(five).logs, {}))
+        if isinstance(b, Grid)
+    ]
+    log = five / "runs" / "p2_byol_hour" / "log.jsonl"
+    log.write_text(log.read_text() + log.read_text().replace('"epoch": 1', '"epoch": 2'))
+    blocks = problem2.section(site_of(five))
+    grids = [block for block in blocks if isinstance(block, Grid)]
+    assert len(grids) == 2 and len(grids[0].blocks) == 2
+    drawn = charts.svg(grids[1].blocks[0].figure)
+    assert all(f">{name}<" in drawn for name in "ABCE") and f"var({charts.VARIABLES[charts.SERIES[4]]})" in drawn

@@ -1,0 +1,351 @@
+"""Problem 3's figures: drawings that follow the models, masks over images, and a section that measures what it states."""
+
+import dataclasses
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import draw
+from PIL import Image
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import mean_iou_evaluate
+from core import runlog
+from core.cli import InputError
+from p3 import data, figures, inference, networks, predictions
+from p3.model import DeepLabv3, FCN32s
+from p3.recipes import RECIPES
+from report import html, markdown, problem3
+from report.measures import Measures, Site
+from report.page import Drawing, Gap, Grid, Layers, Table, Text, Value, parts_of
+
+
+def on_meta(make, *arguments):
+    with torch.device("meta"):
+        return make(*arguments)
+
+
+def words_of(figure):
+    return " | ".join(text.get_text() for text in figure.axes[0].texts)
+
+
+# --- the networks' drawings -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [FCN32s, DeepLabv3])
+def test_the_stages_add_up_to_what_torch_counts_itself(make):
+    network = on_meta(make)
+    found = networks.stages(network)
+    with FlopCounterMode(display=False) as counter:
+        network(torch.empty(1, 3, 512, 512, device="meta"))
+    assert sum(stage.parameters for stage in found) == sum(weight.numel() for weight in network.parameters())
+    assert 2 * sum(stage.multiply_adds for stage in found) == counter.get_total_flops()  # torch counts an add as another
+    assert (found[-1].channels, found[-1].height, found[-1].width) == (7, 512, 512)
+
+
+def test_fcn_is_drawn_as_published():
+    found = {stage.name: stage for stage in networks.stages(on_meta(FCN32s))}
+    blocks = [(found[f"block {k}"].channels, found[f"block {k}"].stride) for k in range(1, 6)]
+    assert blocks == [(64, 2), (128, 4), (256, 8), (512, 16), (512, 32)]
+    assert [found[f"block {k}"].what[0] for k in range(1, 6)] == list("22333")
+    assert found["fc6"].what == "conv 7×7" and found["fc7"].channels == 4096
+
+
+def test_a_changed_dilation_shows_in_the_drawing():
+    network = on_meta(DeepLabv3)
+    before = words_of(networks.drawing(networks.stages(network)))
+    assert all(f"rate {rate} |" in before for rate in (12, 24, 36))
+    conv = network.network.classifier[0].convs[1][0]
+    conv.dilation = conv.padding = (6, 6)
+    after = words_of(networks.drawing(networks.stages(network)))
+    assert "rate 6 |" in after and "rate 12 |" not in after and "rate 24 |" in after
+
+
+def test_a_changed_width_shows_in_the_drawing_and_in_the_count():
+    narrow, wide = (networks.stages(on_meta(FCN32s, classes)) for classes in (5, 7))
+    assert "5 × 512×512" in words_of(networks.drawing(narrow)) and "7 × 512×512" in words_of(networks.drawing(wide))
+    fewer = 2 * (4096 + 1) + (7 * 7 - 5 * 5) * 64 * 64  # score and upscore
+    assert sum(s.parameters for s in wide) - sum(s.parameters for s in narrow) == fewer
+
+
+def test_another_network_is_refused():
+    with pytest.raises(InputError, match="Linear has no drawing"):
+        networks.stages(nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize(("dilation", "side"), [(1, 5), (12, 32), (24, 32), (36, 32), (12, 16)])
+def test_the_taps_on_the_map_are_those_of_a_convolution(dilation, side):
+    ones = torch.ones(1, 1, side, side)
+    counted = nn.functional.conv2d(ones, torch.ones(1, 1, 3, 3), padding=dilation, dilation=dilation).mean().item()
+    assert networks.on_the_map(dilation, side) == pytest.approx(counted)
+
+
+# --- the mask over the image ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """(image, mask) files of 60 x 40: left half forest, right half water, one pixel of urban."""
+    classes = np.full((40, 60), 3, dtype=np.uint8)
+    classes[:, 30:] = 4
+    classes[20, 10] = 0
+    Image.fromarray(data.colours_of(classes)).save(tmp_path / "7_mask.png")
+    return draw(tmp_path / "7_sat.png", 60, 40, 1), tmp_path / "7_mask.png"
+
+
+@pytest.mark.parametrize("flags", figures.PAIRS)
+def test_the_courses_flags_do_the_same_as_ours(pair, flags, call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, _ = call(figures.main, flags[0], pair[0], flags[1], pair[1])
+    assert (status, out) == (0, "wrote 7_mask_over_image.png\n")
+    made, image = np.array(Image.open("7_mask_over_image.png")).astype(int), np.array(Image.open(pair[0])).astype(int)
+    forest, water, urban = (data.COLOURS[index].astype(int) for index in (3, 4, 0))
+    assert abs(made[5, 5] - (0.65 * image[5, 5] + 0.35 * forest)).max() <= 1  # tinted within a region
+    assert (made[5, 29] == forest).all() and (made[5, 30] == water).all()  # outlined on both sides
+    assert (made[20, 10] == urban).all() and (made[20, 11] == forest).all()
+    legend = {tuple(colour) for colour in made[40:].reshape(-1, 3).tolist()}
+    shown = {name for name, colour in zip(data.CLASSES, data.COLOURS.tolist(), strict=True) if tuple(colour) in legend}
+    assert shown == {"urban", "forest", "water"}
+
+
+def test_a_legend_that_is_wider_than_the_image_is_not_cut():
+    classes = np.arange(7, dtype=np.uint8).repeat(10).reshape(7, 10)
+    made = figures.overlay(np.zeros((7, 10, 3), dtype=np.uint8), classes)
+    assert made.shape[1] > 100
+    edge = np.array(tuple(bytes.fromhex(figures.charts.SURFACE[1:])))
+    assert (made[7:, -1] == edge).all() and (made[-1] == edge).all()  # nothing touches the border
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--image", "7_sat.png", "--seg_path", "7_mask.png"), "give one pair of"),
+        (("--img_path", "7_sat.png"), "given: --img_path"),
+        (("--image", "7_sat.png", "--mask", "7_mask.png", "--sat_path", "7_sat.png", "--mask_path", "7_mask.png"), "one pair"),
+        ((), "given: none"),
+        (("--image", "7_sat.png", "--mask", "none.png"), "none.png: no such file"),
+        (("--image", "text.jpg", "--mask", "7_mask.png"), "text.jpg: cannot be read as an image"),
+        (("--image", "small.png", "--mask", "7_mask.png"), "7_mask.png is 60x40, but small.png is 8x8"),
+        (("--image", "7_sat.png", "--mask", "7_mask.png", "--out", "folder.png"), "folder.png is a folder"),
+        (("--image", "7_sat.png", "--mask", "7_mask.png", "--out", "text.jpg/x.png"), "a file is in the way"),
+        (("--image", "7_sat.png", "--mask", "7_mask.png", "--out", "x.jpg"), "name it x.png"),
+        (("--image", "7_sat.png", "--mask", "7_mask.png", "--out", "7_mask.png"), "would overwrite an input"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(arguments, said, pair, call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.jpg").write_text("no image")
+    (tmp_path / "folder.png").mkdir()
+    draw(tmp_path / "small.png", 8, 8, 2)
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    status, out, err = call(figures.main, *arguments)
+    assert (status, out, err.count("\n")) == (2, "", 1) and said in err
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+
+
+def test_an_output_that_fails_half_way_leaves_the_older_one(pair, call, tmp_path, monkeypatch):
+    out = tmp_path / "x.png"
+    out.write_bytes(b"older")
+
+    def full(self, file, **_):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    status, _, err = call(figures.main, "--image", pair[0], "--mask", pair[1], "--out", out)
+    assert status == 2 and "No space left" in err and out.read_bytes() == b"older"
+    assert not list(tmp_path.glob(".*"))
+
+
+# --- predictions and scores -------------------------------------------------------------------------------------------
+
+
+def test_changes_and_scores_of_a_small_mask():
+    truth = np.array([[0, 0, 1, 1, 6]], dtype=np.uint8)
+    first, last = np.array([[0, 1, 0, 0, 0]], dtype=np.uint8), np.array([[1, 0, 1, 0, 6]], dtype=np.uint8)
+    found = [predictions.CHANGES[index] for index in predictions.changes(truth, first, last)[0]]
+    assert found == ["broken", "fixed", "fixed", "wrong in both", "unknown in the truth"]
+    assert predictions.scores(truth, last) == pytest.approx(
+        {"accuracy": 2 / 4, "mean_iou": 1 / 3}
+    )  # urban 1/3, agriculture 1/3
+    assert predictions.scores(np.full((2, 2), 6, np.uint8), np.full((2, 2), 6, np.uint8)) == {}
+
+
+def test_a_confusion_matrix_is_drawn_in_per_cent_of_its_rows():
+    shares = predictions.rows_of(np.diag([3, 2, 0, 4, 5, 6, 7]) + np.eye(7, k=1, dtype=int))
+    assert shares[0, 0] == 0.75 and shares[6, 6] == 1 and shares[2, 3] == 1
+    assert predictions.rows_of(np.zeros((7, 7), dtype=int)).tolist() == np.zeros((7, 7)).tolist()
+    assert "75" in words_of(figures.matrix(shares)) and "100" in words_of(figures.matrix(shares))
+
+
+@pytest.fixture
+def validation(tmp_path):
+    """A folder in the course's layout: three images of 64 x 64 with drawn masks. Gives ``hw1_data``."""
+    folder = tmp_path / "hw1_data" / "p3_data" / "validation"
+    for seed, name in enumerate(("0013", "0062", "0104")):
+        draw(folder / f"{name}_sat.jpg", 64, 64, seed)
+        coarse = np.random.default_rng(seed).integers(0, 7, (4, 4), dtype=np.uint8)
+        Image.fromarray(data.colours_of(coarse.repeat(16, 0).repeat(16, 1))).save(folder / f"{name}_mask.png")
+    return tmp_path / "hw1_data"
+
+
+def test_predictions_are_those_of_the_graders_script(p3_checkpoint, validation, call, tmp_path):
+    folder, out = validation / "p3_data" / "validation", tmp_path / "masks"
+    status, _, _ = call(inference.main, folder, out, "--checkpoint", p3_checkpoint, "--device", "cpu")
+    assert status == 0
+    predict = inference.predictor(p3_checkpoint, torch.device("cpu"))
+    image, _ = predictions.read_pair(folder / "0062_sat.jpg")
+    assert np.array_equal(data.colours_of(predictions.mask(predict, image)), np.array(Image.open(out / "0062_mask.png")))
+    counts = predictions.confusion(predict, folder).numpy()
+    assert np.array_equal(counts, mean_iou_evaluate.confusion(folder, out))
+
+
+def test_an_image_that_cannot_be_read_is_named(validation):
+    path = validation / "p3_data" / "validation" / "0013_sat.jpg"
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(InputError, match="0013_sat.jpg: cannot be read"):
+        predictions.read_pair(path)
+
+
+# --- the section ------------------------------------------------------------------------------------------------------
+
+IOUS = {"urban": 0.5, "agriculture": 0.8, "rangeland": 0.1, "forest": 0.6, "water": 0.4, "barren": 0.3}
+
+
+@pytest.fixture
+def run(tmp_path, p3_checkpoint):
+    """A run folder of model B with three epochs, and a checkpoint of each; the middle one differs from the two others."""
+    folder = tmp_path / "runs" / "p3_B_trial"
+    (folder / "snapshots").mkdir(parents=True)
+    recipe = dataclasses.asdict(RECIPES["demo"]["B"])
+    about = {"recipe": recipe, "data": {"pretrained": "None"}, "seed": 4, "command": "python3 -m p3.train", "commit": "abc"}
+    (folder / "run.json").write_text(json.dumps(about | {"device": "a processor"}))
+    write_log(folder, IOUS)
+    for name in ("snapshots/epoch_0001.pt", "last.pt"):
+        shutil.copy(p3_checkpoint, folder / name)
+    other = torch.load(p3_checkpoint, weights_only=True)
+    other["weights"]["network.classifier.4.bias"] = other["weights"]["network.classifier.4.bias"].flip(0)
+    torch.save(other, folder / "snapshots" / "epoch_0002.pt")
+    return folder
+
+
+def write_log(folder, ious):
+    lines = []
+    for epoch, factor in ((1, 0.5), (2, 1.2), (3, 1.0)):  # the second is the best one
+        values = {f"iou_{name}": iou * factor for name, iou in ious.items()}
+        mean = sum(values.values()) / len(values)
+        lines.append({"epoch": epoch, "steps": 2 * epoch, "loss": 1 / epoch, "lr": 1e-3 / epoch, "mean_iou": mean, **values})
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def site_of(run, folder, out, images=("0013", "0062", "0104")):
+    logs = runlog.read_all(run.parent) if run else []
+    return Site(run.parent if run else out, logs, folder, images, Measures(out), torch.device("cpu"))
+
+
+def flat(blocks):
+    for block in blocks:
+        yield from flat(block.blocks) if isinstance(block, Grid) else [block]
+
+
+def values_of(blocks):
+    """Every Value of the blocks."""
+    for block in flat(blocks):
+        parts = block.parts if isinstance(block, Text) else parts_of(getattr(block, "caption", ()))
+        cells = [part for row in block.rows for cell in row for part in parts_of(cell)] if isinstance(block, Table) else []
+        yield from (part for part in (*parts, *cells) if isinstance(part, Value))
+
+
+def said(blocks):
+    texts = (block.parts for block in flat(blocks) if isinstance(block, Text))
+    return " ".join("".join(part if isinstance(part, str) else part.text for part in parts) for parts in texts)
+
+
+def test_the_section_states_what_was_logged_and_measured(run, validation, tmp_path):
+    blocks = problem3.section(site_of(run, validation, tmp_path / "out"))
+    assert [block.command for block in flat(blocks) if isinstance(block, Gap)] == [
+        "python3 -m p3.train --model A --recipe hour"
+    ]
+    kept = json.loads((tmp_path / "out" / "measures.json").read_text())
+    log = {line["epoch"]: line for line in map(json.loads, (run / "log.jsonl").read_text().splitlines())}
+    values = list(values_of(blocks))
+    assert len(values) > 50
+    for value in values:
+        file, _, where = value.source.partition("#")
+        key, _, name = where.rpartition("/")
+        assert value.value == (log[int(key)] if file.endswith("log.jsonl") else kept[key]["numbers"])[name]
+        assert float(value.text.replace(",", "")) == pytest.approx(value.value, abs=0.6 if value.value > 100 else 0.06)
+
+    layers = [block for block in flat(blocks) if isinstance(block, Layers)]
+    assert [list(one.layers) for one in layers] == [["image", "truth", "epoch 1", "epoch 2", "epoch 3", "errors"]] * 3
+    one = layers[1]
+    truth = np.array(Image.open(validation / "p3_data" / "validation" / "0062_mask.png"))
+    assert np.array_equal(one.layers["truth"], truth)
+    right = (one.layers["epoch 2"] == truth).all(2)[data.classes_of(truth) != data.UNKNOWN].mean()
+    assert next(v for v in values if v.source.endswith("epoch_0002/mask_0062/accuracy")).value == pytest.approx(right)
+    assert not np.array_equal(one.layers["epoch 1"], one.layers["epoch 2"])
+    shown = {
+        "#" + "".join(f"{v:02x}" for v in colour)
+        for name in ("truth", "epoch 2")
+        for colour in np.unique(one.layers[name].reshape(-1, 3), axis=0)
+    }
+    assert shown <= set(one.legend.values())
+    shares = [v.value for v in values if "changes_0062/" in v.source]
+    assert sum(shares) == pytest.approx(1)
+    assert "finds rangeland hardest" in said(blocks)
+    (matrix,) = [block for block in flat(blocks) if isinstance(block, Drawing) and "Confusion" in block.alt]
+    assert matrix.runs[0].name == "p3_B_trial"
+
+
+def test_a_second_build_measures_nothing_again_and_can_be_written_out(run, validation, tmp_path, capsys, monkeypatch):
+    first = problem3.section(site_of(run, validation, tmp_path / "out"))
+    assert "mask_0013" in capsys.readouterr().out
+    monkeypatch.setattr(inference, "predictor", None)
+    second = problem3.section(site_of(run, validation, tmp_path / "out"))
+    assert capsys.readouterr().out == ""
+    assert [(v.source, v.value) for v in values_of(first)] == [(v.source, v.value) for v in values_of(second)]
+    page, text = html.render("t", second), markdown.render("t", second, tmp_path / "out" / "figures")
+    assert page.count("data-layer=") == 18 and "rate 36" in page and "rangeland" in text
+
+
+def without_checkpoints(run):
+    shutil.rmtree(run / "snapshots")
+    (run / "last.pt").unlink()
+
+
+def test_logs_alone_give_curves_and_gaps(run, validation, tmp_path):
+    without_checkpoints(run)
+    write_log(run, IOUS | {"water": 0.05})
+    blocks = problem3.section(site_of(run, validation, tmp_path / "out"))
+    gaps = [block for block in flat(blocks) if isinstance(block, Gap)]
+    assert [gap.command for gap in gaps[1:]] == ["python3 -m p3.train"] * 2
+    captions = {block.caption for block in flat(blocks) if isinstance(block, Drawing)}
+    assert {"Validation mean IoU of B.", "IoU of each class, model B."} <= captions
+    assert not any(isinstance(block, Layers) for block in flat(blocks))
+    assert "finds water hardest" in said(blocks)  # by the rule, from the log
+
+
+def test_missing_images_and_missing_runs_are_gaps(run, validation, tmp_path):
+    blocks = problem3.section(site_of(run, validation, tmp_path / "out", images=("0062", "9999")))
+    assert any("validation 9999" in block.what for block in flat(blocks) if isinstance(block, Gap))
+    assert sum(isinstance(block, Layers) for block in flat(blocks)) == 1
+    blocks = problem3.section(site_of(run, tmp_path / "none", tmp_path / "out 2"))
+    assert [block.command for block in flat(blocks) if isinstance(block, Gap)][1:] == ["bash hw1_download.sh data"] * 2
+    blocks = problem3.section(site_of(None, validation, tmp_path / "out 3"))
+    gaps = [block.command for block in blocks if isinstance(block, Gap)]
+    assert gaps == [f"python3 -m p3.train --model {model} --recipe hour" for model in "AB"]
+    assert sum(isinstance(block, Drawing) for block in flat(blocks)) == 2  # the networks need no run
+
+
+def test_a_class_that_the_log_leaves_out_is_no_number(run, validation, tmp_path):
+    without_checkpoints(run)
+    write_log(run, {name: iou for name, iou in IOUS.items() if name != "rangeland"})
+    blocks = problem3.section(site_of(run, validation, tmp_path / "out"))
+    (table,) = [block for block in blocks if isinstance(block, Table) and block.header[0] == "class"]
+    assert {row[0]: row[1] for row in table.rows}["rangeland"] == "-"
+    assert "finds barren hardest" in said(blocks)
+    assert not any(math.isnan(value.value) for value in values_of(blocks))
