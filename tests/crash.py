@@ -8,8 +8,8 @@ the saved state (weights, optimiser, sums, log) must be the unbroken run's. On t
 from __future__ import annotations
 
 import argparse
-import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -64,7 +64,7 @@ def hold(loop: str, folder: Path, kills: int, moments: random.Random) -> int:
             if difference := differing(unbroken, broken):
                 print(f"{loop}: after {done} kills, {difference}")
                 return 0
-            os.rename(broken, folder / f"{loop}_finished_{done}")
+            shutil.rmtree(broken)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
