@@ -1,7 +1,7 @@
 """The whole homework on a small drawn data set, in minutes on a CPU: ``bash demo.sh``.
 
 Draws the data, trains each problem shortly, runs the three graders' scripts with what came out and with the checkpoints
-that ship, scores all of it, and prints a table.
+that ship, scores all of it, makes the report page of it, and prints a table.
 """
 
 from __future__ import annotations
@@ -108,12 +108,12 @@ def main() -> None:
     demo.rows.append(("data drawn", "", "", f"{time.perf_counter() - start:.0f}"))
 
     p1_val, office, p3_val = data / "p1_data" / "val_50", data / "p2_data" / "office", data / "p3_data" / "validation"
-    p1 = demo.train("p1_A", "p1.train", "--model", "A")
+    p1 = demo.train("p1_A_demo", "p1.train", "--model", "A")
     demo.grade_p1("p1 A on the drawn images (chance 0.020)", EXPECTED["p1"], p1_val, p1_val, p1 / "last.pt")
-    byol = demo.train("p2_byol", "p2.pretrain")
-    p2 = demo.train("p2_C", "p2.train", "--setting", "C", "--backbone", byol / "last.pt")
+    byol = demo.train("p2_byol_demo", "p2.pretrain")
+    p2 = demo.train("p2_C_demo", "p2.train", "--setting", "C", "--backbone", byol / "last.pt")
     demo.grade_p2("p2 C on the drawn images (chance 0.015)", EXPECTED["p2"], office, p2 / "last.pt")
-    p3 = demo.train("p3_B", "p3.train", "--model", "B")
+    p3 = demo.train("p3_B_demo", "p3.train", "--model", "B")
     demo.grade_p3("p3 B on the drawn scenes", EXPECTED["p3"], p3_val, p3 / "last.pt")
 
     for entry_ in json.loads((ROOT / "checkpoints" / "manifest.json").read_text())["checkpoints"]:
@@ -129,11 +129,16 @@ def main() -> None:
                 val = real / "p3_data" / "validation"
                 demo.grade_p3(f"{entry_['name']}, shipped, on the real scenes", entry_["score"], val, shipped)
 
+    began, shown = time.perf_counter(), [path.name.split("_")[0] for path in sorted(p3_val.glob("*_sat.jpg"))[:3]]
+    demo.run("python3", "-m", "report", "--runs", out / "runs", "--out", out / "report", "--data", data, "--images", *shown)
+    demo.rows.append(("report made", "", "", f"{time.perf_counter() - began:.0f}"))
+
     widths = [max(len(row[k]) for row in demo.rows) for k in range(4)]
     print()
     for row in demo.rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     print(f"\nall in {(time.perf_counter() - start) / 60:.1f} minutes on {os.cpu_count()} cores; everything lies in {out}")
+    print(f"to look at: {out / 'report' / 'report.html'}")
 
 
 # What came out on two CPU cores with bfloat16, once. Other rounding moves trainings this short by many points.

@@ -22,7 +22,10 @@ from report.page import Drawing, Gap, Grid, Layers, Picture, Points, Table
 
 TINY = Parameters(p1_train=2, p1_val=2, p2_unlabelled=2, p2_train=1, p2_val=1, p3_train=4, p3_val=3, size=64)
 NUMBER = re.compile(r"\d[\d,]*\.\d+")
-ORIGINAL = set(NUMBER.findall((ROOT / "report/overview.py").read_text()))
+ORIGINAL = {  # the original report's figures, which have no log here
+    *("0.6476", "0.9714", "0.2848", "0.4114", "0.4551", "0.3062", "0.3087", "0.6257", "0.7341", "0.5775", "0.6537", "0.7166")
+}
+NAMES = {"1.4"}  # of MobileNetV2 x1.4
 
 
 def run(main, *arguments):
@@ -43,9 +46,12 @@ def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     data, runs, out = folder / "data", folder / "runs", folder / "out"
     draw_all(data, TINY)
-    shared = ("--recipe", "demo", "--epochs", "3", "--device", "cpu")
-    assert run(p1.main, "--data", data / "p1_data", "--batch-size", "50", "--run", runs / "p1_A_demo", *shared) == 0
-    assert run(p3.main, "--data", data / "p3_data", "--batch-size", "2", "--run", runs / "p3_B_demo", *shared) == 0
+    shared = ("--epochs", "3", "--device", "cpu")
+    assert (
+        run(p1.main, "--data", data / "p1_data", "--batch-size", "50", "--run", runs / "p1_A_hour", "--recipe", "hour", *shared)
+        == 0
+    )
+    assert run(p3.main, "--data", data / "p3_data", "--batch-size", "4", "--run", runs / "p3_B_report", *shared) == 0
     for logs in (ROOT / "results").glob("p2_*"):
         shutil.copytree(logs, runs / logs.name)
     images = [path.name.split("_")[0] for path in sorted((data / "p3_data/validation").glob("*_sat.jpg"))][:2]
@@ -117,7 +123,7 @@ def test_no_fraction_stands_in_the_text_untraced(built, page):
     recorded = " ".join(path.read_text() for path in built[0].glob("*/run.json"))
     for text in page.loose:
         for number in NUMBER.findall(text):
-            assert number in ORIGINAL or number in recorded, f"{number} in {text!r}"
+            assert number in ORIGINAL | NAMES or number in recorded, f"{number} in {text!r}"
 
 
 def test_a_figure_names_the_runs_that_its_numbers_come_from(page):
