@@ -3,9 +3,15 @@
 import importlib.util as _util
 import sys as _sys
 
-if _missing := [name for name in ("torch", "torchvision", "numpy", "PIL", "tqdm") if _util.find_spec(name) is None]:
-    _sys.stderr.write(
-        f"this Python ({_sys.executable}) has no {', '.join(_missing)}; "
-        "install what is needed with: pip install -r requirements.txt (or use .venv: . .venv/bin/activate)\n"
-    )
-    _sys.exit(2)
+
+def require(*modules: str) -> None:
+    """End the program with one line and status 2 if this Python lacks one of ``modules``."""
+    if missing := [name for name in modules if _util.find_spec(name) is None]:
+        _sys.stderr.write(
+            f"this Python ({_sys.executable}) has no {', '.join(missing)}; "
+            "install what is needed with: pip install -r requirements.txt (or use .venv: . .venv/bin/activate)\n"
+        )
+        _sys.exit(2)
+
+
+require("torch", "torchvision", "numpy", "PIL", "tqdm")

@@ -9,6 +9,9 @@ ROOT = Path(__file__).resolve().parents[1]
 if not __package__:  # started by path, from any working directory, the packages lie beside this one
     sys.path[0] = str(ROOT)
 
+import core  # noqa: E402, F401  # says in one line what this Python lacks, before anything else is imported
+
+# isort: split
 import argparse  # noqa: E402
 
 import torch  # noqa: E402

@@ -254,12 +254,13 @@ def test_an_error_of_a_script_is_one_line_with_its_name_and_status_2(tmp_path):
         assert done.returncode == 2 and done.stderr.startswith(f"{name}: no ") and done.stderr.count("\n") == 1
 
 
-def test_a_python_without_torch_is_told_what_to_install(tmp_path):
+@pytest.mark.parametrize("name", ["hw1_1.sh", "hw1_2.sh", "hw1_3.sh"])
+def test_a_python_without_torch_is_told_what_to_install(tmp_path, name):
     bare = tmp_path / "python3"
     bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S -I "$@"\n')  # -S: no site-packages
     bare.chmod(0o755)
     environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(["bash", ROOT / "hw1_1.sh", "a", "b"], env=environment, capture_output=True, text=True)
+    done = subprocess.run(["bash", ROOT / name, "a", "b", "c"], env=environment, capture_output=True, text=True)
     assert done.returncode == 2 and "pip install -r requirements.txt" in done.stderr and done.stderr.count("\n") == 1
 
 
