@@ -111,7 +111,7 @@ class Site:
 
     def named(self, pattern: str) -> list[RunLog]:
         """The runs whose folders match ``pattern``, as ``p1_A_*``."""
-        return [run for run in self.logs if fnmatch.fnmatch(run.name, pattern)]
+        return [run for run in self.logs if fnmatch.fnmatchcase(run.name, pattern)]
 
     def chosen(self, pattern: str) -> RunLog | None:
         """Of these the one with the best last epoch, or None."""

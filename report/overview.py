@@ -2,20 +2,43 @@
 
 from __future__ import annotations
 
-from report import problem1
+from p1 import figures as p1
+from p2 import figures as p2
+from report import problem1, problem3
 from report.measures import Site
 from report.page import Block, Code, Heading, Parts, Table, Text, logged
 
+SETTINGS = {
+    "A": "no pre-training",
+    "B": "labels, all trained",
+    "C": "BYOL, all trained",
+    "D": "labels, head only",
+    "E": "BYOL, head only",
+}
 ROWS = (  # runs, what they are, the original report's figure, and the command that makes such a run
-    ("p1_A_*", "Problem 1, model A: MobileNetV2 from scratch", "accuracy 0.6476", "python3 -m p1.train --model A"),
-    ("p1_B_*", "Problem 1, model B: the same, pre-trained", "accuracy 0.9714, contaminated", "python3 -m p1.train --model B"),
-    ("p2_A_*", "Problem 2, setting A: no pre-training", "accuracy 0.2848, other data", "python3 -m p2.train --setting A"),
-    ("p2_B_*", "Problem 2, setting B: labels, all trained", "accuracy 0.4114, other data", "python3 -m p2.train --setting B"),
-    ("p2_C_*", "Problem 2, setting C: BYOL, all trained", "accuracy 0.4551, other data", "python3 -m p2.train --setting C"),
-    ("p2_D_*", "Problem 2, setting D: labels, head only", "accuracy 0.3062, other data", "python3 -m p2.train --setting D"),
-    ("p2_E_*", "Problem 2, setting E: BYOL, head only", "accuracy 0.3087, other data", "python3 -m p2.train --setting E"),
-    ("p3_A_*", "Problem 3, model A: VGG16-FCN32s", "mean IoU 0.6257", "python3 -m p3.train --model A"),
-    ("p3_B_*", "Problem 3, model B: DeepLabv3", "mean IoU 0.7341, from COCO weights", "python3 -m p3.train --model B"),
+    (
+        "p1_A_*",
+        "Problem 1, model A: MobileNetV2 from scratch",
+        f"accuracy {p1.ORIGINAL['A'][0]}",
+        "python3 -m p1.train --model A",
+    ),
+    (
+        "p1_B_*",
+        "Problem 1, model B: the same, pre-trained",
+        f"accuracy {p1.ORIGINAL['B'][0]}, contaminated",
+        "python3 -m p1.train --model B",
+    ),
+    *(
+        (
+            f"p2_{name}_*",
+            f"Problem 2, setting {name}: {what}",
+            f"accuracy {p2.ORIGINAL[name]}, other data",
+            f"python3 -m p2.train --setting {name}",
+        )
+        for name, what in SETTINGS.items()
+    ),
+    ("p3_A_*", "Problem 3, model A: VGG16-FCN32s", f"mean IoU {problem3.ORIGINAL['A']}", "python3 -m p3.train --model A"),
+    ("p3_B_*", "Problem 3, model B: DeepLabv3", f"mean IoU {problem3.ORIGINAL['B']}", "python3 -m p3.train --model B"),
 )
 WORDS = {"accuracy": "accuracy", "mean_iou": "mean IoU", "loss": "training loss"}
 
