@@ -57,6 +57,7 @@ def hold(loop: str, folder: Path, kills: int, moments: random.Random) -> int:
     length = time.monotonic() - start
     done = 0
     while done < kills:
+        from_the_start, began = not broken.exists(), time.monotonic()
         process = begin(loop, folder, broken)
         try:
             process.wait(timeout=moments.uniform(0.2, 1.0) * length)
@@ -65,7 +66,8 @@ def hold(loop: str, folder: Path, kills: int, moments: random.Random) -> int:
                 print(f"{loop}: after {done} kills, {difference}")
                 return 0
             shutil.rmtree(broken)
-            length *= 0.9  # the machine was busier when it was measured
+            if from_the_start:
+                length = min(length, time.monotonic() - began)  # the machine was busier when it was measured
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
