@@ -1,10 +1,13 @@
-"""The README's table of results, from the committed logs: ``python3 -m results``.
+"""The README's tables of results, from the committed logs: ``python3 -m results``.
 
-Each folder here holds the ``run.json`` and ``log.jsonl`` of a run, as its training wrote them.
+Each folder here holds the ``run.json`` and ``log.jsonl`` of a run, as its training wrote them; ``measures.json`` is what
+``python3 -m report`` measured of these runs.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 from core.runlog import RunLog, read_all
@@ -32,5 +35,15 @@ def row(run: RunLog) -> tuple[str, ...]:
     )
 
 
+def differences(file: Path = Path(__file__).parent / "measures.json") -> str:
+    """A Markdown table with a row for every two settings of problem 2 that the report compared."""
+    rows = ["| difference | points of accuracy | 95 % interval |", "| --- | --- | --- |"]
+    for key, measured in json.loads(file.read_text()).items():
+        if compared := re.fullmatch(r"p2_(.)_.*/minus_p2_(.)_.*", key):
+            points, low, high = (measured["numbers"][name] for name in ("points", "low", "high"))
+            rows.append(f"| {compared[1]} - {compared[2]} | {points:+.1f} | {low:+.1f} to {high:+.1f} |")
+    return "\n".join(rows)
+
+
 if __name__ == "__main__":
-    print(table())
+    print(table(), differences(), sep="\n\n")

@@ -1,10 +1,12 @@
-"""The README's table is the one that the committed logs give."""
+"""The README's tables are those that the committed logs give."""
 
 from conftest import ROOT
 
-from results.__main__ import table
+from results.__main__ import differences, table
 
 
-def test_the_readmes_table_comes_from_the_logs():
+def test_the_readmes_tables_come_from_the_logs():
     assert table().count("\n") >= 3
     assert table() in (ROOT / "README.md").read_text()
+    assert differences().count("\n") >= 3
+    assert differences() in (ROOT / "README.md").read_text()
