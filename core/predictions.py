@@ -61,6 +61,18 @@ def unique(rows: list[dict[str, str]], column: str, path: Path) -> None:
         raise InputError(f"{path} names {some(doubled)} more than once; each {column} may stand in one row only")
 
 
+def locate(table: Path, folder: Path, rows: list[dict[str, str]]) -> list[Path]:
+    """The paths of the rows' images, in the rows' order. Raises InputError if one is missing or named twice."""
+    if not folder.is_dir():
+        raise InputError(f"no folder {folder}" if not folder.exists() else f"{folder} is not a folder")
+    unique(rows, "filename", table)
+    paths = [folder / row["filename"] for row in rows]
+    missing = [path.name for path in paths if not path.is_file()]
+    if missing:
+        raise InputError(f"{table} names images that are not in {folder}: {some(missing)}")
+    return paths
+
+
 def write_rows(path: Path, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     """Write a csv with ``columns`` as header, in whole or not at all."""
     text = io.StringIO()

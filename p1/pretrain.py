@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 
 from core import cache, device, optimiser, processes
-from core.cli import InputError, some, training_flags
+from core.cli import InputError, training_flags
 from core.files import natural
-from core.predictions import read_labels
+from core.predictions import locate, read_rows
 from core.randomness import seed_of
 from core.run import Run, fingerprint
 from p1 import data
@@ -43,15 +43,13 @@ def main() -> None:
     where = processes.choose(args.device)
 
     table, folder = args.labels or args.data / "labels.csv", args.data / "train"
-    names = read_labels(table)
-    paths = [folder / name for name in names]
-    missing = [path.name for path in paths if not path.is_file()]
-    if missing:
-        raise InputError(f"{table} names images that are not in {folder}: {some(missing)}")
+    rows = read_rows(table, ("filename", "label"))
+    paths = locate(table, folder, rows)
     if len(paths) < HOLD_OUT:
         raise InputError(f"{table} names {len(paths)} images; at least {HOLD_OUT} are needed, one of them to measure on")
-    classes = tuple(sorted(set(names.values()), key=natural))
-    labels = torch.tensor([classes.index(label) for label in names.values()])
+    names = [row["label"] for row in rows]
+    classes = tuple(sorted(set(names), key=natural))
+    labels = torch.tensor([classes.index(name) for name in names])
     held = torch.arange(len(paths)) % HOLD_OUT == 0
     kept_paths = [path for path, out in zip(paths, held, strict=True) if not out]
     train_images = cache.load(kept_paths, data.decode, f"{data.KIND}-kept", args.data_memory)

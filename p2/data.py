@@ -12,7 +12,7 @@ from torch import Tensor
 from core import cache, images
 from core.cli import InputError, some
 from core.files import list_files, natural
-from core.predictions import read_rows, unique
+from core.predictions import locate, read_rows
 
 SIZE = 128  # fixed by the course
 KIND = f"p2-{SIZE}"  # of cache
@@ -29,18 +29,6 @@ def read_labelled(table: Path, folder: Path) -> tuple[list[str], list[Path]]:
     """Labels, as they stand in the csv, and paths of the images that it names."""
     rows = read_rows(table, ("filename", "label"))
     return [row["label"] for row in rows], locate(table, folder, rows)
-
-
-def locate(table: Path, folder: Path, rows: list[dict[str, str]]) -> list[Path]:
-    """The paths of the rows' images, in the rows' order. Raises InputError if one is missing or named twice."""
-    if not folder.is_dir():
-        raise InputError(f"no folder {folder}" if not folder.exists() else f"{folder} is not a folder")
-    unique(rows, "filename", table)
-    paths = [folder / row["filename"] for row in rows]
-    missing = [path.name for path in paths if not path.is_file()]
-    if missing:
-        raise InputError(f"{table} names images that are not in {folder}: {some(missing)}")
-    return paths
 
 
 def classes_of(labels: list[str]) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from core import checkpoint, device  # noqa: E402
 from core.cli import InputError, entry  # noqa: E402
 from core.files import writable_file  # noqa: E402
 from core.inference import Predictor, Stream, flags  # noqa: E402
-from core.predictions import read_rows, write_rows  # noqa: E402
+from core.predictions import locate, read_rows, write_rows  # noqa: E402
 from p2 import data  # noqa: E402
 from p2.model import ARCHITECTURE, Classifier, logits  # noqa: E402
 
@@ -39,7 +39,7 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     args = arguments()
     rows = read_rows(args.table, ("id", "filename"))
-    paths = data.locate(args.table, args.images, rows)
+    paths = locate(args.table, args.images, rows)
     writable_file(args.output)
     where = device.choose(args.device)
     if args.checkpoint == DEFAULT and not DEFAULT.exists():

@@ -39,7 +39,7 @@ def render(title: str, blocks: list[Block], figures: Path) -> str:
     page = _Page(writable_folder(figures))
     text = "\n\n".join([f"# {escape(title)}", *(page.block(block) for block in blocks)]) + "\n"
     for path in figures.iterdir():
-        if path not in page.written:
+        if path not in page.written and re.fullmatch(r"\d\d+\.(png|jpg)", path.name):  # nobody else's
             path.unlink()
     return text
 

@@ -83,10 +83,7 @@ class Measures:
         """Forget what the page no longer uses."""
         for key in self._kept.keys() - self._made.keys():
             del self._kept[key]
-        known = {file_name(key) for key in self._kept}
-        for path in self._arrays.glob("*.npz"):
-            if path.name not in known:
-                path.unlink()
+            (self._arrays / file_name(key)).unlink(missing_ok=True)
         self._write()
 
     def _write(self) -> None:

@@ -183,10 +183,17 @@ def test_markdown_has_the_same_numbers_and_all_its_figures(built, page):
 def test_a_second_time_measures_nothing_again(built, capfd):
     runs, data, out, images = built
     before = (out / "report.html").read_text()
+    mine = [out / "figures" / "holiday.png", out / "arrays" / "mine.npz"]  # somebody's own files stay
+    for path in mine:
+        path.write_bytes(b"mine")
+    (out / "figures" / "99.png").write_bytes(b"of an older, longer report")
     flags = ("--runs", runs, "--out", out, "--data", data, "--device", "cpu", "--images", *images)
     assert run(report.main, *flags) == 0
     assert "measured" not in capfd.readouterr().out
     assert (out / "report.html").read_text() == before
+    assert all(path.read_bytes() == b"mine" for path in mine) and not (out / "figures" / "99.png").exists()
+    for path in mine:
+        path.unlink()
 
 
 def test_logs_alone_make_a_report_with_stated_gaps(tmp_path):
