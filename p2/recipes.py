@@ -73,20 +73,20 @@ class TransferRecipe:
 
 
 # The original report's two stages in one run: 100 epochs at a constant learning rate, then up to 200 with ReduceLROnPlateau.
-# NOTE: the report drew each augmentation once a batch; here every image has its own draw.
+# NOTE: the report drew each augmentation once a batch; here every image has its own draw. bfloat16 where the machine has it.
 REPORT_VIEW = View(
     crop_last=True, jitter=(0.8, 0.8, 0.8, 0.2), jitter_p=0.3, grey_p=0.2, blur_size=3, blur_sigma=(1.0, 2.0), blur_p=0.2
 )
 REPORT_PRETRAIN = PretrainRecipe(
     name="report", epochs=300, patience=10, batch_size=128, views=(REPORT_VIEW, REPORT_VIEW), optimiser="adam", lr=3e-4,
     schedule="plateau", plateau_from=100, warmup_epochs=0, weight_decay=0.0, decay_vectors=True, target_decay=0.99,
-    target_schedule="constant", bf16=False, probe_every=10,
+    target_schedule="constant", bf16=True, probe_every=10,
 )  # fmt: skip
 
-# The original report's transfer, the same for A-E: 0.2848, 0.4114, 0.4551, 0.3062, 0.3087.
+# The original report's transfer, the same for A-E: 0.2848, 0.4114, 0.4551, 0.3062, 0.3087. NOTE: bfloat16, as above.
 REPORT_TRANSFER = TransferRecipe(
     name="report", epochs=150, patience=15, batch_size=256, crop_scale=(1.0, 1.0), label_smoothing=0.0, optimiser="adam",
-    lr=3e-4, schedule="constant", warmup_epochs=0, weight_decay=1e-5, decay_vectors=True, flip_test=False, bf16=False,
+    lr=3e-4, schedule="constant", warmup_epochs=0, weight_decay=1e-5, decay_vectors=True, flip_test=False, bf16=True,
 )  # fmt: skip
 
 # BYOL's paper (Grill et al. 2020): views of section 3.1 and appendix B; LARS, its schedule, lr = 0.2 * batch / 256 and the
