@@ -20,7 +20,7 @@ from core.cli import STOPPED, InputError, training_flags
 from core.predictions import wilson
 from core.randomness import generator, seed_of, steps_per_epoch
 from core.run import Run, fingerprint
-from p2 import data
+from p2 import data, frozen
 from p2.model import ARCHITECTURE, Classifier, load_backbone, logits, make_backbone
 from p2.recipes import TRANSFER, TransferRecipe
 from p2.settings import SETTINGS, Setting
@@ -115,7 +115,8 @@ def train(setting: Setting, args: argparse.Namespace, max_minutes: float | None)
     if start:
         load_backbone(network.backbone, start)
     network = device.prepare(network, where)
-    trained = processes.wrap(network, where)
+    head_only = frozen.applies(setting.frozen, recipe)
+    trained = processes.wrap(network.head if head_only else network, where)
     optimizer = optimiser.make(recipe.optimiser, network, recipe.lr, recipe.weight_decay, recipe.decay_vectors)
     run = Run(
         args.run or Path(f"runs/p2_{setting.name}_{recipe.name}"), recipe=recipe, seed=args.seed, where=where,
@@ -124,13 +125,21 @@ def train(setting: Setting, args: argparse.Namespace, max_minutes: float | None)
         watch="accuracy", fresh=args.fresh, max_minutes=max_minutes, save_minutes=args.save_minutes,
     )  # fmt: skip
 
+    features = val_features = None
     for _ in run.epochs(recipe.epochs, recipe.patience):
         network.train()
+        if head_only and features is None:
+            features = frozen.both_features(network.backbone, images, recipe, where)
+            val_features = frozen.both_features(network.backbone, val_images, recipe, where)
         for index in run.batches(len(images), recipe.batch_size):
             if recipe.schedule == "cosine":
                 factor = optimiser.warmup_cosine(run.total_steps, recipe.warmup_epochs * steps, recipe.epochs * steps)
                 optimiser.set_lr(optimizer, recipe.lr * factor)
-            inputs = augmented(cache.take(images, index, where), recipe, generator(*run.keys()))
+            rng = generator(*run.keys())
+            if head_only:
+                inputs = frozen.drawn(features, index, rng)
+            else:
+                inputs = augmented(cache.take(images, index, where), recipe, rng)
             with device.autocast(where, recipe.bf16):
                 out = trained(inputs)
             loss = nn.functional.cross_entropy(out.float(), labels[index.to(where)], label_smoothing=recipe.label_smoothing)
@@ -139,7 +148,10 @@ def train(setting: Setting, args: argparse.Namespace, max_minutes: float | None)
             optimizer.step()
             processes.copy_buffers(network)
             run.step(loss=loss)
-        result = evaluate(network, val_images, val_labels, recipe, where)
+        if head_only:
+            result = frozen.evaluate(network.head, val_features, val_labels, recipe, where)
+        else:
+            result = evaluate(network, val_images, val_labels, recipe, where)
         run.end_epoch(as_checkpoint(network, recipe, classes), lr=optimizer.param_groups[0]["lr"], accuracy=result)
     return run, len(val_labels)
 

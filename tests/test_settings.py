@@ -11,7 +11,7 @@ from torch import nn
 
 from core import checkpoint
 from demo.draw import draw_p2
-from p2 import model, pretrain, recipes, train
+from p2 import frozen, model, pretrain, recipes, train
 
 FLAGS = ("--recipe", "hour", "--batch-size", "4", "--device", "cpu")
 
@@ -193,6 +193,50 @@ def test_stopped_after_every_step_the_settings_end_where_unbroken_ones_end(call,
     for name in "ABCDE":
         ours, theirs = (checkpoint.load(small / runs / f"p2_{name}_hour/last.pt", "p2") for runs in ("runs", "broken"))
         assert all(torch.equal(ours.weights[key], theirs.weights[key]) for key in theirs.weights)
+
+
+REPORT = ("--recipe", "report", "--epochs", "3", "--batch-size", "2", "--device", "cpu", "--setting", "D")
+
+
+@pytest.mark.parametrize("flip_test", [False, True])
+def test_a_head_learns_the_same_from_features_computed_once_as_from_the_images(
+    call, drawn, small, started, monkeypatch, flip_test
+):
+    passes, looks = [], 1 + flip_test
+    monkeypatch.setitem(recipes.TRANSFER, "report", dataclasses.replace(recipes.TRANSFER["report"], flip_test=flip_test))
+
+    def counted():
+        backbone = one_layer()
+        backbone.register_forward_hook(lambda *_: passes.append(1))
+        return backbone
+
+    monkeypatch.setattr(model, "make_backbone", counted)
+    flags = (*REPORT, "--data", drawn, *started)
+    assert call(train.main, *flags, "--run", "once")[0] == 0
+    once = len(passes)
+    monkeypatch.setattr(frozen, "applies", lambda *_: False)
+    assert call(train.main, *flags, "--run", "always")[0] == 0
+    assert once == 4 and len(passes) - once == 3 * (
+        3 + looks
+    )  # two forms of two sets; three epochs of three steps and the looks
+    for ours, theirs in zip(log(small / "once"), log(small / "always"), strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-4) and ours["accuracy"] == theirs["accuracy"]
+    ours, theirs = (checkpoint.load(small / run / "last.pt", "p2").weights for run in ("once", "always"))
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-3) for name in theirs)
+    first = torch.load(started[1], weights_only=True)["weights"]
+    assert all(torch.equal(ours[f"backbone.{name}"], value) for name, value in first.items())
+
+
+def test_a_head_on_features_stopped_after_every_step_ends_where_an_unbroken_one_ends(call, drawn, small, started):
+    flags = (*REPORT, "--data", drawn, *started)
+    assert call(train.main, *flags, "--run", "straight")[0] == 0
+    statuses = [call(train.main, *flags, "--run", "broken", "--max-minutes", "0")[0] for _ in range(10)]
+    assert statuses == [75] * 9 + [0]
+    ours, theirs = (checkpoint.load(small / run / "last.pt", "p2").weights for run in ("straight", "broken"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert [line | {"seconds": 0} for line in log(small / "straight")] == [
+        line | {"seconds": 0} for line in log(small / "broken")
+    ]
 
 
 def test_a_signal_after_a_settings_last_step_stops_before_the_next_setting(call, drawn, small, started, monkeypatch):

@@ -1,0 +1,39 @@
+"""A head on a frozen backbone: where its images change only by mirroring, their features are computed once, not each epoch.
+
+The draws, and so what is learned, are those of training on the images; only the ResNet50's passes are spared.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from core import device
+from p2 import knn
+from p2.recipes import TransferRecipe
+
+
+def applies(frozen: bool, recipe: TransferRecipe) -> bool:
+    """Whether an image has only two forms in training: itself and its mirror image, before a backbone that stays as it is."""
+    return frozen and recipe.crop_scale == (1.0, 1.0)
+
+
+def both_features(backbone: nn.Module, images: Tensor, recipe: TransferRecipe, where: torch.device) -> Tensor:
+    """Pooled features (2, N, D) float32 on ``where``, of ``images`` (N, 3, 128, 128) uint8 and of their mirror images."""
+    return torch.stack([knn.features(backbone, form, recipe, where) for form in (images, images.flip(3))]).to(where)
+
+
+def drawn(features: Tensor, index: Tensor, rng: torch.Generator) -> Tensor:
+    """A batch (B, D) of ``both_features``: for each image of ``index`` the form that ``augment.random_flip`` would draw."""
+    mirrored = torch.rand(len(index), generator=rng) < 0.5
+    return features[mirrored.long().to(features.device), index.to(features.device)]
+
+
+@torch.no_grad()
+def evaluate(head: nn.Module, features: Tensor, labels: Tensor, recipe: TransferRecipe, where: torch.device) -> float:
+    """Accuracy of ``head`` on ``both_features`` of the validation images, as ``p2.train`` has it of a whole network."""
+    with device.autocast(where, recipe.bf16):
+        out, mirrored = head(features).float()
+    if recipe.flip_test:
+        out = (out + mirrored) / 2
+    return (out.argmax(1).cpu() == labels).double().mean().item()
