@@ -22,8 +22,8 @@ from torch import Tensor
 from core import images, processes
 from core.cli import InputError, warn
 from core.files import Unwritable, whole, writable_folder
+from core.provenance import fingerprint
 from core.randomness import seed_of
-from core.run import fingerprint
 
 FORMAT = 1  # raise it when the same files are to be decoded to other bytes
 

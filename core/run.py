@@ -1,7 +1,7 @@
 """A training run: its folder, its log, and the promise that an interruption loses nothing.
 
 A run's folder holds
-    run.json         recipe, data, seed, command, commit, machine
+    run.json         recipe, data, seed, command, commit, machine; and where another command, commit or machine went on
     log.jsonl        a line an epoch
     last.pt best.pt  checkpoints for inference, of the last epoch and of the best one
     snapshots/       checkpoints of the first epoch and of some between, evenly spread
@@ -12,13 +12,10 @@ The loop itself stays in each problem's train.py; this is only what would be rep
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import json
 import math
 import os
-import shlex
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +24,7 @@ from typing import Any
 
 import torch
 
-from core import checkpoint, device, processes
+from core import checkpoint, processes, provenance
 from core.cli import STOPPED, InputError
 from core.files import whole, writable_folder
 from core.randomness import batches, seed_of
@@ -76,13 +73,13 @@ class Run:
                 print(f"the older run is kept in {_set_aside(folder)}")
             writable_folder(folder / "snapshots")
         processes.wait()
-        self._about: dict[str, Any] = {}
+        self._start, self._continues = provenance.start(where), False
+        self._about = self._start
         if (folder / "state.pt").exists():
             self._resume()
         elif (folder / "log.jsonl").exists():  # is written after the first state.pt
             raise InputError(f"{folder} holds a run without its state.pt, so it cannot go on; name another --run, or --fresh")
-        self._about = {"command": shlex.join(["python3", *sys.orig_argv[1:]]), "commit": commit()}
-        self._write("run.json", json.dumps(self.identity | self._about | machine(where), indent=2) + "\n")
+        self._write_about()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
 
@@ -92,6 +89,10 @@ class Run:
         0 never loses patience; with ``patience_from``, the first so many epochs do not try it.
         """
         while self.epoch < total and not (patience and self.epoch - max(patience_from, self.best_epoch()) >= patience):
+            if self._continues:  # only now: a run that is done keeps what it was made by
+                self._about = provenance.continued(self._about, self._start, self.epoch + 1, self.next_step + 1)
+                self._write_about()
+                self._continues = False
             self._epoch_start = time.monotonic()
             yield self.epoch
         self._write_log()
@@ -146,7 +147,13 @@ class Run:
             model_checkpoint,
             recipe=self.identity["recipe"],
             scores=metrics,
-            made={**self._about, "seed": self.seed, "epoch": self.epoch, "data": self.identity["data"]},
+            made={
+                "command": self._start["command"],
+                "commit": provenance.commits(self._about),
+                "seed": self.seed,
+                "epoch": self.epoch,
+                "data": self.identity["data"],
+            },
         )
         if processes.rank() == 0:
             checkpoint.save(self.folder / "last.pt", final)
@@ -223,7 +230,11 @@ class Run:
             raise InputError(
                 f"{self.folder} was made by other code ({reason}); go back to it, or start over: --fresh"
             ) from error
+        self._about, self._continues = provenance.read(self.folder / "run.json") or self._start, True
         print(f"resumed {self.folder} at epoch {self.epoch + 1}, step {self.next_step + 1}", flush=True)
+
+    def _write_about(self) -> None:
+        self._write("run.json", json.dumps(self.identity | self._about, indent=2) + "\n")
 
     def _write_log(self) -> None:
         self._write("log.jsonl", "".join(json.dumps(line) + "\n" for line in self.history))
@@ -237,31 +248,6 @@ class Run:
         if self.stop_signal is not None:
             raise KeyboardInterrupt  # asked twice: do not wait for the end of the step
         self.stop_signal = number
-
-
-def fingerprint(paths: list[Path]) -> str:
-    """A short digest of the files' names, sizes and times of change: whether a data set is still the same."""
-    return f"{seed_of(0, *(f'{p.name}:{(s := p.stat()).st_size}:{s.st_mtime_ns}' for p in paths)):016x}"
-
-
-def commit() -> str:
-    """The commit that the code is of, with ``-dirty`` if it was changed since; ``unknown`` outside a clone."""
-    root = Path(__file__).parent
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):  # OSError: there is no git
-        return "unknown"
-
-
-def machine(where: torch.device) -> dict[str, Any]:
-    """What a reader of the log needs to know of the machine; ``processes`` only where they are several."""
-    several = {"processes": processes.world()} if processes.world() > 1 else {}
-    return several | {
-        "device": device.describe(where),
-        "torch": torch.__version__,
-        "started": datetime.datetime.now().isoformat(" ", "seconds"),
-    }
 
 
 def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:

@@ -18,8 +18,9 @@ from core import cache, device, optimiser, processes
 from core.cli import InputError, training_flags
 from core.files import natural
 from core.predictions import locate, read_rows
+from core.provenance import fingerprint
 from core.randomness import seed_of
-from core.run import Run, fingerprint
+from core.run import Run
 from p1 import data
 from p1.model import mobilenet_v2
 from p1.recipes import PRETRAIN

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from core import augment, cache, checkpoint, device, optimiser, processes
 from core.cli import InputError, training_flags
+from core.provenance import fingerprint
 from core.randomness import generator, seed_of, steps_per_epoch
-from core.run import Run, fingerprint
+from core.run import Run
 from p2 import data, knn, supervise
 from p2.byol import BYOL, target_decay
 from p2.model import BACKBONE, FEATURES, make_backbone

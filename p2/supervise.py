@@ -14,8 +14,9 @@ from torch import nn
 
 from core import cache, checkpoint, device, optimiser, processes
 from core.cli import InputError
+from core.provenance import fingerprint
 from core.randomness import generator, seed_of, steps_per_epoch
-from core.run import Run, fingerprint
+from core.run import Run
 from p2 import data, knn
 from p2.model import BACKBONE, Classifier
 from p2.recipes import SUPERVISED, TransferRecipe

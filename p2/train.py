@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from core import augment, cache, checkpoint, device, optimiser, processes
 from core.cli import STOPPED, InputError, training_flags
 from core.predictions import wilson
+from core.provenance import fingerprint
 from core.randomness import generator, seed_of, steps_per_epoch
-from core.run import Run, fingerprint
+from core.run import Run
 from p2 import data, frozen
 from p2.model import ARCHITECTURE, Classifier, load_backbone, logits, make_backbone
 from p2.recipes import TRANSFER, TransferRecipe

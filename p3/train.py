@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from core import augment, cache, checkpoint, device, optimiser, processes
 from core.average import update_average, warmed_up
 from core.cli import InputError, training_flags
+from core.provenance import fingerprint
 from core.randomness import generator, seed_of, steps_per_epoch
-from core.run import Run, fingerprint
+from core.run import Run
 from p3 import data
 from p3.model import ARCHITECTURES, OF_MODEL, load_pretrained
 from p3.recipes import RECIPES, Recipe

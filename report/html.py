@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from core import charts
+from core.provenance import commits
 from core.runlog import RunLog
 from report.page import (
     SPRITE_COLUMNS,
@@ -109,7 +110,7 @@ def inline(parts: Parts) -> str:
 def provenance(runs: tuple[RunLog, ...]) -> str:
     """The small print under a figure: of which runs it was made, and how these were made."""
     lines = "".join(
-        f"<li><b>{escape(run.name)}</b>, seed {run.about['seed']}, commit {escape(run.about['commit'])}, "
+        f"<li><b>{escape(run.name)}</b>, seed {run.about['seed']}, commit {escape(commits(run.about))}, "
         f"<code>{escape(run.about['command'])}</code></li>"
         for run in runs
     )

@@ -11,6 +11,7 @@ from matplotlib.patches import Rectangle
 
 from core import charts
 from core.files import whole, writable_folder
+from core.provenance import commits
 from core.runlog import RunLog
 from report.page import (
     Block,
@@ -62,7 +63,7 @@ def inline(parts: Parts) -> str:
 
 def provenance(runs: tuple[RunLog, ...]) -> str:
     return "".join(
-        f"\n- {escape(run.name)}, seed {run.about['seed']}, commit {escape(run.about['commit'])}, `{run.about['command']}`"
+        f"\n- {escape(run.name)}, seed {run.about['seed']}, commit {escape(commits(run.about))}, `{run.about['command']}`"
         for run in runs
     )
 

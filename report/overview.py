@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from core.provenance import commits
 from p1 import figures as p1
 from p2 import figures as p2
 from report import problem1, problem3
@@ -67,7 +68,7 @@ def closing(site: Site) -> list[Block]:
                 (WORDS[run.watched], " ", logged(run, run.last, run.watched)),
                 f"{run.last['epoch']} of {run.about['recipe']['epochs']}",
                 str(run.about["seed"]),
-                run.about["commit"],
+                commits(run.about),
                 run.about["device"],
                 (Code(run.about["command"]),),
             )

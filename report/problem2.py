@@ -8,7 +8,7 @@ import numpy as np
 
 from core.files import natural
 from core.predictions import paired_bootstrap
-from core.run import fingerprint
+from core.provenance import fingerprint
 from core.runlog import RunLog
 from p2 import data, figures
 from p2.recipes import SUPERVISED

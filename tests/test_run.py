@@ -24,8 +24,9 @@ from torch import nn
 from core import checkpoint, optimiser
 from core.average import update_average, warmed_up
 from core.cli import STOPPED, InputError, entry
+from core.provenance import commit, fingerprint
 from core.randomness import generator, seed_of, steps_per_epoch
-from core.run import CHECK_EVERY, MAX_SNAPSHOTS, Run, commit, fingerprint
+from core.run import CHECK_EVERY, MAX_SNAPSHOTS, Run
 
 CPU = torch.device("cpu")
 VOLATILE = ("seconds", "command", "commit")
@@ -130,7 +131,7 @@ def quick(monkeypatch):
     """No waiting for the disk nor for git; and the signals' handlers as they were."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     monkeypatch.setattr(os, "fsync", lambda handle: None)
-    monkeypatch.setattr("core.run.commit", lambda: "0123")
+    monkeypatch.setattr("core.provenance.commit", lambda: "0123")
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)
@@ -439,6 +440,38 @@ def test_a_checkpoint_says_how_it_was_made_and_what_it_scored(tmp_path):
     assert last.made["commit"] == "0123" and last.made["command"].startswith("python3 ")
     about = json.loads((tmp_path / "run.json").read_text())
     assert about["recipe"] == last.recipe and about["seed"] == 4 and about["torch"] == torch.__version__
+
+
+def test_a_run_tells_which_commits_it_was_made_by_and_a_finished_one_keeps_that(tmp_path, monkeypatch):
+    def about():
+        return json.loads((tmp_path / "run.json").read_text())
+
+    for step, now in ((2, "0123"), (4, "0123"), (5, "4567")):
+        monkeypatch.setattr("core.provenance.commit", lambda now=now: now)
+        with pytest.raises(Interrupted):
+            train(tmp_path, in_a_step=interrupt_at(step), save_minutes=0)
+    train(tmp_path)
+    told = about()
+    assert told["commit"] == "0123" and told["recipe"]["epochs"] == 3
+    (later,) = told["continued"]
+    assert (later["commit"], later["epoch"], later["step"]) == ("4567", 2, 2)
+    assert checkpoint.load(tmp_path / "last.pt", "p1").made["commit"] == "0123, later 4567"
+    monkeypatch.setattr("core.provenance.commit", lambda: "89ab")
+    train(tmp_path)
+    assert about() == told
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", "{}"])
+def test_a_run_whose_account_of_itself_is_lost_or_damaged_goes_on_and_tells_what_it_knows(tmp_path, text):
+    with pytest.raises(Interrupted):
+        train(tmp_path, in_a_step=interrupt_at(4), save_minutes=0)
+    if text is None:
+        (tmp_path / "run.json").unlink()
+    else:
+        (tmp_path / "run.json").write_text(text)
+    train(tmp_path)
+    told = json.loads((tmp_path / "run.json").read_text())
+    assert told["commit"] == "0123" and told["recipe"]["epochs"] == 3 and "continued" not in told
 
 
 def test_a_score_from_numpy_does_not_make_files_that_cannot_be_read_again(tmp_path):

@@ -1,0 +1,72 @@
+"""Where a run comes from: the code, command and machine of its start, and of later ones that went on differently."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core import device, processes
+from core.randomness import seed_of
+
+
+def start(where: torch.device) -> dict[str, Any]:
+    """What a reader of the log needs to know of this program's start; ``processes`` only where they are several."""
+    several = {"processes": processes.world()} if processes.world() > 1 else {}
+    return (
+        {"command": shlex.join(["python3", *sys.orig_argv[1:]]), "commit": commit()}
+        | several
+        | {
+            "device": device.describe(where),
+            "torch": torch.__version__,
+            "started": datetime.datetime.now().isoformat(" ", "seconds"),
+        }
+    )
+
+
+def continued(about: dict[str, Any], now: dict[str, Any], epoch: int, step: int) -> dict[str, Any]:
+    """``about`` a run, and that ``now``, another start, went on with it from ``step`` of ``epoch``, both from 1.
+
+    A start that differs from the one before in nothing but its time is not noted.
+    """
+    latest = about.get("continued", [about])[-1]
+    known = {name: latest[name] for name in ("command", "commit", "processes", "device", "torch") if name in latest}
+    if known == {name: value for name, value in now.items() if name != "started"}:
+        return about
+    return about | {"continued": [*about.get("continued", []), {"epoch": epoch, "step": step} | now]}
+
+
+def commits(about: dict[str, Any]) -> str:
+    """The commits that a run was made by, in their order: ``abc``, or ``abc, later def``."""
+    every = [one["commit"] for one in (about, *about.get("continued", []))]
+    return ", later ".join(dict.fromkeys(every))
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """What a ``run.json`` tells; None if it is missing or broken."""
+    try:
+        about = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return about if isinstance(about, dict) and "commit" in about else None
+
+
+def fingerprint(paths: list[Path]) -> str:
+    """A short digest of the files' names, sizes and times of change: whether a data set is still the same."""
+    return f"{seed_of(0, *(f'{p.name}:{(s := p.stat()).st_size}:{s.st_mtime_ns}' for p in paths)):016x}"
+
+
+def commit() -> str:
+    """The commit that the code is of, with ``-dirty`` if it was changed since; ``unknown`` outside a clone."""
+    root = Path(__file__).parent
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):  # OSError: there is no git
+        return "unknown"
