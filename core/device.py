@@ -58,14 +58,19 @@ def prepare(model: nn.Module, device: torch.device) -> nn.Module:
     if device.type == "cpu":
         keep_freed_memory()
         for module in model.modules():
-            if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1 and module.stride[0] > 1:
+            if isinstance(module, nn.Conv2d) and _is_slow_in_bf16(module):
                 module.forward = _float32_forward.__get__(module)
     return model
 
 
-def _float32_forward(conv: nn.Conv2d, images: torch.Tensor) -> torch.Tensor:
+def _is_slow_in_bf16(conv: nn.Conv2d) -> bool:
     # oneDNN 3.12 has no bfloat16 kernel for the input gradient of a strided depthwise convolution and falls back to one
-    # that took 6 to 25 times the float32 one's time: a quarter of MobileNetV2's whole training step.
+    # that took 6 to 25 times the float32 one's time: a quarter of MobileNetV2's whole training step. The weight gradient of
+    # a 5x5 one, strided or not, took 3 times float32's: an eighth of DeepLabv3's step at 256 pixels.
+    return conv.groups == conv.in_channels > 1 and (conv.stride[0] > 1 or conv.kernel_size[0] > 3)
+
+
+def _float32_forward(conv: nn.Conv2d, images: torch.Tensor) -> torch.Tensor:
     with torch.autocast(images.device.type, enabled=False):
         return nn.Conv2d.forward(conv, images.to(conv.weight.dtype))
 
