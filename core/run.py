@@ -66,11 +66,13 @@ class Run:
         self._unread: list[tuple[int, dict[str, torch.Tensor]]] = []
         self._state, self._save_every = state, 60 * save_minutes
         self._stop_at = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
-        self._epoch_start = self._saved_at = time.monotonic()
+        self._epoch_start = self._saved_at = self._steps_done_at = time.monotonic()
+        self._saved_step = 0  # of total_steps
+        self._earlier_seconds = self._evaluation_seconds = 0.0  # of the epoch before this start; of the last epoch's evaluation
         self.stop_signal: int | None = None  # the one that asked to stop, if one did
         if processes.rank() == 0:
             if fresh and folder.exists() and not processes.restarts():
-                print(f"the older run is kept in {_set_aside(folder)}")
+                print(f"the older run is kept in {set_aside(folder)}")
             writable_folder(folder / "snapshots")
         processes.wait()
         self._start, self._continues = provenance.start(where), False
@@ -86,26 +88,36 @@ class Run:
     def epochs(self, total: int, patience: int = 0, patience_from: int = 0) -> Iterator[int]:
         """Yield the epochs (from 0) still to be done: ``total``, or until ``patience`` of them brought nothing better.
 
-        0 never loses patience; with ``patience_from``, the first so many epochs do not try it.
+        0 never loses patience; with ``patience_from``, the first so many epochs neither try it nor are compared with.
         """
-        while self.epoch < total and not (patience and self.epoch - max(patience_from, self.best_epoch()) >= patience):
+        while self.epoch < total and not (
+            patience and self.epoch - max(patience_from, self.best_epoch(patience_from)) >= patience
+        ):
             if self._continues:  # only now: a run that is done keeps what it was made by
                 self._about = provenance.continued(self._about, self._start, self.epoch + 1, self.next_step + 1)
                 self._write_about()
                 self._continues = False
-            self._epoch_start = time.monotonic()
+            self._epoch_start, self._earlier_seconds = time.monotonic() - self._earlier_seconds, 0.0
             yield self.epoch
         self._write_log()
 
-    def batches(self, count: int, batch_size: int) -> Iterator[torch.Tensor]:
+    def batches(self, count: int, batch_size: int, at_least: int = 1) -> Iterator[torch.Tensor]:
         """Yield the index tensors of this epoch's batches that are still to be done; of several processes, this one's share.
 
         ``batch_size`` is that of all together. Before each batch torch's own generators, which dropout uses, are set for
-        this step. Raises InputError if the processes cannot share it evenly.
+        this step. Raises InputError if the processes cannot share it evenly, or if a process would see fewer images than
+        ``at_least``: a BatchNorm over nothing but the batch needs two.
         """
         for step, index in batches(count, batch_size, seed=self.seed, epoch=self.epoch, start=self.next_step):
             torch.manual_seed(seed_of(self.seed, self.epoch, step, "torch", *processes.keys()))
-            yield processes.share(index)
+            share = processes.share(index)
+            if len(share) < at_least:
+                raise InputError(f"a batch has {len(share)} image for each process; this network needs {at_least} or more")
+            yield share
+        self._steps_done_at = time.monotonic()
+        ahead = self._steps_done_at - self._saved_at + self._evaluation_seconds  # a kill shortly before its end loses that
+        if self._saved_step != self.total_steps and any(processes.highest(ahead >= self._save_every)):
+            self._save()
 
     def keys(self) -> tuple[int | str, ...]:
         """(seed, epoch, step) of the batch in hand, for ``randomness.generator``; of several processes, with the rank."""
@@ -138,11 +150,12 @@ class Run:
         """Close an epoch: a log line, ``last.pt``, ``best.pt`` if it is, snapshots, and the state."""
         means = {name: self.mean(name) for name in self._read_values()}
         metrics = {name: float(value) for name, value in metrics.items()}  # numpy's floats would not be read back
-        seconds = round(time.monotonic() - self._epoch_start, 1)
+        now = time.monotonic()
+        self._evaluation_seconds, seconds = now - self._steps_done_at, round(now - self._epoch_start, 1)
         line = {"epoch": self.epoch + 1, "steps": self.total_steps, **means, **metrics, "seconds": seconds}
         self.history.append(line)
         print("  ".join(f"{name} {value:.4g}" for name, value in line.items()), flush=True)
-        self.epoch, self.next_step, self._sums = self.epoch + 1, 0, {}
+        self.epoch, self.next_step, self._sums, self._epoch_start = self.epoch + 1, 0, {}, now
         final = dataclasses.replace(
             model_checkpoint,
             recipe=self.identity["recipe"],
@@ -167,9 +180,10 @@ class Run:
         """The mean over this epoch's steps so far of one of the values given to ``step``."""
         return self._read_values()[name] / self.next_step
 
-    def best_epoch(self) -> int:
-        """The number (from 1) of the first epoch with the best ``watch`` so far; 0 before the first."""
-        known = [line for line in self.history if not math.isnan(line[self.watch])] or self.history
+    def best_epoch(self, since: int = 0) -> int:
+        """The number (from 1) of the first epoch after ``since`` with the best ``watch`` so far; 0 if there is none yet."""
+        history = self.history[since:]
+        known = [line for line in history if not math.isnan(line[self.watch])] or history
         return self.better(known, key=lambda line: line[self.watch])["epoch"] if known else 0
 
     def _snapshot(self, final: checkpoint.Checkpoint) -> None:
@@ -208,10 +222,11 @@ class Run:
                 "total_steps": self.total_steps,
                 "sums": self._sums,
                 "history": self.history,
+                "seconds": time.monotonic() - self._epoch_start,
                 "state": {name: thing.state_dict() for name, thing in self._state.items()},
             }
             checkpoint.write(self.folder / "state.pt", content)
-        self._saved_at = time.monotonic()
+        self._saved_at, self._saved_step = time.monotonic(), self.total_steps
 
     def _resume(self) -> None:
         saved = checkpoint.read(self.folder / "state.pt")
@@ -221,7 +236,8 @@ class Run:
                 f"{self.folder} holds another run: {'; '.join(changed)}. Name another --run, or start over with --fresh"
             )
         self.epoch, self.next_step, self.total_steps = saved["epoch"], saved["next_step"], saved["total_steps"]
-        self._sums, self.history = saved["sums"], saved["history"]
+        self._sums, self.history, self._saved_step = saved["sums"], saved["history"], self.total_steps
+        self._earlier_seconds = saved.get("seconds", 0.0)  # older states have none
         try:
             for name, thing in self._state.items():
                 thing.load_state_dict(saved["state"][name])
@@ -258,7 +274,8 @@ def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
         yield f"{name} was {old!r}, is now {new!r}"
 
 
-def _set_aside(folder: Path) -> Path:
+def set_aside(folder: Path) -> Path:
+    """Rename a run's folder to the first free one of ``FOLDER.old-1``, ``FOLDER.old-2``, ...; the new name."""
     folder, number = folder.resolve(), 1
     while (aside := folder.with_name(f"{folder.name}.old-{number}")).exists():
         number += 1

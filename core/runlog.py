@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import json
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,12 @@ class RunLog:
         """The line of the first epoch with the best watched value."""
         return WATCHED[self.watched](self.history, key=lambda line: line[self.watched])
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether it went through its recipe's epochs, or its patience ended it."""
+        recipe, epoch = self.about["recipe"], self.last["epoch"]
+        return epoch >= recipe["epochs"] or bool(recipe["patience"]) and epoch - self.best["epoch"] >= recipe["patience"]
+
     def column(self, name: str) -> tuple[list[int], list[float]]:
         """(epochs, values) of those lines that have ``name``."""
         lines = [line for line in self.history if name in line]
@@ -70,6 +77,16 @@ def read(folder: Path) -> RunLog:
     if not history or not any(name in history[-1] for name in WATCHED):
         raise InputError(f"{folder} holds a run without a finished epoch")
     return RunLog(folder, about, history)
+
+
+def named(runs: list[RunLog], pattern: str) -> list[RunLog]:
+    """Those of ``runs`` whose folders' names match ``pattern``, as ``p1_A_*``."""
+    return [run for run in runs if fnmatch.fnmatchcase(run.name, pattern)]
+
+
+def best_of(runs: list[RunLog]) -> RunLog | None:
+    """Of ``runs``, all judged by the same value, the one with the best last epoch; None of none."""
+    return WATCHED[runs[0].watched](runs, key=lambda run: run.last[run.watched]) if runs else None
 
 
 def read_all(folder: Path, pattern: str = "*") -> list[RunLog]:

@@ -52,7 +52,10 @@ def main() -> None:
     optimizer = optimiser.make(recipe.optimiser, network, recipe.lr, recipe.weight_decay, recipe.decay_vectors)
     run = Run(
         args.run or Path(f"runs/p1_{args.model}_{recipe.name}"), recipe=recipe, seed=args.seed, where=where,
-        data={"train": fingerprint(train_paths), "val": fingerprint(val_paths), "pretrained": str(args.pretrained)},
+        data={
+            "train": fingerprint(train_paths), "val": fingerprint(val_paths),
+            "pretrained": str(args.pretrained), "pretrained_file": fingerprint([args.pretrained] if args.pretrained else []),
+        },
         state={"network": network, "average": average, "optimizer": optimizer},
         watch="accuracy", fresh=args.fresh, max_minutes=args.max_minutes, save_minutes=args.save_minutes,
     )  # fmt: skip

@@ -212,10 +212,3 @@ def pretraining(runs: list[RunLog], settings: dict[str, RunLog]) -> dict[str, Ru
         if of_kind:
             found[start] = max(of_kind, key=lambda run: (run.name in used, run.last["steps"]))
     return found
-
-
-def is_finished(run: RunLog) -> bool:
-    """Whether the run went through its recipe's epochs, or its patience ended it."""
-    recipe, done = run.about["recipe"], run.last["epoch"]
-    since = max(recipe.get("plateau_from", 0), run.best["epoch"])
-    return done >= recipe["epochs"] or bool(recipe["patience"] and done - since >= recipe["patience"])

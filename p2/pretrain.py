@@ -61,7 +61,7 @@ def main() -> None:
 
     for epoch in run.epochs(recipe.epochs, recipe.patience, patience_from=recipe.plateau_from):
         byol.train()
-        for index in run.batches(len(images), recipe.batch_size):
+        for index in run.batches(len(images), recipe.batch_size, at_least=2):  # for the projector's BatchNorm
             if recipe.schedule == "cosine":
                 factor = optimiser.warmup_cosine(run.total_steps, recipe.warmup_epochs * steps, recipe.epochs * steps)
                 optimiser.set_lr(optimizer, recipe.lr * factor)

@@ -26,8 +26,8 @@ class View:
 class PretrainRecipe:
     """How to pre-train by BYOL.
 
-    ``plateau_from``: the epoch from which lr falls to a tenth after 10 epochs without a lower loss. ``probe_every``: the
-    epochs between two kNN probes, the last of ``epochs`` being probed too; None: never.
+    ``plateau_from``: the epoch from which lr falls to a tenth in the 11th epoch in a row without a lower loss, and patience
+    is tried. ``probe_every``: the epochs between two kNN probes, the last of ``epochs`` being probed too; None: never.
     """
 
     name: str
@@ -73,6 +73,8 @@ class TransferRecipe:
 
 
 # The original report's two stages in one run: 100 epochs at a constant learning rate, then up to 200 with ReduceLROnPlateau.
+# NOTE: its two patiences, both 10, leave the second little to do: the run ends before lr falls, but where the loss falls by
+# less than the share of 1e-4 that ReduceLROnPlateau counts as lower.
 # NOTE: the report drew each augmentation once a batch; here every image has its own draw. bfloat16 where the machine has it.
 REPORT_VIEW = View(
     crop_last=True, jitter=(0.8, 0.8, 0.8, 0.2), jitter_p=0.3, grey_p=0.2, blur_size=3, blur_sigma=(1.0, 2.0), blur_p=0.2

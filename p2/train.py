@@ -20,7 +20,7 @@ from core.cli import STOPPED, InputError, training_flags
 from core.predictions import wilson
 from core.provenance import fingerprint
 from core.randomness import generator, seed_of, steps_per_epoch
-from core.run import Run
+from core.run import Run, set_aside
 from p2 import data, frozen
 from p2.model import ARCHITECTURE, Classifier, load_backbone, logits, make_backbone
 from p2.recipes import TRANSFER, TransferRecipe
@@ -65,6 +65,12 @@ def train_all(args: argparse.Namespace) -> None:
     for path in sorted({path for path in starts.values() if path}):
         load_backbone(make_backbone(), path)  # so that what does not fit is not found out hours later
 
+    if args.fresh and processes.rank() == 0 and not processes.restarts():
+        # All at once: what goes on after a stop, without --fresh, must not take an older run for one of its own.
+        for folder in (run_folder(setting, args) for setting in SETTINGS.values()):
+            if folder.exists():
+                print(f"the older run is kept in {set_aside(folder)}")
+    processes.wait()
     began = time.monotonic()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     rows = []
@@ -120,8 +126,12 @@ def train(setting: Setting, args: argparse.Namespace, max_minutes: float | None)
     trained = processes.wrap(network.head if head_only else network, where)
     optimizer = optimiser.make(recipe.optimiser, network, recipe.lr, recipe.weight_decay, recipe.decay_vectors)
     run = Run(
-        args.run or Path(f"runs/p2_{setting.name}_{recipe.name}"), recipe=recipe, seed=args.seed, where=where,
-        data={"setting": setting.name, "train": fingerprint(paths), "val": fingerprint(val_paths), "backbone": str(start)},
+        run_folder(setting, args), recipe=recipe, seed=args.seed, where=where,
+        data={
+            "setting": setting.name, "train": fingerprint(paths), "val": fingerprint(val_paths),
+            "labels": fingerprint([office / "train.csv", office / "val.csv"]),
+            "backbone": str(start), "backbone_file": fingerprint([start] if start else []),
+        },
         state={"network": network, "optimizer": optimizer},
         watch="accuracy", fresh=args.fresh, max_minutes=max_minutes, save_minutes=args.save_minutes,
     )  # fmt: skip
@@ -155,6 +165,10 @@ def train(setting: Setting, args: argparse.Namespace, max_minutes: float | None)
             result = evaluate(network, val_images, val_labels, recipe, where)
         run.end_epoch(as_checkpoint(network, recipe, classes), lr=optimizer.param_groups[0]["lr"], accuracy=result)
     return run, len(val_labels)
+
+
+def run_folder(setting: Setting, args: argparse.Namespace) -> Path:
+    return args.run or Path(f"runs/p2_{setting.name}_{args.recipe}")
 
 
 def first_weights(setting: Setting, args: argparse.Namespace) -> Path | None:

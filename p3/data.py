@@ -75,8 +75,12 @@ def load(folder: Path, memory: float = math.inf) -> tuple[Tensor, list[Path]]:
     ``memory``: see ``cache.load``.
     """
     paths = list_images(folder)
-    masks = [path.with_name(mask_name(path.name)) for path in paths]
-    return cache.load(paths, read_pair, KIND, memory, beside=masks), paths
+    return cache.load(paths, read_pair, KIND, memory, beside=masks(paths)), paths
+
+
+def masks(paths: list[Path]) -> list[Path]:
+    """The masks of images, which lie beside them."""
+    return [path.with_name(mask_name(path.name)) for path in paths]
 
 
 def split(pairs: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ class Recipe:
     ignore_unknown: bool
     optimiser: str
     lr: float
-    schedule: str  # plateau: a tenth after 10 epochs without a lower training loss; cosine: warm-up, then to 0
+    schedule: str  # plateau: a tenth in the 11th epoch in a row without a lower training loss; cosine: warm-up, then to 0
     warmup_epochs: float
     weight_decay: float
     decay_vectors: bool

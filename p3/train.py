@@ -56,15 +56,20 @@ def main() -> None:
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.1, patience=10)
     run = Run(
         args.run or Path(f"runs/p3_{args.model}_{recipe.name}"), recipe=recipe, seed=args.seed, where=where,
-        data={"train": fingerprint(train_paths), "val": fingerprint(val_paths), "pretrained": str(args.pretrained)},
+        data={
+            "train": fingerprint(train_paths), "val": fingerprint(val_paths),
+            "masks": fingerprint([*data.masks(train_paths), *data.masks(val_paths)]),
+            "pretrained": str(args.pretrained), "pretrained_file": fingerprint([args.pretrained] if args.pretrained else []),
+        },
         state={"network": network, "average": average, "optimizer": optimizer, "plateau": plateau},
         watch="mean_iou", fresh=args.fresh, max_minutes=args.max_minutes, save_minutes=args.save_minutes,
     )  # fmt: skip
 
+    at_least = 2 if args.model == "B" else 1  # DeepLabv3 pools an image to one pixel before a BatchNorm
     ignored = data.UNKNOWN if recipe.ignore_unknown else -100  # -100: torch's default, which no pixel has
     for _ in run.epochs(recipe.epochs, recipe.patience):
         network.train()
-        for index in run.batches(len(train_pairs), recipe.batch_size):
+        for index in run.batches(len(train_pairs), recipe.batch_size, at_least=at_least):
             if recipe.schedule == "cosine":
                 factor = optimiser.warmup_cosine(run.total_steps, recipe.warmup_epochs * steps, recipe.epochs * steps)
                 optimiser.set_lr(optimizer, recipe.lr * factor)

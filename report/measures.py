@@ -6,7 +6,6 @@ A measure is made once from certain files, and read back as long as these have t
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 import io
 import json
 import re
@@ -19,7 +18,7 @@ import torch
 
 from core.cli import InputError
 from core.files import whole, writable_folder
-from core.runlog import WATCHED, RunLog
+from core.runlog import RunLog, best_of, named
 from report.page import Value
 
 Computed = tuple[dict[str, float], dict[str, np.ndarray]]
@@ -108,9 +107,8 @@ class Site:
 
     def named(self, pattern: str) -> list[RunLog]:
         """The runs whose folders match ``pattern``, as ``p1_A_*``."""
-        return [run for run in self.logs if fnmatch.fnmatchcase(run.name, pattern)]
+        return named(self.logs, pattern)
 
     def chosen(self, pattern: str) -> RunLog | None:
         """Of these the one with the best last epoch, or None."""
-        found = self.named(pattern)
-        return WATCHED[found[0].watched](found, key=lambda run: run.last[run.watched]) if found else None
+        return best_of(self.named(pattern))

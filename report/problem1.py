@@ -97,7 +97,7 @@ def accuracies(site: Site, runs: dict[str, RunLog], images: Images | None) -> It
     for run in unmatched:
         what = f"the interval of {run.name}: its accuracy is no share of the {len(images.labels)} images in {images.folder}."
         yield Gap(what, run.about["command"])
-    for run in (run for of_model in every.values() for run in of_model if not finished(run)):
+    for run in (run for of_model in every.values() for run in of_model if not run.is_finished):
         epochs = f"{run.last['epoch']} of {run.about['recipe']['epochs']}"
         yield Gap(f"the end of {run.name}: it is at epoch {epochs}.", run.about["command"])
     for model, of_model in every.items():
@@ -111,13 +111,6 @@ def accuracies(site: Site, runs: dict[str, RunLog], images: Images | None) -> It
     )
     for run in every["B"]:
         yield Text(*told(site, run))
-
-
-def finished(run: RunLog) -> bool:
-    """Whether it has all its epochs, or its patience was at its end."""
-    recipe, epoch = run.about["recipe"], run.last["epoch"]
-    patience = recipe.get("patience", 0)
-    return epoch >= recipe["epochs"] or bool(patience) and epoch - run.best["epoch"] >= patience
 
 
 def interval(site: Site, run: RunLog, images: Images | None) -> Parts | None:

@@ -23,7 +23,7 @@ FEW = 5  # classes shown at either end
 def section(site: Site) -> list[Block]:
     runs = site.named("p2_*")
     settings = figures.comparable(runs)
-    done = {name: run for name, run in settings.items() if figures.is_finished(run)}
+    done = {name: run for name, run in settings.items() if run.is_finished}
     measured = {name: answered(site, run) for name, run in done.items() if office(site) and last(run).is_file()}
     return [
         Heading("Problem 2: pre-training without labels, and five settings"),
@@ -57,7 +57,7 @@ def compared(site: Site, settings: dict[str, RunLog], measured: dict[str, Measur
         run = settings.get(name)
         if run is None:
             yield Gap(f"a run of setting {name} with the others' recipe, seed and data.", command)
-        elif not figures.is_finished(run):
+        elif not run.is_finished:
             epochs = f"{run.last['epoch']} of {about['recipe']['epochs']}"
             yield Gap(f"the end of setting {name}: it is at epoch {epochs}, and stays out of the differences.", command)
     if not settings:

@@ -94,6 +94,7 @@ def differing(unbroken: Path, broken: Path) -> str:
     """In words, where the two runs' states differ; empty if they do not."""
     states = [torch.load(run / "state.pt", weights_only=True) for run in (unbroken, broken)]
     for state in states:
+        del state["seconds"]
         for line in state["history"]:
             del line["seconds"]
     return next(iter(_differing(*states, "state")), "")

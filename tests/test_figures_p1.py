@@ -187,8 +187,8 @@ def test_predictions_are_those_of_the_graders_script(call, val, flipping, p1_che
 def write_run(folder, checkpoint_path, *, model, accuracies, pretrained="None", command="python3 -m p1.train", kept=True):
     """A run's folder with a log of two epochs or more and, if ``kept``, the same checkpoint at every epoch."""
     (folder / "snapshots").mkdir(parents=True)
-    recipe = {"name": "hour", "model": model, "epochs": len(accuracies), "batch_size": 64, "lr": 0.1, "schedule": "cosine",
-              "jitter": [0.5, 0.5, 0.5, 0.0], "rotation": 30, "new_setting": 7}  # fmt: skip
+    recipe = {"name": "hour", "model": model, "epochs": len(accuracies), "patience": 0, "batch_size": 64, "lr": 0.1,
+              "schedule": "cosine", "jitter": [0.5, 0.5, 0.5, 0.0], "rotation": 30, "new_setting": 7}  # fmt: skip
     about = {"recipe": recipe, "data": {"train": "1", "val": "2", "pretrained": pretrained}, "seed": 3, "command": command,
              "commit": "abc", "device": "a processor, 1 threads", "torch": "2.9"}  # fmt: skip
     (folder / "run.json").write_text(json.dumps(about))
@@ -343,11 +343,11 @@ def test_what_is_missing_is_a_gap_with_a_command(flipping, val, tmp_path):
 def test_a_run_that_goes_on_is_told_from_one_that_ended_early(flipping, tmp_path):
     write_run(tmp_path / "p1_A_hour", flipping, model="A", accuracies=[0.25, 0.5, 0.4375, 0.375], kept=False)
     run = runlog.read(tmp_path / "p1_A_hour")
-    assert problem1.finished(run)
+    assert run.is_finished
     run.about["recipe"]["epochs"] = 8
-    assert not problem1.finished(run)
+    assert not run.is_finished
     run.about["recipe"]["patience"] = 2
-    assert problem1.finished(run)
+    assert run.is_finished
     run.about["recipe"]["patience"] = 3
     blocks = problem1.section(Site(tmp_path, [run], tmp_path / "no data", (), Measures(tmp_path / "out"), CPU))
     assert "the end of p1_A_hour: it is at epoch 4 of 8." in gaps(blocks)

@@ -111,12 +111,12 @@ def test_the_pretraining_shown_is_the_one_that_the_settings_began_from(tmp_path)
 
 
 def test_a_run_is_finished_after_its_epochs_or_its_patience(tmp_path):
-    assert figures.is_finished(setting_of(tmp_path / "whole", "A", (0.1, 0.2)))
+    assert setting_of(tmp_path / "whole", "A", (0.1, 0.2)).is_finished
     cut = setting_of(tmp_path / "cut", "A", (0.1,))
-    assert not figures.is_finished(cut)
+    assert not cut.is_finished
     cut.about["recipe"] |= {"epochs": 9, "patience": 2}
     cut.history.extend({"epoch": epoch, "accuracy": 0.1} for epoch in (2, 3))
-    assert figures.is_finished(cut)
+    assert cut.is_finished
 
 
 # --- measures ---------------------------------------------------------------------------------------------------------

@@ -302,6 +302,54 @@ def test_no_more_than_save_minutes_are_lost_and_a_budget_is_kept_to_the_step(tmp
     assert seen == [0, 1, 2, 3, 4, 5] + [4, 5, 6], "saved after two steps and after four; stopped after three more"
 
 
+def test_an_epochs_seconds_count_what_was_done_before_an_interruption(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+
+    def a_minute_each(run):
+        clock[0] += 60
+        interrupt_at(4)(run)
+
+    with pytest.raises(Interrupted):
+        train(tmp_path, in_a_step=a_minute_each, save_minutes=0)
+    clock[0] += 10_000  # the machine was off
+    train(tmp_path, in_a_step=lambda run: clock.__setitem__(0, clock[0] + 60))
+    assert [line["seconds"] for line in log(tmp_path)] == [180, 180, 180]
+
+
+def test_a_kill_during_an_evaluation_loses_no_more_than_save_minutes(tmp_path, monkeypatch):
+    clock, seen = [0.0], []
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+
+    def epochs_of_a_minute(evaluate):
+        counter = nn.Linear(1, 1)
+        run = Run(tmp_path, recipe=Recipe(), data={}, seed=0, state={"c": counter}, where=CPU, watch="loss", save_minutes=5)
+        for epoch in run.epochs(3):
+            for _ in run.batches(4, 1):
+                clock[0] += 15
+                seen.append((epoch, run.next_step))
+                run.step(loss=torch.tensor(1.0))
+            evaluate(epoch)
+            run.end_epoch(as_checkpoint(counter.state_dict()))
+
+    def evaluate(epoch):
+        clock[0] += 270
+        if epoch == 1:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        epochs_of_a_minute(evaluate)
+    del seen[:]
+    epochs_of_a_minute(lambda epoch: None)
+    assert seen == [(2, step) for step in range(4)]
+
+
+def test_a_batch_that_is_too_small_for_the_network_is_refused(tmp_path):
+    run = Run(tmp_path, recipe=Recipe(), data={}, seed=0, state={}, where=CPU, watch="loss")
+    with pytest.raises(InputError, match="a batch has 1 image for each process; this network needs 2 or more"):
+        list(run.batches(4, 1, at_least=2))
+
+
 def test_a_finished_run_does_nothing_more(tmp_path):
     train(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.pt")}
@@ -484,10 +532,11 @@ def test_a_score_from_numpy_does_not_make_files_that_cannot_be_read_again(tmp_pa
 
 @pytest.mark.parametrize(
     ("patience", "patience_from", "epochs"),
-    [(0, 0, 10), (1, 0, 3), (3, 0, 5), (5, 0, 7), (6, 0, 10), (3, 3, 6), (3, 4, 7), (2, 9, 10)],
+    [(0, 0, 10), (1, 0, 3), (3, 0, 5), (5, 0, 7), (6, 0, 10), (3, 3, 7), (3, 4, 10), (2, 4, 7), (2, 9, 10)],
 )
 def test_patience_ends_a_run_after_so_many_epochs_without_a_better_score(tmp_path, patience, patience_from, epochs):
-    scores = [1, 3, 2, 3, 2, 2, 2, 4, 1, 1]  # the equal score of epoch 4 is no better than epoch 2's
+    # The equal score of epoch 4 is no better than epoch 2's; but to patience from epoch 3 on, epoch 2 is nothing.
+    scores = [1, 3, 2, 3, 2, 2, 2, 4, 1, 1]
     assert score_epochs(tmp_path, scores, patience, patience_from).epoch == epochs
 
 

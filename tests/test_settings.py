@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import shutil
 import signal
 
 import pytest
@@ -125,6 +126,8 @@ def test_training_with_labels_stopped_after_every_step_ends_where_an_unbroken_on
 
 
 def test_wrong_requests_of_pre_training_are_one_line(call, drawn, small):
+    status, _, err = call(pretrain.main, "--data", drawn, "--device", "cpu", "--batch-size", "1", "--run", "one")
+    assert status == 2 and "a batch has 1 image for each process; this network needs 2 or more" in err
     for flags, says in (
         (("--labels", "x.csv"), "--method byol takes no labels"),
         (("--method", "supervised", "--recipe", "paper"), "no recipe 'paper'; there are report and hour"),
@@ -253,6 +256,36 @@ def test_a_signal_after_a_settings_last_step_stops_before_the_next_setting(call,
     assert len(log(small / "runs/p2_A_hour")) == 1 and not (small / "runs/p2_B_hour").exists()
     monkeypatch.setattr(train, "evaluate", evaluate)
     assert call(train.main, *flags)[0] == 0
+
+
+def test_settings_begun_anew_and_stopped_take_no_older_run_for_one_of_theirs(call, drawn, small, started):
+    flags = (*ALL, *started, "--data", drawn, "--epochs", "1")
+    assert call(train.main, *flags)[0] == 0
+    status, out, _ = call(train.main, *flags, "--fresh", "--max-minutes", "0")
+    assert status == 75 and out.count("the older run is kept in") == 5 and "without --fresh" in out
+    assert sorted(path.name for path in (small / "runs").glob("p2_?_*")) == [
+        "p2_A_hour", *(f"p2_{name}_hour.old-1" for name in "ABCDE")
+    ]  # fmt: skip
+    assert call(train.main, *flags)[0] == 0
+    assert all(len(log(small / f"runs/p2_{name}_hour")) == 1 for name in "ABCDE")
+
+
+def test_other_initial_weights_or_labels_under_the_same_names_are_another_run(call, drawn, small, started, tmp_path):
+    folder = tmp_path / "copied"
+    shutil.copytree(drawn, folder)
+    flags = (*FLAGS, "--data", folder, "--epochs", "1", "--setting", "C")
+    assert call(train.main, *flags)[0] == 0
+    backbone_file(small / "runs/p2_byol_hour/last.pt", 3)
+    status, _, err = call(train.main, *flags)
+    assert status == 2 and "holds another run: data.backbone_file was" in err
+    assert call(train.main, *flags, "--fresh")[0] == 0
+    table = folder / "office" / "train.csv"
+    header, *rows = table.read_text().splitlines()
+    labels = [row.rsplit(",", 1)[1] for row in rows]
+    moved = [f"{row.rsplit(',', 1)[0]},{label}" for row, label in zip(rows, labels[1:] + labels[:1], strict=True)]
+    table.write_text("\n".join([header, *moved]) + "\n")
+    status, _, err = call(train.main, *flags)
+    assert status == 2 and "holds another run: data.labels was" in err
 
 
 def test_what_the_settings_lack_is_said_before_any_work(call, drawn, small):

@@ -1,9 +1,11 @@
 """The four training programs on a tiny drawn data set: they learn, stop, go on, and what they save is usable."""
 
 import json
+import shutil
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from core import checkpoint
@@ -144,9 +146,21 @@ def test_wrong_requests_of_training_are_one_line(call, tiny, tmp_path):
         (p2.main, ("--data", tiny / "p2_data", "--setting", "A", "--backbone", "x.pt"), "starts from nothing"),
         (p2.main, ("--data", tiny / "p2_data", "--setting", "B", "--run", tmp_path / "r"), "pretrain_model_SL.pt"),
         (p3.main, ("--data", tiny / "p3_data", "--recipe", "hour"), "cuts 256x256, but the images of"),
+        (p3.main, ("--data", tiny / "p3_data", "--batch-size", "1", "--run", tmp_path / "r3"), "a batch has 1 image"),
     ):
         status, _, err = call(main, *flags, *CPU)
         assert status == 2 and says in err and err.count("\n") == 1
+
+
+def test_changed_masks_are_another_data_set(call, tiny, tmp_path):
+    folder = tmp_path / "p3_data"
+    shutil.copytree(tiny / "p3_data", folder)
+    flags = ("--data", folder, "--recipe", "report", "--batch-size", "2", "--epochs", "1", "--run", tmp_path / "run", *CPU)
+    assert call(p3.main, *flags, "--max-minutes", "0")[0] == 75
+    mask = next((folder / "train").glob("*_mask.png"))
+    Image.new("RGB", (64, 64), (0, 0, 255)).save(mask)
+    status, _, err = call(p3.main, *flags)
+    assert status == 2 and "holds another run: data.masks was" in err
 
 
 @pytest.mark.parametrize(("make", "side", "classes"), [(lambda: mobilenet_v2(50), 1, 50), (DeepLabv3, 4, 7)])
@@ -181,6 +195,10 @@ def test_model_b_starts_from_weights_made_of_other_images(call, tiny, tmp_path):
     second = ("--data", tiny / "p1_data", "--model", "B", "--batch-size", "50", "--run", tmp_path / "second", *flags)
     status, out, _ = call(p1.main, *second, "--pretrained", tmp_path / "first/last.pt")
     assert status == 0 and "head swapped: classifier.1.weight (2, 1792) -> (50, 1792)" in out
+
+    (tmp_path / "first/last.pt").write_bytes((tmp_path / "second/snapshots/epoch_0001.pt").read_bytes())
+    status, _, err = call(p1.main, *second, "--pretrained", tmp_path / "first/last.pt")
+    assert status == 2 and "holds another run: data.pretrained_file was" in err
 
     (tmp_path / "labels.csv").write_text("filename,label\nnowhere.jpg,a\n")
     status, _, err = call(p1_pretrain.main, "--data", tmp_path, "--run", tmp_path / "third", *flags)
