@@ -123,6 +123,11 @@ def main() -> None:
             if (real / "p1_data").is_dir():
                 val = real / "p1_data" / "val_50"
                 demo.grade_p1(f"{entry_['name']}, shipped, on the real images", entry_["score"], val, val, shipped)
+        if entry_["name"].startswith("p2"):
+            demo.grade_p2(f"{entry_['name']}, shipped, on the drawn images", "about chance", office, shipped)
+            if (real / "p2_data" / "office").is_dir():
+                val = real / "p2_data" / "office"
+                demo.grade_p2(f"{entry_['name']}, shipped, on the real images", entry_["score"], val, shipped)
         if entry_["name"].startswith("p3"):
             demo.grade_p3(f"{entry_['name']}, shipped, on the drawn scenes", "about 0.38", p3_val, shipped)
             if (real / "p3_data").is_dir():

@@ -225,9 +225,22 @@ def test_p2_bad_csv_is_refused(call, content, says, p2_images, p2_checkpoint, tm
     assert (tmp_path / "out.csv").read_text() == "old"
 
 
-def test_p2_without_a_checkpoint_says_how_to_get_one(call, monkeypatch, p2_images, tmp_path):
-    monkeypatch.setattr(p2, "DEFAULT", tmp_path / "p2_c.pt")
-    refused(call(p2.main, *p2_images, tmp_path / "out.csv"), "p2.pretrain", "p2.train --setting C", "--checkpoint")
+@pytest.mark.parametrize("program", [p1, p2, p3])
+def test_without_its_checkpoint_a_program_says_how_to_get_it(
+    call, monkeypatch, program, p1_images, p2_images, p3_images, tmp_path
+):
+    images = {p1: [p1_images], p2: p2_images, p3: [p3_images]}[program]
+    monkeypatch.setattr(program, "ROOT", tmp_path)
+    refused(call(program.main, *images, tmp_path / "out"), str(tmp_path / "checkpoints"), "bash hw1_download.sh")
+
+
+def test_the_weights_that_ship_answer_every_row(call, p1_images, p2_images, p3_images, tmp_path):
+    assert call(p1.main, p1_images, tmp_path / "1.csv")[0] == 0
+    assert call(p2.main, *p2_images, tmp_path / "2.csv")[0] == 0
+    assert call(p3.main, p3_images, tmp_path / "masks")[0] == 0
+    answered = [len((tmp_path / name).read_text().splitlines()) - 1 for name in ("1.csv", "2.csv")]
+    assert answered == [len(list(p1_images.iterdir())), len(p2_images[0].read_text().splitlines()) - 1]
+    assert len(list((tmp_path / "masks").iterdir())) == len(list(p3_images.glob("*.jpg")))
 
 
 def test_bad_checkpoints_are_refused(call, p1_images, p1_checkpoint, p3_images, p3_checkpoint, tmp_path):
