@@ -10,10 +10,26 @@ import json
 import re
 from pathlib import Path
 
-from core.runlog import RunLog, read_all
+from core.runlog import RunLog, best_of, named, read_all
+from report.overview import ROWS
 
 HEADER = ("run", "recipe", "what", "last epoch", "best epoch", "minutes", "machine")
 WORDS = {"mean_iou": "mIoU", "accuracy": "accuracy", "loss": "training loss"}
+
+
+def glance(folder: Path = Path(__file__).parent) -> str:
+    """A Markdown table of the homework's figures: the original report's, and those of the best run in ``folder``."""
+    logs = read_all(folder)
+    rows = ["| what | original report | here, last epoch | best epoch | run |", "| --- | --- | --- | --- | --- |"]
+    for pattern, what, original, _ in ROWS:
+        run = best_of(named(logs, pattern))
+        cells = (scored(run, run.last), scored(run, run.best), run.name) if run else ("not run yet", "", "")
+        rows.append(f"| {' | '.join((what, original, *cells))} |")
+    return "\n".join(rows)
+
+
+def scored(run: RunLog, line: dict) -> str:
+    return f"{line[run.watched]:.4f} ({line['epoch']})"
 
 
 def table(folder: Path = Path(__file__).parent) -> str:
@@ -28,8 +44,8 @@ def row(run: RunLog) -> tuple[str, ...]:
         run.name,
         run.about["recipe"]["name"],
         WORDS[run.watched],
-        f"**{run.last[run.watched]:.4f}** ({run.last['epoch']})",
-        f"{run.best[run.watched]:.4f} ({run.best['epoch']})",
+        scored(run, run.last),
+        scored(run, run.best),
         f"{sum(line['seconds'] for line in run.history) / 60:.0f}",
         device.split(",")[-1].strip() if "threads" in device else device,
     )
@@ -46,4 +62,4 @@ def differences(file: Path = Path(__file__).parent / "measures.json") -> str:
 
 
 if __name__ == "__main__":
-    print(table(), differences(), sep="\n\n")
+    print(glance(), differences(), table(), sep="\n\n")
