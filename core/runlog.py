@@ -43,7 +43,8 @@ class RunLog:
     def is_finished(self) -> bool:
         """Whether it went through its recipe's epochs, or its patience ended it."""
         recipe, epoch = self.about["recipe"], self.last["epoch"]
-        return epoch >= recipe["epochs"] or bool(recipe["patience"]) and epoch - self.best["epoch"] >= recipe["patience"]
+        patience = recipe.get("patience", 0)
+        return epoch >= recipe["epochs"] or bool(patience) and epoch - self.best["epoch"] >= patience
 
     def column(self, name: str) -> tuple[list[int], list[float]]:
         """(epochs, values) of those lines that have ``name``."""

@@ -47,7 +47,7 @@ WORDS = {"accuracy": "accuracy", "mean_iou": "mean IoU", "loss": "training loss"
 def opening(site: Site) -> list[Block]:
     rows: list[tuple[Parts, ...]] = []
     for pattern, what, original, command in ROWS:
-        run = problem1.chosen(site, "B") if pattern == "p1_B_*" else site.chosen(pattern)
+        run = problem1.best_clean(site.named(pattern))
         if run is None:
             rows.append((what, "not run yet", original, (Code(command),)))
         else:

@@ -10,7 +10,7 @@ import numpy as np
 
 from core import charts
 from core.predictions import wilson
-from core.runlog import RunLog
+from core.runlog import RunLog, best_of
 from p1 import figures
 from report.measures import Site
 from report.page import Block, Code, Drawing, Gap, Grid, Heading, Parts, Table, Text, logged
@@ -45,10 +45,12 @@ def section(site: Site) -> list[Block]:
 
 
 def chosen(site: Site, model: str) -> RunLog | None:
+    return best_clean(site.named(f"p1_{model}_*"))
+
+
+def best_clean(runs: list[RunLog]) -> RunLog | None:
     """The run with the best last epoch, one from contaminated weights only where there is no other."""
-    runs = site.named(f"p1_{model}_*")
-    clean = [run for run in runs if not contaminated(run)]
-    return max(clean or runs, key=lambda run: run.last["accuracy"], default=None)
+    return best_of([run for run in runs if not contaminated(run)] or runs)
 
 
 def pretrained(run: RunLog) -> str | None:

@@ -10,8 +10,9 @@ import json
 import re
 from pathlib import Path
 
-from core.runlog import RunLog, best_of, named, read_all
+from core.runlog import RunLog, named, read_all
 from report.overview import ROWS
+from report.problem1 import best_clean
 
 HEADER = ("run", "recipe", "what", "last epoch", "best epoch", "minutes", "machine")
 WORDS = {"mean_iou": "mIoU", "accuracy": "accuracy", "loss": "training loss"}
@@ -22,7 +23,7 @@ def glance(folder: Path = Path(__file__).parent) -> str:
     logs = read_all(folder)
     rows = ["| what | original report | here, last epoch | best epoch | run |", "| --- | --- | --- | --- | --- |"]
     for pattern, what, original, _ in ROWS:
-        run = best_of(named(logs, pattern))
+        run = best_clean(named(logs, pattern))
         cells = (scored(run, run.last), scored(run, run.best), run.name) if run else ("not run yet", "", "")
         rows.append(f"| {' | '.join((what, original, *cells))} |")
     return "\n".join(rows)

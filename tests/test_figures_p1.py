@@ -187,8 +187,8 @@ def test_predictions_are_those_of_the_graders_script(call, val, flipping, p1_che
 def write_run(folder, checkpoint_path, *, model, accuracies, pretrained="None", command="python3 -m p1.train", kept=True):
     """A run's folder with a log of two epochs or more and, if ``kept``, the same checkpoint at every epoch."""
     (folder / "snapshots").mkdir(parents=True)
-    recipe = {"name": "hour", "model": model, "epochs": len(accuracies), "patience": 0, "batch_size": 64, "lr": 0.1,
-              "schedule": "cosine", "jitter": [0.5, 0.5, 0.5, 0.0], "rotation": 30, "new_setting": 7}  # fmt: skip
+    recipe = {"name": "hour", "model": model, "epochs": len(accuracies), "batch_size": 64, "lr": 0.1, "schedule": "cosine",
+              "jitter": [0.5, 0.5, 0.5, 0.0], "rotation": 30, "new_setting": 7}  # fmt: skip
     about = {"recipe": recipe, "data": {"train": "1", "val": "2", "pretrained": pretrained}, "seed": 3, "command": command,
              "commit": "abc", "device": "a processor, 1 threads", "torch": "2.9"}  # fmt: skip
     (folder / "run.json").write_text(json.dumps(about))
