@@ -11,6 +11,7 @@ What mixes two images of a batch is in ``core.mixing``.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -33,8 +34,11 @@ def to_float(images: Tensor) -> Tensor:
 # --- geometry that moves whole pixels ---------------------------------------------------------------------------------
 
 
-def window(images: Tensor, top: Tensor, left: Tensor, size: tuple[int, int], fill: int = 0) -> Tensor:
-    """Cut the window of ``size`` (h, w) whose upper left corner is (top, left), (N,) int64; outside the image is ``fill``."""
+def window(images: Tensor, top: Tensor, left: Tensor, size: tuple[int, int], fill: float | Sequence[float] = 0) -> Tensor:
+    """Cut the window of ``size`` (h, w) whose upper left corner is (top, left), (N,) int64.
+
+    Outside the image is ``fill``, one for all channels or one a channel: an image with its mask has the ignored class there.
+    """
     n, _, height, width = images.shape
     ys = top.to(images.device)[:, None] + torch.arange(size[0], device=images.device)
     xs = left.to(images.device)[:, None] + torch.arange(size[1], device=images.device)
@@ -42,10 +46,10 @@ def window(images: Tensor, top: Tensor, left: Tensor, size: tuple[int, int], fil
     # An index on both sides of the channel slice puts the channels last, which is the memory layout wanted.
     cut = images[which, :, ys.clamp(0, height - 1)[:, :, None], xs.clamp(0, width - 1)[:, None, :]]
     outside = ((ys < 0) | (ys >= height))[:, :, None] | ((xs < 0) | (xs >= width))[:, None, :]
-    return cut.masked_fill_(outside[..., None], fill).permute(0, 3, 1, 2)
+    return torch.where(outside[..., None], _values(images, fill), cut).permute(0, 3, 1, 2)
 
 
-def random_crop(images: Tensor, size: int, rng: torch.Generator, padding: int = 0, fill: int = 0) -> Tensor:
+def random_crop(images: Tensor, size: int, rng: torch.Generator, padding: int = 0, fill: float | Sequence[float] = 0) -> Tensor:
     """torchvision's ``RandomCrop(size, padding)``: a square window anywhere in the image padded with ``fill``."""
     n, _, height, width = images.shape
     top = torch.randint(0, height + 2 * padding - size + 1, (n,), generator=rng) - padding
@@ -70,23 +74,45 @@ def random_symmetry(images: Tensor, rng: torch.Generator) -> Tensor:
     return torch.where(_each(_coin(images, 0.5, rng), images), images.transpose(2, 3), images)
 
 
-# --- geometry that interpolates ---------------------------------------------------------------------------------------
-
-
-def rotate(images: Tensor, degrees: Tensor) -> Tensor:
-    """Turn counter-clockwise about the centre, nearest neighbour, black outside; ``degrees``: (N,) float."""
+def rotate(images: Tensor, degrees: Tensor, fill: float | Sequence[float] = 0) -> Tensor:
+    """Turn counter-clockwise about the centre by ``degrees``, (N,) float, nearest neighbour; ``fill`` as in ``window``."""
     n, _, height, width = images.shape
     angle = torch.deg2rad(degrees.to(images.device, torch.float32))
     sin, cos, zero = angle.sin(), angle.cos(), torch.zeros_like(angle)
     # Output pixel to input pixel, about the centre; grid_sample's unit is half a side, hence the aspect ratios.
     theta = torch.stack([cos, -sin * height / width, zero, sin * width / height, cos, zero], 1).view(n, 2, 3)
     grid = torch.nn.functional.affine_grid(theta, list(images.shape), align_corners=False)
-    return torch.nn.functional.grid_sample(images, grid, mode="nearest", align_corners=False)
+    sample = functools.partial(torch.nn.functional.grid_sample, grid=grid, mode="nearest", align_corners=False)
+    turned = sample(images.float()).to(images.dtype)
+    if fill == 0:
+        return turned
+    is_image = sample(torch.ones_like(images[:, :1], dtype=torch.float32)) > 0
+    return torch.where(is_image, turned, _values(images, fill)[:, None, None])
 
 
-def random_rotation(images: Tensor, degrees: float, rng: torch.Generator) -> Tensor:
+def random_rotation(images: Tensor, degrees: float, rng: torch.Generator, fill: float | Sequence[float] = 0) -> Tensor:
     """torchvision's ``RandomRotation(degrees)``: an angle evenly from -degrees to degrees."""
-    return rotate(images, _uniform(images, -degrees, degrees, rng))
+    return rotate(images, _uniform(images, -degrees, degrees, rng), fill)
+
+
+def resized_crop_nearest(images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, size: int) -> Tensor:
+    """Cut boxes as ``resized_crop`` does, each pixel the nearest one of the box: for the masks of images cut by that.
+
+    Equal to torchvision's ``resized_crop(..., NEAREST)``.
+    """
+    ys, xs = _nearest(top, height, size, images), _nearest(left, width, size, images)
+    which = torch.arange(len(images), device=images.device)[:, None, None]
+    return images[which, :, ys[:, :, None], xs[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _nearest(start: Tensor, length: Tensor, outputs: int, like: Tensor) -> Tensor:
+    # Which input pixel, (N, outputs) int64, an output pixel is.
+    start, length = start.to(like.device)[:, None], length.to(like.device)[:, None]
+    pixel = torch.arange(outputs, device=like.device)
+    return (start + torch.minimum((pixel * (length / outputs)).floor(), length - 1)).long()
+
+
+# --- geometry that interpolates ---------------------------------------------------------------------------------------
 
 
 def resized_crop(images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, size: int) -> Tensor:
@@ -120,7 +146,20 @@ def random_resized_crop(
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> Tensor:
-    """torchvision's ``RandomResizedCrop(size, scale, ratio)``: ten tries of a box, else the largest central one."""
+    """torchvision's ``RandomResizedCrop(size, scale, ratio)``."""
+    return resized_crop(images, *random_box(images, rng, scale, ratio), size)
+
+
+def random_box(
+    images: Tensor,
+    rng: torch.Generator,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``random_resized_crop``'s box: (top, left, height, width), (N,) each. Ten tries, else the largest central one.
+
+    By it an image and its mask are cut alike: ``resized_crop(image, *box, size)``, ``resized_crop_nearest(mask, *box, size)``.
+    """
     n, _, height, width = images.shape
     w, h = _ten_tries(images, scale, ratio, rng)
     fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
@@ -130,7 +169,7 @@ def random_resized_crop(
     top = (torch.rand(n, generator=rng) * (height - h + 1)).long()
     left = (torch.rand(n, generator=rng) * (width - w + 1)).long()
     top[none], left[none] = (height - h[none]) // 2, (width - w[none]) // 2
-    return resized_crop(images, top, left, h, w, size)
+    return top, left, h, w
 
 
 # --- colour -----------------------------------------------------------------------------------------------------------
@@ -182,9 +221,10 @@ def colour_jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
         for which, adjust in enumerate(ADJUSTMENTS):
             chosen = (order[:, turn] == which).nonzero()[:, 0]
             neutral = 0.0 if adjust is adjust_hue else 1.0
-            chosen = chosen[factors[chosen, which] != neutral].to(images.device)
+            chosen = chosen[factors[chosen, which] != neutral]
             if len(chosen):
-                images[chosen] = adjust(images[chosen], factors[chosen.cpu(), which])
+                where = chosen.to(images.device)  # and never back: that would wait for the GPU
+                images[where] = adjust(images[where], factors[chosen, which])
     return images
 
 
@@ -219,9 +259,9 @@ def blur(images: Tensor, sigma: Tensor, size: int) -> Tensor:
 
 def random_blur(images: Tensor, size: int, sigma: tuple[float, float], p: float, rng: torch.Generator) -> Tensor:
     """torchvision's ``GaussianBlur(size, sigma)`` with probability ``p``."""
-    chosen = _coin(images, p, rng)
+    chosen = _coin(images, p, rng).nonzero()[:, 0]
     sigmas = _uniform(images, *sigma, rng)
-    if not chosen.any():
+    if not len(chosen):
         return images
     images, where = images.clone(), chosen.to(images.device)
     images[where] = blur(images[where], sigmas[chosen], size)
@@ -256,7 +296,7 @@ def erase(
 
     Any dtype. A height of 0 leaves the image as it is.
     """
-    fill = torch.as_tensor(value, dtype=images.dtype, device=images.device).view(1, -1, 1, 1)
+    fill = _values(images, value)[:, None, None]
     return torch.where(inside(images, top, left, height, width), fill, images)
 
 
@@ -320,3 +360,8 @@ def _channels(images: Tensor, values: Sequence[float]) -> Tensor:
 def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
     factor = _each(factor, images)
     return (images * factor + other * (1 - factor)).clamp(0, 1)
+
+
+def _values(images: Tensor, fill: float | Sequence[float]) -> Tensor:
+    # One value for all channels or one a channel, (1,) or (C,), in the images' unit.
+    return torch.as_tensor(fill, dtype=images.dtype, device=images.device).view(-1)

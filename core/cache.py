@@ -142,7 +142,12 @@ def read(path: Path, count: int, memory: float) -> Tensor | None:
 
 
 def resident(data: Tensor, where: torch.device, memory: float) -> Tensor:
-    """A data set on ``where`` if it has at most ``memory`` bytes, else as it is: then ``take`` moves each batch."""
+    """A data set on ``where`` if it has at most ``memory`` bytes, else as it is: then ``take`` moves each batch.
+
+    On a GPU it takes no more than half of the memory that is free there.
+    """
+    if where.type == "cuda":
+        memory = min(memory, torch.cuda.mem_get_info(where)[0] // 2)
     return data.to(where) if data.nbytes <= memory else data
 
 

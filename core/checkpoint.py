@@ -76,7 +76,7 @@ def load(path: Path, problem: str) -> Checkpoint:
     Only plain data is unpickled. Raises InputError if the file is missing, broken, no checkpoint or another problem's.
     """
     fields = read(path)
-    if not isinstance(fields, dict) or "format" not in fields or "weights" not in fields:
+    if "format" not in fields or "weights" not in fields:
         raise InputError(f"{path} is not a checkpoint of this project (bare weights?); make one with {problem}.train")
     if fields.pop("format") != FORMAT:
         raise InputError(f"{path} has another version's format; use the code it was made with, or train again")
@@ -89,8 +89,8 @@ def load(path: Path, problem: str) -> Checkpoint:
         raise InputError(f"{path} is not a whole checkpoint ({error})") from error
 
 
-def read(path: Path) -> Any:
-    """``torch.load`` of plain data onto the CPU, with every failure an InputError of one line."""
+def read(path: Path) -> dict[str, Any]:
+    """``torch.load`` of plain data by name onto the CPU, with every failure an InputError of one line."""
     if not path.is_file():
         raise InputError(f"no checkpoint {path}; fetch what ships with: bash hw1_download.sh")
     try:
@@ -103,11 +103,14 @@ def read(path: Path) -> Any:
             with zipfile.ZipFile(path) as archive:
                 if archive.testzip():  # torch itself does not look at the checksums
                     raise zipfile.BadZipFile
-        return torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken zip, a foreign pickle or a short file each raise something else, OSError too
         foreign = is_zip and isinstance(error, pickle.UnpicklingError)
         why = "it holds more than plain weights" if foreign else "it is cut short or damaged"
         raise InputError(f"cannot load {path}: {why}; fetch it again or train it again") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds a {type(content).__name__}, not weights by their names; name another file")
+    return content
 
 
 def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], where: str) -> None:

@@ -6,9 +6,11 @@ import argparse
 import math
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+STARTED = time.monotonic()  # about when the program did
 BAD_INPUT = 2  # nothing was written
 PARTIAL = 3  # everything was written, but some rows or masks are the stated fallback
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: stopped and saved; the same command goes on
@@ -26,6 +28,11 @@ def entry(main: Callable[[], int | None]) -> None:
     except InputError as error:
         print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(BAD_INPUT)
+    except OSError as error:
+        if error.filename is None:  # of a pipe, a socket, a library: not of what the user named
+            raise
+        print(f"{program}: {error.filename}: {error.strerror}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
         sys.exit(130)
@@ -34,6 +41,14 @@ def entry(main: Callable[[], int | None]) -> None:
 def some(names: list[str], at_most: int = 5) -> str:
     """The first few of ``names`` in words, and how many more there are: what an error's one line has room for."""
     return ", ".join(names[:at_most]) + (f" and {len(names) - at_most} more" if len(names) > at_most else "")
+
+
+def say(message: str) -> None:
+    """Print a line at once. A training must not end because its terminal, its pipe or the disk under its log has."""
+    try:
+        print(message, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would try, and fail, again at its end
 
 
 def warn(message: str) -> None:
@@ -53,8 +68,13 @@ def training_flags(parser: argparse.ArgumentParser, *, data: str, run: str) -> N
     )  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
     parser.add_argument("--fresh", action="store_true", help="start over; an older run is kept aside, not resumed")
-    parser.add_argument("--max-minutes", type=float, help="stop and save in time; the same command goes on")
-    parser.add_argument("--save-minutes", type=float, default=5.0, help="at most this much is lost to a kill (%(default)s)")
+    parser.add_argument(
+        "--max-minutes", type=minutes_from_start, metavar="MINUTES", dest="stop_at", default=math.inf,
+        help="stop and save in time; the same command goes on",
+    )  # fmt: skip
+    parser.add_argument(
+        "--save-minutes", type=minutes, metavar="MINUTES", default=5.0, help="at most this much is lost to a kill (%(default)s)"
+    )
 
 
 def positive(text: str) -> int:
@@ -65,12 +85,25 @@ def positive(text: str) -> int:
     return value
 
 
-def gibibytes(text: str) -> int:
+def minutes(text: str) -> float:
+    """An argparse type: a number of minutes from 0 up."""
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of minutes")
+    return value
+
+
+def minutes_from_start(text: str) -> float:
+    """An argparse type: when so many minutes have gone by since the program's start, of ``time.monotonic``."""
+    return STARTED + 60 * minutes(text)
+
+
+def gibibytes(text: str) -> float:
     """An argparse type: a number of GiB from 0 up, as bytes."""
     value = float(text)
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not a number of GiB")
-    return int(value * 2**30)
+    return value * 2**30
 
 
 def _free_memory() -> int:
@@ -82,6 +115,10 @@ def _free_memory() -> int:
         free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     try:
         group = Path("/sys/fs/cgroup")
-        return min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+        allowed = int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
+        # What is counted as used holds files that were read or written lately, as the cache of a data set; they make way.
+        lines = (group / "memory.stat").read_text().splitlines()
+        allowed += sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+        return max(0, min(free, allowed))
     except (OSError, ValueError):  # no container, or "max"
         return free

@@ -43,13 +43,29 @@ def restarts() -> int:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
+def launch() -> str:
+    """What names the torchrun that this process is of, over its restarts; "" without torchrun."""
+    of = os.environ.get("TORCHELASTIC_RUN_ID")
+    return f"{of} of process {os.getppid()}" if of else ""
+
+
 # --- start and end ----------------------------------------------------------------------------------------------------
 
 
 def entry(main: Callable[[], int | None]) -> None:
     """``core.cli.entry`` for a training program; where torchrun has started it, in the group of its processes."""
+    main = functools.partial(_in_memory, main)
     several = {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= os.environ.keys()
     cli.entry(functools.partial(_in_the_group, main) if several else main)
+
+
+def _in_memory(main: Callable[[], int | None]) -> int | None:
+    try:
+        return main()
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            "the GPU's memory is too small for this training; lower --batch-size, or --data-memory, which keeps the data off it"
+        ) from error
 
 
 def _in_the_group(main: Callable[[], int | None]) -> int | None:
@@ -116,6 +132,7 @@ def choose(name: str) -> torch.device:
         if local >= gpus:
             raise InputError(f"more processes than the {gpus} GPUs of this machine; start {gpus}, or --device cpu")
         torch.cuda.set_device(local)  # the one that "cuda" means from here on
+        return device.choose("cuda")  # not "auto": one process on the CPU would leave the others waiting for it
     return device.choose(name)
 
 

@@ -6,12 +6,15 @@ A run's folder holds
     last.pt best.pt  checkpoints for inference, of the last epoch and of the best one
     snapshots/       checkpoints of the first epoch and of some between, evenly spread
     state.pt         all that the next start needs to go on as if nothing had happened
+    .lock            held by the program that is at it
 The loop itself stays in each problem's train.py; this is only what would be repeated round the loops.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import json
 import math
 import os
@@ -20,26 +23,29 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from core import checkpoint, processes, provenance
-from core.cli import STOPPED, InputError
+from core.cli import STOPPED, InputError, say
 from core.files import whole, writable_folder
 from core.randomness import batches, seed_of
 
 MAX_SNAPSHOTS = 8
 CHECK_EVERY = 25  # steps between looks at the losses; a look waits for the GPU
+ONE_REQUEST = 1.0  # seconds in which further signals are the first one again, as of a supervisor that tells every process
 
 
 class Run:
     """The state of a training run, resumed by itself when its folder holds one.
 
-    ``recipe``: a frozen dataclass. ``data``: what identifies the data set, as plain values. ``state``: the objects with
-    ``state_dict`` and ``load_state_dict`` that change during training, by name. ``where``: the training's device.
-    ``watch``: the name of the logged value whose highest (or, with ``better=min``, lowest) marks the best epoch.
-    Raises InputError if the folder holds a run of another recipe, data set or seed, naming the differences.
+    ``recipe``: a frozen dataclass. ``data``: what identifies the data set, as plain values; ``notes``: what else is told of
+    it, and may change. ``state``: the objects with ``state_dict`` and ``load_state_dict`` that change during training, by
+    name. ``where``: the training's device. ``watch``: the name of the logged value whose highest (or, with ``better=min``,
+    lowest) marks the best epoch. ``stop_at``: when to stop, of ``time.monotonic``.
+    Raises InputError if the folder holds a run of another recipe, data set or seed, naming the differences, or if another
+    program is at it.
     """
 
     def __init__(
@@ -48,32 +54,39 @@ class Run:
         *,
         recipe: Any,
         data: dict[str, Any],
+        notes: dict[str, Any] | None = None,
         seed: int,
         state: dict[str, Any],
         where: torch.device,
         watch: str,
         better: Callable = max,
         fresh: bool = False,
-        max_minutes: float | None = None,
+        stop_at: float = math.inf,
         save_minutes: float = 5.0,
     ) -> None:
         self.folder, self.seed, self.watch, self.better = folder, seed, watch, better
         self._how_to_go_on = "the same command goes on" + (", without --fresh" if fresh else "")
         self.identity = json.loads(json.dumps({"recipe": dataclasses.asdict(recipe), "data": data, "seed": seed}))
+        self._data = self.identity["data"] | (notes or {})
         self.epoch, self.next_step, self.total_steps = 0, 0, 0
         self.history: list[dict[str, Any]] = []
         self._sums: dict[str, float] = {}
         self._unread: list[tuple[int, dict[str, torch.Tensor]]] = []
-        self._state, self._save_every = state, 60 * save_minutes
-        self._stop_at = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
+        self._state, self._save_every, self._stop_at = state, 60 * save_minutes, stop_at
         self._epoch_start = self._saved_at = self._steps_done_at = time.monotonic()
         self._saved_step = 0  # of total_steps
-        self._earlier_seconds = self._evaluation_seconds = 0.0  # of the epoch before this start; of the last epoch's evaluation
+        self._earlier_seconds = 0.0  # of the epoch before this start
+        self._evaluation_seconds = math.inf  # of the longest evaluation; as long as none is known, it is thought to be long
+        self.has_moved = False  # by a step, since this start
         self.stop_signal: int | None = None  # the one that asked to stop, if one did
+        self._asked_at = math.inf
         if processes.rank() == 0:
-            if fresh and folder.exists() and not processes.restarts():
-                print(f"the older run is kept in {set_aside(folder)}")
+            if fresh:
+                start_over(folder)
             writable_folder(folder / "snapshots")
+            self._lock = lock(folder)  # until the run is done or stopped, or the program ends
+            for path in (*folder.glob(".*.part"), *folder.glob("snapshots/.*.part")):  # what killed programs were writing
+                path.unlink()
         processes.wait()
         self._start, self._continues = provenance.start(where), False
         self._about = self._start
@@ -81,6 +94,7 @@ class Run:
             self._resume()
         elif (folder / "log.jsonl").exists():  # is written after the first state.pt
             raise InputError(f"{folder} holds a run without its state.pt, so it cannot go on; name another --run, or --fresh")
+        self._settle_best()
         self._write_about()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
@@ -93,6 +107,7 @@ class Run:
         while self.epoch < total and not (
             patience and self.epoch - max(patience_from, self.best_epoch(patience_from)) >= patience
         ):
+            self._stop_if_asked()
             if self._continues:  # only now: a run that is done keeps what it was made by
                 self._about = provenance.continued(self._about, self._start, self.epoch + 1, self.next_step + 1)
                 self._write_about()
@@ -100,6 +115,7 @@ class Run:
             self._epoch_start, self._earlier_seconds = time.monotonic() - self._earlier_seconds, 0.0
             yield self.epoch
         self._write_log()
+        self._release()
 
     def batches(self, count: int, batch_size: int, at_least: int = 1) -> Iterator[torch.Tensor]:
         """Yield the index tensors of this epoch's batches that are still to be done; of several processes, this one's share.
@@ -134,27 +150,32 @@ class Run:
         self.total_steps += 1
         if len(self._unread) >= CHECK_EVERY:
             self._read_values()
-        now = time.monotonic()
-        number, over, due = processes.highest(
-            self.stop_signal or 0, now >= self._stop_at, now - self._saved_at >= self._save_every
-        )
-        if number or over:
+        self.has_moved = True
+        self._stop_if_asked()
+        if any(processes.highest(time.monotonic() - self._saved_at >= self._save_every)):
             self._save()
+
+    def _stop_if_asked(self) -> None:
+        # Not before this start has done a step: however little time there is, the run gets on.
+        number, over = processes.highest(self.stop_signal or 0, time.monotonic() >= self._stop_at)
+        if self.has_moved and (number or over):
+            if self._saved_step != self.total_steps:
+                self._save()
             why = signal.Signals(number).name if number else "--max-minutes"
-            print(f"stopped by {why} after step {self.next_step} of epoch {self.epoch + 1}; {self._how_to_go_on}", flush=True)
+            step = f"step {self.next_step} of epoch {self.epoch + 1}" if self.next_step else f"epoch {self.epoch}"
+            self._release()
+            say(f"stopped by {why} after {step}; {self._how_to_go_on}")
             sys.exit(STOPPED)
-        if due:
-            self._save()
 
     def end_epoch(self, model_checkpoint: checkpoint.Checkpoint, **metrics: float) -> None:
         """Close an epoch: a log line, ``last.pt``, ``best.pt`` if it is, snapshots, and the state."""
         means = {name: self.mean(name) for name in self._read_values()}
         metrics = {name: float(value) for name, value in metrics.items()}  # numpy's floats would not be read back
         now = time.monotonic()
-        self._evaluation_seconds, seconds = now - self._steps_done_at, round(now - self._epoch_start, 1)
+        longest = 0.0 if math.isinf(self._evaluation_seconds) else self._evaluation_seconds
+        self._evaluation_seconds, seconds = max(longest, now - self._steps_done_at), round(now - self._epoch_start, 1)
         line = {"epoch": self.epoch + 1, "steps": self.total_steps, **means, **metrics, "seconds": seconds}
         self.history.append(line)
-        print("  ".join(f"{name} {value:.4g}" for name, value in line.items()), flush=True)
         self.epoch, self.next_step, self._sums, self._epoch_start = self.epoch + 1, 0, {}, now
         final = dataclasses.replace(
             model_checkpoint,
@@ -165,16 +186,20 @@ class Run:
                 "commit": provenance.commits(self._about),
                 "seed": self.seed,
                 "epoch": self.epoch,
-                "data": self.identity["data"],
+                "data": self._data,
             },
         )
         if processes.rank() == 0:
             checkpoint.save(self.folder / "last.pt", final)
             if self.best_epoch() == self.epoch:
-                checkpoint.save(self.folder / "best.pt", final)
+                # The best epoch's weights are given up only when the state knows of a better one: after a kill between the
+                # two the epoch is done again, which on a GPU, or by other processes, may not come out as well.
+                checkpoint.save(self._next_best, final)
             self._snapshot(final)
         self._save()
+        self._settle_best()
         self._write_log()
+        say("  ".join(f"{name} {value:.4g}" for name, value in line.items()))
 
     def mean(self, name: str) -> float:
         """The mean over this epoch's steps so far of one of the values given to ``step``."""
@@ -185,6 +210,22 @@ class Run:
         history = self.history[since:]
         known = [line for line in history if not math.isnan(line[self.watch])] or history
         return self.better(known, key=lambda line: line[self.watch])["epoch"] if known else 0
+
+    def _release(self) -> None:
+        if processes.rank() == 0 and self._lock:
+            self._lock.close()
+
+    @property
+    def _next_best(self) -> Path:
+        return self.folder / "best.next.pt"
+
+    def _settle_best(self) -> None:
+        # Make best.next.pt the best.pt, or drop what a kill has left of an epoch that the state does not know.
+        if processes.rank() == 0 and self._next_best.exists():
+            if checkpoint.read(self._next_best)["made"]["epoch"] == self.best_epoch():
+                os.replace(self._next_best, self.folder / "best.pt")
+            else:
+                self._next_best.unlink()
 
     def _snapshot(self, final: checkpoint.Checkpoint) -> None:
         # Epochs 1, 1+k, 1+2k, ... are kept; when they grow too many, k doubles. So they stay few and evenly spread
@@ -247,10 +288,11 @@ class Run:
                 f"{self.folder} was made by other code ({reason}); go back to it, or start over: --fresh"
             ) from error
         self._about, self._continues = provenance.read(self.folder / "run.json") or self._start, True
-        print(f"resumed {self.folder} at epoch {self.epoch + 1}, step {self.next_step + 1}", flush=True)
+        self._data = self._about.get("data", self._data)  # with the notes of its first start
+        say(f"resumed {self.folder} at epoch {self.epoch + 1}, step {self.next_step + 1}")
 
     def _write_about(self) -> None:
-        self._write("run.json", json.dumps(self.identity | self._about, indent=2) + "\n")
+        self._write("run.json", json.dumps(self.identity | {"data": self._data} | self._about, indent=2) + "\n")
 
     def _write_log(self) -> None:
         self._write("log.jsonl", "".join(json.dumps(line) + "\n" for line in self.history))
@@ -261,9 +303,10 @@ class Run:
                 file.write(text.encode())
 
     def _on_signal(self, number: int, frame: Any) -> None:
-        if self.stop_signal is not None:
+        if time.monotonic() - self._asked_at > ONE_REQUEST:
             raise KeyboardInterrupt  # asked twice: do not wait for the end of the step
-        self.stop_signal = number
+        if self.stop_signal is None:
+            self.stop_signal, self._asked_at = number, time.monotonic()
 
 
 def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
@@ -274,9 +317,45 @@ def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
         yield f"{name} was {old!r}, is now {new!r}"
 
 
+def lock(folder: Path) -> IO[bytes] | None:
+    """Hold ``folder`` as this program's own until it ends; None where the file system has no locks.
+
+    Raises InputError if another program holds it. The lock's file names the launch of the several processes, if they are.
+    """
+    file = open(folder / ".lock", "a+b")  # noqa: SIM115  # held open
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        file.close()
+        raise InputError(f"another program is training in {folder}; stop it first, or name another --run") from error
+    except OSError:
+        file.close()
+        return None
+    file.truncate(0)
+    file.write(processes.launch().encode())
+    file.flush()
+    return file
+
+
+def start_over(folder: Path) -> None:
+    """Keep the older run in ``folder``, if there is one, aside. It is none if torchrun has begun it, before a restart.
+
+    Raises InputError if another program is at it.
+    """
+    if not any((folder / name).exists() for name in ("run.json", "state.pt")):
+        return
+    with contextlib.suppress(OSError):
+        if processes.launch() and (folder / ".lock").read_text() == processes.launch():
+            return
+    held = lock(folder)
+    say(f"the older run is kept in {set_aside(folder)}")
+    if held:
+        held.close()
+
+
 def set_aside(folder: Path) -> Path:
     """Rename a run's folder to the first free one of ``FOLDER.old-1``, ``FOLDER.old-2``, ...; the new name."""
-    folder, number = folder.resolve(), 1
+    folder, number = Path(os.path.abspath(folder)), 1  # a link is renamed itself, not what it leads to
     while (aside := folder.with_name(f"{folder.name}.old-{number}")).exists():
         number += 1
     os.rename(folder, aside)

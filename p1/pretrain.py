@@ -18,7 +18,7 @@ from core import cache, device, optimiser, processes
 from core.cli import InputError, training_flags
 from core.files import natural
 from core.predictions import locate, read_rows
-from core.provenance import fingerprint
+from core.provenance import content
 from core.randomness import seed_of
 from core.run import Run
 from p1 import data
@@ -55,6 +55,7 @@ def main() -> None:
     kept_paths = [path for path, out in zip(paths, held, strict=True) if not out]
     train_images = cache.load(kept_paths, data.decode, f"{data.KIND}-kept", args.data_memory)
     val_images = cache.load(paths[::HOLD_OUT], data.decode, f"{data.KIND}-held", args.data_memory)
+    known = {"train": content(train_images, labels[~held]), "val": content(val_images, labels[held])}
     train_images, train_labels = cache.resident(train_images, where, args.data_memory), labels[~held].to(where)
 
     torch.manual_seed(seed_of(args.seed, "weights"))
@@ -63,9 +64,9 @@ def main() -> None:
     optimizer = optimiser.make(recipe.optimiser, network, recipe.lr, recipe.weight_decay, recipe.decay_vectors)
     run = Run(
         args.run or Path(f"runs/p1_pretrain_{recipe.name}"), recipe=recipe, seed=args.seed, where=where,
-        data={"train": fingerprint(paths), "labels": fingerprint([table])},
+        data=known,
         state={"network": network, "average": average, "optimizer": optimizer},
-        watch="accuracy", fresh=args.fresh, max_minutes=args.max_minutes, save_minutes=args.save_minutes,
+        watch="accuracy", fresh=args.fresh, stop_at=args.stop_at, save_minutes=args.save_minutes,
     )  # fmt: skip
     train_set, val_set = (train_images, train_labels), (val_images, labels[held])
     fit(run, recipe, network, average, optimizer, train_set, val_set, where, classes)

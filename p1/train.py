@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from core import augment, cache, checkpoint, device, optimiser, processes
 from core.average import update_average, warmed_up
 from core.cli import InputError, training_flags
-from core.provenance import fingerprint
+from core.provenance import content
 from core.randomness import generator, seed_of, steps_per_epoch
 from core.run import Run
 from p1 import data
@@ -39,8 +39,9 @@ def main() -> None:
     recipe = dataclasses.replace(recipe, epochs=args.epochs or recipe.epochs, batch_size=args.batch_size or recipe.batch_size)
     where = processes.choose(args.device)
 
-    train_images, train_labels, train_paths = data.load(args.data / "train_50", args.data_memory)
-    val_images, val_labels, val_paths = data.load(args.data / "val_50", args.data_memory)
+    train_images, train_labels, _ = data.load(args.data / "train_50", args.data_memory)
+    val_images, val_labels, _ = data.load(args.data / "val_50", args.data_memory)
+    known = {"train": content(train_images, train_labels), "val": content(val_images, val_labels)}
     train_images, train_labels = cache.resident(train_images, where, args.data_memory), train_labels.to(where)
 
     torch.manual_seed(seed_of(args.seed, "weights"))
@@ -52,12 +53,10 @@ def main() -> None:
     optimizer = optimiser.make(recipe.optimiser, network, recipe.lr, recipe.weight_decay, recipe.decay_vectors)
     run = Run(
         args.run or Path(f"runs/p1_{args.model}_{recipe.name}"), recipe=recipe, seed=args.seed, where=where,
-        data={
-            "train": fingerprint(train_paths), "val": fingerprint(val_paths),
-            "pretrained": str(args.pretrained), "pretrained_file": fingerprint([args.pretrained] if args.pretrained else []),
-        },
+        data={**known, "pretrained_file": content(args.pretrained) if args.pretrained else None},
+        notes={"pretrained": str(args.pretrained)},
         state={"network": network, "average": average, "optimizer": optimizer},
-        watch="accuracy", fresh=args.fresh, max_minutes=args.max_minutes, save_minutes=args.save_minutes,
+        watch="accuracy", fresh=args.fresh, stop_at=args.stop_at, save_minutes=args.save_minutes,
     )  # fmt: skip
 
     fit(run, recipe, network, average, optimizer, (train_images, train_labels), (val_images, val_labels), where)

@@ -50,4 +50,6 @@ def load_labelled(
         raise InputError(f"{table} has labels that the training csv has not: {some(foreign)}")
     index = {label: k for k, label in enumerate(classes)}
     labels = torch.tensor([index[label] for label in labels])
-    return cache.load(paths, decode, KIND, memory), labels, paths, classes
+    # A csv of the whole folder shares the cache of the unlabelled images; another one must not take its place.
+    kind = KIND if paths == list_files(folder, images.SUFFIXES) else f"{KIND}-labelled"
+    return cache.load(paths, decode, kind, memory), labels, paths, classes

@@ -20,7 +20,7 @@ def applies(frozen: bool, recipe: TransferRecipe) -> bool:
 
 def both_features(backbone: nn.Module, images: Tensor, recipe: TransferRecipe, where: torch.device) -> Tensor:
     """Pooled features (2, N, D) float32 on ``where``, of ``images`` (N, 3, 128, 128) uint8 and of their mirror images."""
-    return torch.stack([knn.features(backbone, form, recipe, where) for form in (images, images.flip(3))]).to(where)
+    return torch.stack([knn.features(backbone, images, recipe, where, mirrored) for mirrored in (False, True)]).to(where)
 
 
 def drawn(features: Tensor, index: Tensor, rng: torch.Generator) -> Tensor:

@@ -56,10 +56,20 @@ def accuracy(backbone: nn.Module, probe: Probe, recipe: PretrainRecipe | Transfe
 
 
 @torch.no_grad()
-def features(backbone: nn.Module, images: Tensor, recipe: PretrainRecipe | TransferRecipe, where: torch.device) -> Tensor:
-    """Pooled features (N, D) float32, on the CPU, of ``images`` (N, 3, 128, 128) uint8, in the training's number format."""
+def features(
+    backbone: nn.Module,
+    images: Tensor,
+    recipe: PretrainRecipe | TransferRecipe,
+    where: torch.device,
+    mirrored: bool = False,
+) -> Tensor:
+    """Pooled features (N, D) float32, on the CPU, of ``images`` (N, 3, 128, 128) uint8, in the training's number format.
+
+    With ``mirrored`` those of their mirror images.
+    """
     pooled = []
     for batch in images.split(64):
+        batch = batch.flip(3) if mirrored else batch
         with device.autocast(where, recipe.bf16):
             inputs = augment.normalise(augment.to_float(batch.to(where)), recipe.mean, recipe.std)
             pooled.append(backbone(inputs).float().cpu())

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from core import augment, cache, checkpoint, device, optimiser, processes
 from core.cli import InputError, training_flags
-from core.provenance import fingerprint
+from core.provenance import content
 from core.randomness import generator, seed_of, steps_per_epoch
 from core.run import Run
 from p2 import data, knn, supervise
@@ -42,7 +42,8 @@ def main() -> None:
     recipe = dataclasses.replace(recipe, epochs=args.epochs or recipe.epochs, batch_size=args.batch_size or recipe.batch_size)
     where = processes.choose(args.device)
 
-    images, paths = data.load_unlabelled(args.data / "mini" / "train", args.data_memory)
+    images, _ = data.load_unlabelled(args.data / "mini" / "train", args.data_memory)
+    known = {"train": content(images)}
     images = cache.resident(images, where, args.data_memory)
     steps = steps_per_epoch(len(images), recipe.batch_size)
     # Rank 0 probes alone: only its log has the accuracy.
@@ -55,8 +56,8 @@ def main() -> None:
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.1, patience=10)
     run = Run(
         args.run or Path(f"runs/p2_byol_{recipe.name}"), recipe=recipe, seed=args.seed, where=where,
-        data={"train": fingerprint(paths)}, state={"byol": byol, "optimizer": optimizer, "plateau": plateau},
-        watch="loss", better=min, fresh=args.fresh, max_minutes=args.max_minutes, save_minutes=args.save_minutes,
+        data=known, state={"byol": byol, "optimizer": optimizer, "plateau": plateau},
+        watch="loss", better=min, fresh=args.fresh, stop_at=args.stop_at, save_minutes=args.save_minutes,
     )  # fmt: skip
 
     for epoch in run.epochs(recipe.epochs, recipe.patience, patience_from=recipe.plateau_from):

@@ -47,7 +47,7 @@ class PretrainRecipe:
     bf16: bool
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
-    probe_every: int | None = None  # not 0, which a run recorded before this field was there would be refused for
+    probe_every: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +108,7 @@ HOUR_PRETRAIN = PretrainRecipe(
     name="hour", epochs=1, patience=0, batch_size=64,
     views=(View(), View(blur_p=0.1, solarize_p=0.2)), optimiser="adamw", lr=1e-3, schedule="cosine", plateau_from=0,
     warmup_epochs=0.1, weight_decay=1e-4, decay_vectors=False, target_decay=0.97, target_schedule="cosine", bf16=True,
+    probe_every=1,
 )  # fmt: skip
 HOUR_TRANSFER = TransferRecipe(
     name="hour", epochs=6, patience=0, batch_size=64, crop_scale=(0.35, 1.0), label_smoothing=0.1, optimiser="adamw",

@@ -14,7 +14,7 @@ from torch import nn
 
 from core import cache, checkpoint, device, optimiser, processes
 from core.cli import InputError
-from core.provenance import fingerprint
+from core.provenance import content
 from core.randomness import generator, seed_of, steps_per_epoch
 from core.run import Run
 from p2 import data, knn
@@ -32,7 +32,8 @@ def main(args: argparse.Namespace) -> None:
     where = processes.choose(args.device)
 
     table = args.labels or args.data / "mini" / "labels.csv"
-    images, labels, paths, classes = data.load_labelled(table, args.data / "mini" / "train", memory=args.data_memory)
+    images, labels, _, classes = data.load_labelled(table, args.data / "mini" / "train", memory=args.data_memory)
+    known = {"train": content(images, labels), "labels": content(table)}
     images, labels = cache.resident(images, where, args.data_memory), labels.to(where)
     steps = steps_per_epoch(len(images), recipe.batch_size)
     # Rank 0 probes alone: only its log has the accuracy.
@@ -44,9 +45,9 @@ def main(args: argparse.Namespace) -> None:
     optimizer = optimiser.make(recipe.optimiser, network, recipe.lr, recipe.weight_decay, recipe.decay_vectors)
     run = Run(
         args.run or Path(f"runs/p2_supervised_{recipe.name}"), recipe=recipe, seed=args.seed, where=where,
-        data={"train": fingerprint(paths), "labels": fingerprint([table])},
+        data=known,
         state={"network": network, "optimizer": optimizer},
-        watch="loss", better=min, fresh=args.fresh, max_minutes=args.max_minutes, save_minutes=args.save_minutes,
+        watch="loss", better=min, fresh=args.fresh, stop_at=args.stop_at, save_minutes=args.save_minutes,
     )  # fmt: skip
 
     for _ in run.epochs(recipe.epochs, recipe.patience):

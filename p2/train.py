@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from core import augment, cache, checkpoint, device, optimiser, processes
-from core.cli import STOPPED, InputError, training_flags
+from core.cli import STOPPED, InputError, say, training_flags
 from core.predictions import wilson
-from core.provenance import fingerprint
+from core.provenance import content
 from core.randomness import generator, seed_of, steps_per_epoch
-from core.run import Run, set_aside
+from core.run import Run, start_over
 from p2 import data, frozen
 from p2.model import ARCHITECTURE, Classifier, load_backbone, logits, make_backbone
 from p2.recipes import TRANSFER, TransferRecipe
@@ -45,7 +45,7 @@ def main() -> None:
     if args.all_settings:
         train_all(args)
     else:
-        train(SETTINGS[args.setting], args, args.max_minutes)
+        train(SETTINGS[args.setting], args)
 
 
 def train_all(args: argparse.Namespace) -> None:
@@ -65,25 +65,24 @@ def train_all(args: argparse.Namespace) -> None:
     for path in sorted({path for path in starts.values() if path}):
         load_backbone(make_backbone(), path)  # so that what does not fit is not found out hours later
 
-    if args.fresh and processes.rank() == 0 and not processes.restarts():
+    if args.fresh and processes.rank() == 0:
         # All at once: what goes on after a stop, without --fresh, must not take an older run for one of its own.
-        for folder in (run_folder(setting, args) for setting in SETTINGS.values()):
-            if folder.exists():
-                print(f"the older run is kept in {set_aside(folder)}")
+        for setting in SETTINGS.values():
+            start_over(run_folder(setting, args))
     processes.wait()
-    began = time.monotonic()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     rows = []
     for setting in SETTINGS.values():
         print(f"setting {setting.name}", flush=True)
-        left = None if args.max_minutes is None else args.max_minutes - (time.monotonic() - began) / 60
-        run, count = train(setting, args, left)
+        run, count = train(setting, args)
         rows.append(row(setting, starts[setting.name], run, count))
         for number, handler in handlers.items():  # nothing is unsaved now: the next run may be left unbegun at once
             signal.signal(number, handler)
         (number,) = processes.highest(run.stop_signal or 0)
-        if number and len(rows) < len(SETTINGS):  # came too late for the run's last step
-            print(f"stopped by {signal.Signals(number).name} after setting {setting.name}; the same command goes on")
+        over = any(processes.highest(run.has_moved and time.monotonic() >= args.stop_at))
+        if (number or over) and len(rows) < len(SETTINGS):  # came too late for the run's last step
+            why = signal.Signals(number).name if number else "--max-minutes"
+            say(f"stopped by {why} after setting {setting.name}; the same command goes on")
             sys.exit(STOPPED)
     header = ("setting", "backbone from", "trained", "last epoch", "95 % interval", "best epoch")
     for cells in (header, ("---",) * len(header), *rows):
@@ -104,15 +103,16 @@ def row(setting: Setting, start: Path | None, run: Run, count: int) -> tuple[str
     )
 
 
-def train(setting: Setting, args: argparse.Namespace, max_minutes: float | None) -> tuple[Run, int]:
+def train(setting: Setting, args: argparse.Namespace) -> tuple[Run, int]:
     """Train one setting, or go on: its run and the number of validation images."""
     recipe = TRANSFER[args.recipe]
     recipe = dataclasses.replace(recipe, epochs=args.epochs or recipe.epochs, batch_size=args.batch_size or recipe.batch_size)
     where = processes.choose(args.device)
 
     office = args.data / "office"
-    images, labels, paths, classes = data.load_labelled(office / "train.csv", office / "train", memory=args.data_memory)
-    val_images, val_labels, val_paths, _ = data.load_labelled(office / "val.csv", office / "val", classes, args.data_memory)
+    images, labels, _, classes = data.load_labelled(office / "train.csv", office / "train", memory=args.data_memory)
+    val_images, val_labels, _, _ = data.load_labelled(office / "val.csv", office / "val", classes, args.data_memory)
+    known = {"train": content(images, labels), "val": content(val_images, val_labels)}
     images, labels = cache.resident(images, where, args.data_memory), labels.to(where)
     steps = steps_per_epoch(len(images), recipe.batch_size)
 
@@ -128,12 +128,12 @@ def train(setting: Setting, args: argparse.Namespace, max_minutes: float | None)
     run = Run(
         run_folder(setting, args), recipe=recipe, seed=args.seed, where=where,
         data={
-            "setting": setting.name, "train": fingerprint(paths), "val": fingerprint(val_paths),
-            "labels": fingerprint([office / "train.csv", office / "val.csv"]),
-            "backbone": str(start), "backbone_file": fingerprint([start] if start else []),
+            **known, "setting": setting.name, "labels": content(office / "train.csv", office / "val.csv"),
+            "backbone_file": content(start) if start else None,
         },
+        notes={"backbone": str(start)},
         state={"network": network, "optimizer": optimizer},
-        watch="accuracy", fresh=args.fresh, max_minutes=max_minutes, save_minutes=args.save_minutes,
+        watch="accuracy", fresh=args.fresh, stop_at=args.stop_at, save_minutes=args.save_minutes,
     )  # fmt: skip
 
     features = val_features = None

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from core import augment, cache, checkpoint, device, optimiser, processes
 from core.average import update_average, warmed_up
 from core.cli import InputError, training_flags
-from core.provenance import fingerprint
+from core.provenance import content
 from core.randomness import generator, seed_of, steps_per_epoch
 from core.run import Run
 from p3 import data
@@ -37,11 +37,12 @@ def main() -> None:
     recipe = dataclasses.replace(recipe, epochs=args.epochs or recipe.epochs, batch_size=args.batch_size or recipe.batch_size)
     where = processes.choose(args.device)
 
-    train_pairs, train_paths = data.load(args.data / "train", args.data_memory)
-    val_pairs, val_paths = data.load(args.data / "validation", args.data_memory)
+    train_pairs, _ = data.load(args.data / "train", args.data_memory)
+    val_pairs, _ = data.load(args.data / "validation", args.data_memory)
     if recipe.crop > min(train_pairs.shape[2:]):
         size = "x".join(map(str, train_pairs.shape[:1:-1]))
         raise InputError(f"recipe {recipe.name} cuts {recipe.crop}x{recipe.crop}, but the images of {args.data} are {size}")
+    known = {"train": content(train_pairs), "val": content(val_pairs)}
     train_pairs = cache.resident(train_pairs, where, args.data_memory)
     steps = steps_per_epoch(len(train_pairs), recipe.batch_size)
 
@@ -56,13 +57,10 @@ def main() -> None:
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.1, patience=10)
     run = Run(
         args.run or Path(f"runs/p3_{args.model}_{recipe.name}"), recipe=recipe, seed=args.seed, where=where,
-        data={
-            "train": fingerprint(train_paths), "val": fingerprint(val_paths),
-            "masks": fingerprint([*data.masks(train_paths), *data.masks(val_paths)]),
-            "pretrained": str(args.pretrained), "pretrained_file": fingerprint([args.pretrained] if args.pretrained else []),
-        },
+        data={**known, "pretrained_file": content(args.pretrained) if args.pretrained else None},
+        notes={"pretrained": str(args.pretrained)},
         state={"network": network, "average": average, "optimizer": optimizer, "plateau": plateau},
-        watch="mean_iou", fresh=args.fresh, max_minutes=args.max_minutes, save_minutes=args.save_minutes,
+        watch="mean_iou", fresh=args.fresh, stop_at=args.stop_at, save_minutes=args.save_minutes,
     )  # fmt: skip
 
     at_least = 2 if args.model == "B" else 1  # DeepLabv3 pools an image to one pixel before a BatchNorm
@@ -96,13 +94,11 @@ def main() -> None:
 def cross_entropy(out: Tensor, truth: Tensor, ignored: int) -> Tensor:
     """The mean over all pixels but those of class ``ignored``, of logits (N, classes, H, W) and truth (N, H, W) int64.
 
-    Processes have differing numbers of such pixels, so the mean of their means would be another: each gives its sum, in
-    such a part that the mean over the processes is the whole batch's.
+    0 where there are no other pixels. Processes have differing numbers of such pixels, so the mean of their means would be
+    another: each gives its sum, in such a part that the mean over the processes is the whole batch's.
     """
-    if processes.world() == 1:
-        return nn.functional.cross_entropy(out, truth, ignore_index=ignored)
-    counted = processes.total((truth != ignored).sum())
-    return nn.functional.cross_entropy(out, truth, ignore_index=ignored, reduction="sum") * (processes.world() / counted)
+    counted = processes.total((truth != ignored).sum()).clamp(min=1)
+    return nn.functional.cross_entropy(out, truth, ignore_index=ignored, reduction="sum") * processes.world() / counted
 
 
 def augmented(pairs: Tensor, recipe: Recipe, rng: torch.Generator) -> tuple[Tensor, Tensor]:

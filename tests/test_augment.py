@@ -99,6 +99,31 @@ def test_rotate_turns_counter_clockwise():
     assert torch.equal(left, images[0].rot90(1, (1, 2))) and torch.equal(right, images[0].rot90(-1, (1, 2)))
 
 
+IGNORED = (0, 0, 0, 6)  # outside an image that has its mask as fourth channel
+
+
+@pytest.mark.parametrize("angle", [-17.3, -135.5, 180.0])  # no pixel lies half-way at these
+def test_an_image_and_its_mask_turn_together_and_the_corners_are_ignored_as_torchvision_does(angle):
+    pairs = bytes_of(photos(1, 31, 45, channels=4))
+    pairs[:, 3] %= 7
+    ours = augment.rotate(pairs, torch.tensor([angle]), IGNORED)
+    theirs = torch.cat([F.rotate(pairs[0, :3], angle), F.rotate(pairs[0, 3:], angle, fill=6)])
+    assert ours.dtype == torch.uint8 and (ours[0] != theirs).any(0).float().mean() < 0.002
+    turned = augment.rotate(pairs, torch.tensor([45.0]), IGNORED)
+    assert turned[0, :, 0, 0].tolist() == turned[0, :, -1, -1].tolist() == list(IGNORED)
+
+
+def test_a_crop_of_a_padded_image_and_its_mask_is_black_and_ignored_outside():
+    pairs = bytes_of(photos(1, 8, 8, channels=4))
+    cut = augment.window(pairs, torch.tensor([-2]), torch.tensor([3]), (8, 8), IGNORED)
+    assert torch.equal(cut[:, :, 2:, :5], pairs[:, :, :6, 3:])
+    assert (cut[0, :, :2] == torch.tensor(IGNORED)[:, None, None]).all()
+    assert (cut[0, :, :, 5:] == torch.tensor(IGNORED)[:, None, None]).all()
+    drawn = augment.random_crop(pairs.repeat(20, 1, 1, 1), 8, rng(), padding=3, fill=IGNORED)
+    outside = (drawn[:, 3] == 6) & (drawn[:, :3] == 0).all(1)
+    assert outside.any((1, 2)).float().mean() > 0.9
+
+
 BOXES = [(0, 0, 33, 47), (3, 5, 20, 30), (10, 2, 5, 7), (32, 46, 1, 1), (0, 10, 33, 4), (7, 0, 9, 47)]
 
 
@@ -109,6 +134,24 @@ def test_resized_crop_equals_torchvision_smaller_and_larger(size):
     ours = augment.resized_crop(images, *torch.tensor(BOXES).T, size)
     close(ours, theirs)
     assert ours.is_contiguous(memory_format=torch.channels_last) and ours.dtype == torch.float32
+
+
+@pytest.mark.parametrize("size", [4, 8, 19, 64])
+def test_the_mask_of_a_resized_crop_is_torchvisions_nearest_one(size):
+    masks = bytes_of(photos(len(BOXES), 33, 47, channels=1)) % 7
+    nearest = F.InterpolationMode.NEAREST
+    theirs = one_by_one(masks, lambda mask, i: F.resized_crop(mask, *BOXES[i], [size, size], interpolation=nearest))
+    ours = augment.resized_crop_nearest(masks, *torch.tensor(BOXES).T, size)
+    assert torch.equal(ours, theirs) and ours.dtype == torch.uint8
+
+
+def test_an_image_and_its_mask_are_cut_by_one_box():
+    blocks = torch.arange(6).view(2, 3).repeat_interleave(16, 0).repeat_interleave(16, 1)  # large areas of one class each
+    masks = blocks.to(torch.uint8).expand(8, 1, -1, -1)
+    box = augment.random_box(masks, rng())
+    image, mask = augment.resized_crop(masks.float(), *box, 16), augment.resized_crop_nearest(masks, *box, 16)
+    assert len({tuple(values) for values in torch.stack(box, 1).tolist()}) == 8, "a box each"
+    assert ((image - mask).abs() < 0.5).float().mean() > 0.85  # but at the areas' borders, which the one blurs
 
 
 def test_resized_crop_of_a_box_of_the_size_asked_for_is_a_crop():
@@ -310,7 +353,7 @@ def test_random_symmetry_only_permutes_pixels():
 def test_random_rotation_draws_evenly_to_both_sides(monkeypatch):
     calls = catch(monkeypatch, "rotate")
     augment.random_rotation(torch.empty(4000, 1, 1, 1), 30, rng())
-    ((degrees,),) = calls
+    ((degrees, _),) = calls
     assert degrees.shape == (4000,) and degrees.min() >= -30 and degrees.max() <= 30
     assert torch.histc(degrees, 6, -30, 30).min() > 4000 / 6 * 0.85
 

@@ -17,6 +17,7 @@ from PIL import Image
 from core import cache, cli, images, processes
 from core.cli import InputError, training_flags
 from core.files import list_files
+from p2 import data as p2_data
 from p3 import data as p3
 
 ALL = float("inf")  # bytes that may be taken
@@ -261,8 +262,46 @@ def test_data_memory_is_in_gibibytes_and_half_of_the_free_memory_by_default(monk
     monkeypatch.setattr(cli, "_free_memory", lambda: 1000)
     assert parse() == 500
     for senseless in ("-1", "nan", "inf", "much"):
-        with pytest.raises(SystemExit):
-            parse("--data-memory", senseless)
+        for flag in ("--data-memory", "--max-minutes", "--save-minutes"):
+            with pytest.raises(SystemExit):
+                parse(flag, senseless)
+    assert parse("--data-memory", "1e300") == 1e300 * 2**30
+
+
+def test_files_that_a_container_holds_in_its_memory_count_as_free(tmp_path, monkeypatch):
+    texts = {"memory.max": "1000", "memory.current": "900", "memory.stat": "anon 300\ninactive_file 500\nactive_file 7\n"}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(cli, "Path", lambda path: tmp_path if path == "/sys/fs/cgroup" else Path(path))
+    assert cli._free_memory() == 600
+    (tmp_path / "memory.current").write_text("1900")
+    assert cli._free_memory() == 0
+
+
+def test_a_gpu_holds_no_more_of_a_set_than_half_of_its_free_memory(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda where: (239, 1000))
+    gpu, data = torch.device("cuda"), torch.zeros(10, 3, 2, 2, dtype=torch.uint8)
+    assert cache.resident(data, gpu, 10_000) is data
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda where: (240, 1000))
+    with pytest.raises((AssertionError, RuntimeError)):  # now it is moved, if there were a GPU
+        cache.resident(data, gpu, 10_000).cpu()
+        raise AssertionError("moved")
+
+
+def test_a_csv_of_some_images_and_the_whole_folder_do_not_take_each_others_place(tmp_path, monkeypatch):
+    (tmp_path / "train").mkdir()
+    for k in range(4):
+        Image.new("RGB", (8, 8), (k, 0, 0)).save(tmp_path / "train" / f"{k}.png")
+    (tmp_path / "some.csv").write_text("filename,label\n3.png,a\n1.png,b\n")
+    (tmp_path / "all.csv").write_text("filename,label\n" + "".join(f"{k}.png,a\n" for k in range(4)))
+    p2_data.load_unlabelled(tmp_path / "train")
+    images, *_ = p2_data.load_labelled(tmp_path / "some.csv", tmp_path / "train")
+    assert images[:, 0, 0, 0].tolist() == [3, 1]
+    monkeypatch.setattr("core.images.decoded", lambda *_: pytest.fail("decoded anew"))
+    whole, _ = p2_data.load_unlabelled(tmp_path / "train")
+    labelled, *_ = p2_data.load_labelled(tmp_path / "all.csv", tmp_path / "train")
+    assert torch.equal(whole, labelled)
+    p2_data.load_labelled(tmp_path / "some.csv", tmp_path / "train")
 
 
 # --- disks ------------------------------------------------------------------------------------------------------------

@@ -200,10 +200,18 @@ def test_a_whole_pickled_module_is_refused(path):
     assert "more than plain weights" in refused(path)
 
 
-@pytest.mark.parametrize("content", [network().state_dict(), [1, 2], torch.zeros(3), {"weights": {}}, {"format": 1}, None])
+@pytest.mark.parametrize("content", [network().state_dict(), {"weights": {}}, {"format": 1}])
 def test_a_bare_state_dict_and_other_plain_data_are_refused(path, content):
     torch.save(content, path)
     assert "not a checkpoint of this project" in refused(path)
+
+
+@pytest.mark.parametrize("content", [[1, 2], torch.zeros(3), None])
+def test_what_is_no_dictionary_is_refused_wherever_weights_are_read(path, content):
+    torch.save(content, path)
+    assert f"holds a {type(content).__name__}, not weights by their names" in refused(path)
+    with pytest.raises(InputError, match="not weights by their names"):
+        checkpoint.read(path)
 
 
 def test_another_problems_checkpoint_is_refused(path):

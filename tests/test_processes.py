@@ -231,6 +231,23 @@ def test_byols_target_has_no_gradients(measured):
         assert all((gradient is None) == name.startswith("target.") for name, gradient in one["gradients"]["BYOL"].items())
 
 
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_batch_with_nothing_but_ignored_pixels_has_the_loss_0_and_no_gradient(monkeypatch, world):
+    monkeypatch.setattr(processes, "world", lambda: world)
+    monkeypatch.setattr(processes, "total", lambda counts: counts)
+    out, truth = torch.randn(2, 7, 4, 4, requires_grad=True), torch.full((2, 4, 4), p3_data.UNKNOWN)
+    loss = p3.cross_entropy(out, truth, p3_data.UNKNOWN)
+    loss.backward()
+    assert loss.item() == 0 and not out.grad.any()
+
+
+def test_the_loss_of_one_process_is_torchs_mean_over_what_counts():
+    out, truth = torch.randn(2, 7, 4, 4), torch.arange(32).view(2, 4, 4) % 7
+    theirs = nn.functional.cross_entropy(out, truth, ignore_index=p3_data.UNKNOWN)
+    torch.testing.assert_close(p3.cross_entropy(out, truth, p3_data.UNKNOWN), theirs)
+    torch.testing.assert_close(p3.cross_entropy(out, truth, -100), nn.functional.cross_entropy(out, truth))
+
+
 def test_the_shares_are_the_batches_of_one_process_and_the_draws_differ(measured):
     expected = [index for _, index in batches(COUNT, BATCH, seed=0, epoch=0)]
     assert len(expected) == len(measured[0]["steps"]) == 3
@@ -281,6 +298,37 @@ def test_a_batch_that_cannot_be_shared_evenly_is_refused(monkeypatch):
     assert processes.share(torch.arange(4)).tolist() == [0, 2]
     with pytest.raises(InputError, match="2 processes cannot share a batch of 5 evenly"):
         processes.share(torch.arange(5))
+
+
+def test_one_of_several_gpus_that_fails_is_not_replaced_by_the_cpu(monkeypatch):
+    monkeypatch.setattr(processes, "world", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    for name, value in (("is_available", lambda: True), ("device_count", lambda: 2), ("set_device", lambda index: None)):
+        monkeypatch.setattr(torch.cuda, name, value)
+    with pytest.raises(InputError, match="no device 'cuda' here"):  # there is none: the same as a broken one
+        processes.choose("auto")
+
+
+def test_a_gpu_that_is_too_small_for_a_training_is_one_line(capsys):
+    def too_large():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    with pytest.raises(SystemExit) as stop:
+        processes.entry(too_large)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1 and "lower --batch-size, or --data-memory" in error
+
+
+def test_a_launch_has_one_name_over_its_restarts_and_none_without_torchrun(monkeypatch):
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    assert processes.launch() == ""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    names = []
+    for count in ("0", "1"):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", count)
+        names.append(processes.launch())
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    assert names[0] == names[1] != processes.launch()
 
 
 def test_each_process_has_a_gpu_of_its_own(monkeypatch):

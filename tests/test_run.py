@@ -23,8 +23,8 @@ from torch import nn
 
 from core import checkpoint, optimiser
 from core.average import update_average, warmed_up
-from core.cli import STOPPED, InputError, entry
-from core.provenance import commit, fingerprint
+from core.cli import STOPPED, InputError, entry, say
+from core.provenance import commit, content, fingerprint
 from core.randomness import generator, seed_of, steps_per_epoch
 from core.run import CHECK_EVERY, MAX_SNAPSHOTS, Run
 
@@ -152,9 +152,9 @@ def test_a_run_stopped_by_its_budget_after_every_step_ends_where_an_unbroken_one
     train(tmp_path / "unbroken")
     for _ in range(STEPS):
         with pytest.raises(SystemExit) as stop:
-            train(tmp_path / "stopped", max_minutes=0)
+            train(tmp_path / "stopped", stop_at=0)
         assert stop.value.code == STOPPED == 75
-    train(tmp_path / "stopped", max_minutes=0)  # no step is left, so nothing is there to stop after
+    train(tmp_path / "stopped", stop_at=0)  # no step is left, so nothing is there to stop after
     assert outcome(tmp_path / "stopped") == outcome(tmp_path / "unbroken")
 
 
@@ -187,7 +187,9 @@ def test_a_run_that_ends_at_any_of_its_writes_goes_on_to_where_an_unbroken_one_e
     monkeypatch.setattr(os, "replace", fatal(at=None))
     train(tmp_path / "unbroken")
     total = next(writes)
-    assert total == 1 + 3 * 5 + 1  # run.json; last, best or not, snapshot, state and log of each epoch; log
+    # run.json; of each epoch the last, the snapshot, the state and the log, and as each is the best so far the best, renamed;
+    # the state before the first evaluation, as nothing says how long that will take; the log.
+    assert total == 1 + 3 * 4 + 3 * 2 + 1 + 1
     for at in range(total):
         writes = itertools.count()
         monkeypatch.setattr(os, "replace", fatal(at))
@@ -208,7 +210,7 @@ def start(folder):
 
 def program():
     def report(run):
-        print("step", run.total_steps, flush=True)
+        say(f"step {run.total_steps}")
         time.sleep(0.02)
 
     train(Path(sys.argv[1]), LONG, in_a_step=report, save_minutes=0)
@@ -246,7 +248,7 @@ def test_a_full_disk_stops_with_one_line_and_the_old_files_whole(tmp_path, capsy
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.count("\n") == 1
     assert f"cannot write {tmp_path / 'broken/state.pt'}: File too large" in error
-    assert not list((tmp_path / "broken").rglob(".*"))
+    assert not list((tmp_path / "broken").rglob("*.part"))
     assert checkpoint.read(tmp_path / "broken/state.pt")["total_steps"] == 4
     train(tmp_path / "broken")
     train(tmp_path / "unbroken")
@@ -268,10 +270,14 @@ def test_a_signal_ends_the_program_after_its_step_with_status_75_and_the_same_co
     assert outcome(tmp_path / "stopped") == outcome(tmp_path / "unbroken")
 
 
-def test_a_second_signal_does_not_wait_for_the_step_and_loses_no_more_than_it(tmp_path):
+def test_a_second_signal_does_not_wait_for_the_step_and_loses_no_more_than_it(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+
     def twice(run):
         if run.total_steps == 4:
             signal.raise_signal(signal.SIGINT)
+            clock[0] += 2
             signal.raise_signal(signal.SIGINT)
 
     train(tmp_path / "unbroken")
@@ -280,6 +286,36 @@ def test_a_second_signal_does_not_wait_for_the_step_and_loses_no_more_than_it(tm
     seen = []
     train(tmp_path / "stopped", in_a_step=lambda run: seen.append(run.total_steps))
     assert seen[0] == 4 and outcome(tmp_path / "stopped") == outcome(tmp_path / "unbroken")
+
+
+def test_one_request_that_comes_twice_is_one(tmp_path):
+    def told_by_two(run):  # as by a service manager and by torchrun
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as stop:
+        train(tmp_path, in_a_step=told_by_two)
+    assert stop.value.code == STOPPED and checkpoint.read(tmp_path / "state.pt")["total_steps"] == 1
+
+
+@pytest.mark.parametrize("what", ["budget", "signal"])
+def test_what_asks_to_stop_during_an_evaluation_stops_before_the_next_epoch(tmp_path, monkeypatch, capsys, what):
+    clock, seen = [0.0], []
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    counter = nn.Linear(1, 1)
+    run = Run(tmp_path, recipe=Recipe(), data={}, seed=0, state={"c": counter}, where=CPU, watch="loss", stop_at=60)
+    with pytest.raises(SystemExit) as stop:
+        for epoch in run.epochs(3):
+            for _ in run.batches(4, 1):
+                seen.append(epoch)
+                run.step(loss=torch.tensor(1.0))
+            if what == "budget":
+                clock[0] += 90
+            else:
+                signal.raise_signal(signal.SIGTERM)
+            run.end_epoch(as_checkpoint(counter.state_dict()))
+    assert stop.value.code == STOPPED and seen == [0] * 4
+    assert "after epoch 1; the same command goes on" in capsys.readouterr().out
 
 
 def test_no_more_than_save_minutes_are_lost_and_a_budget_is_kept_to_the_step(tmp_path, monkeypatch):
@@ -298,7 +334,7 @@ def test_no_more_than_save_minutes_are_lost_and_a_budget_is_kept_to_the_step(tmp
     with pytest.raises(Interrupted):
         train(tmp_path, recipe, in_a_step=a_minute_each, save_minutes=2)
     with pytest.raises(SystemExit):
-        train(tmp_path, recipe, in_a_step=a_minute_each, max_minutes=3)
+        train(tmp_path, recipe, in_a_step=a_minute_each, stop_at=60 * (clock.minutes + 3))
     assert seen == [0, 1, 2, 3, 4, 5] + [4, 5, 6], "saved after two steps and after four; stopped after three more"
 
 
@@ -317,7 +353,8 @@ def test_an_epochs_seconds_count_what_was_done_before_an_interruption(tmp_path, 
     assert [line["seconds"] for line in log(tmp_path)] == [180, 180, 180]
 
 
-def test_a_kill_during_an_evaluation_loses_no_more_than_save_minutes(tmp_path, monkeypatch):
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_kill_during_an_evaluation_loses_no_more_than_save_minutes(tmp_path, monkeypatch, killed):
     clock, seen = [0.0], []
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
 
@@ -334,14 +371,14 @@ def test_a_kill_during_an_evaluation_loses_no_more_than_save_minutes(tmp_path, m
 
     def evaluate(epoch):
         clock[0] += 270
-        if epoch == 1:
+        if epoch == killed:
             raise Interrupted
 
     with pytest.raises(Interrupted):
         epochs_of_a_minute(evaluate)
     del seen[:]
     epochs_of_a_minute(lambda epoch: None)
-    assert seen == [(2, step) for step in range(4)]
+    assert seen == [(epoch, step) for epoch in range(killed + 1, 3) for step in range(4)]
 
 
 def test_a_batch_that_is_too_small_for_the_network_is_refused(tmp_path):
@@ -399,6 +436,82 @@ def test_fresh_starts_over_and_keeps_every_older_run_aside(tmp_path, capsys):
     for name, seed in [("run", 2), ("run.old-2", 1), ("run.old-1", 0)]:
         assert outcome(tmp_path / name) == outcome(tmp_path / f"unbroken {seed}")
     assert f"kept in {tmp_path / 'run.old-2'}" in capsys.readouterr().out
+
+
+def test_fresh_sets_aside_nothing_that_is_no_run(tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "notes").touch()
+    train(tmp_path / "runs", fresh=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"] and (tmp_path / "runs" / "notes").exists()
+
+
+def test_fresh_renames_a_link_and_not_what_it_leads_to(tmp_path):
+    train(tmp_path / "disk" / "run")
+    (tmp_path / "run").symlink_to(tmp_path / "disk" / "run")
+    train(tmp_path / "run", seed=1, fresh=True)
+    assert (tmp_path / "run.old-1").is_symlink() and not (tmp_path / "run").is_symlink()
+    assert json.loads((tmp_path / "run.old-1" / "run.json").read_text())["seed"] == 0
+
+
+def test_a_restart_of_torchruns_goes_on_with_what_fresh_began_and_sets_aside_what_it_did_not(tmp_path, monkeypatch):
+    train(tmp_path, seed=1)
+    monkeypatch.setattr("core.processes.launch", lambda: "a launch")
+    before, seen = tmp_path.with_name(f"{tmp_path.name}.old-1"), []
+    with pytest.raises(Interrupted):  # whether this is a start or a restart: the older run is not this launch's
+        train(tmp_path, fresh=True, in_a_step=interrupt_at(4), save_minutes=0)
+    train(tmp_path, fresh=True, in_a_step=lambda run: seen.append(run.total_steps))
+    assert seen[0] == 4 and before.exists() and not before.with_name(f"{tmp_path.name}.old-2").exists()
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_folder_that_another_program_is_training_in_is_left_to_it(tmp_path, fresh):
+    with start(tmp_path / "run") as process:
+        wait_for_steps(process, 2)
+        with pytest.raises(InputError, match="another program is training in"):
+            train(tmp_path / "run", LONG, fresh=fresh)
+        wait_for_steps(process, 2)
+        process.kill()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+    train(tmp_path / "run", LONG)
+
+
+def test_what_a_killed_program_was_writing_is_removed_by_the_next(tmp_path):
+    (tmp_path / "snapshots").mkdir()
+    for left in (".state.pt.abc.part", "snapshots/.epoch_0001.pt.abc.part"):
+        (tmp_path / left).write_bytes(b"half")
+    (tmp_path / "mine.part").touch()
+    train(tmp_path)
+    assert [path.name for path in tmp_path.rglob("*.part")] == ["mine.part"]
+
+
+def test_the_best_epochs_weights_are_kept_until_the_state_knows_of_better_ones(tmp_path, monkeypatch):
+    # Killed while it saves the state of a better epoch; done again, as by other processes, that epoch is not as good.
+    score_epochs(tmp_path, [0.5, 0.7, 0.1], total=2)
+
+    write = checkpoint.write
+
+    def all_but_the_state(path, content):
+        if path.name == "state.pt":
+            raise Interrupted
+        write(path, content)
+
+    with monkeypatch.context() as broken:
+        broken.setattr("core.checkpoint.write", all_but_the_state)
+        with pytest.raises(Interrupted):
+            score_epochs(tmp_path, [0.5, 0.7, 0.9])
+    assert epoch_of(tmp_path / "best.pt") == 2
+    score_epochs(tmp_path, [0.5, 0.7, 0.6])
+    assert epoch_of(tmp_path / "best.pt") == 2 and checkpoint.load(tmp_path / "best.pt", "p1").scores == {"score": 0.7}
+    assert not (tmp_path / "best.next.pt").exists()
+
+
+def test_a_training_outlives_its_terminal(tmp_path):
+    with start(tmp_path / "run") as process:
+        wait_for_steps(process, 1)
+        process.stdout.close()
+        process.wait()
+    train(tmp_path / "unbroken", LONG)
+    assert process.returncode == 0 and outcome(tmp_path / "run") == outcome(tmp_path / "unbroken")
 
 
 def test_a_damaged_state_is_refused_by_name(tmp_path):
@@ -477,6 +590,14 @@ def test_best_is_the_first_epoch_with_the_highest_score_and_last_the_last(tmp_pa
 def test_best_is_the_lowest_where_lower_is_better(tmp_path):
     score_epochs(tmp_path, [0.5, 0.1, 0.3], better=min)
     assert epoch_of(tmp_path / "best.pt") == 2
+
+
+def test_what_is_noted_of_the_data_is_told_as_it_was_at_first_and_may_change(tmp_path):
+    for path, scores in (("here/weights.pt", [0.5]), ("there/weights.pt", [0.5, 0.6])):
+        score_epochs(tmp_path, scores, data={"train": "a"}, notes={"pretrained": path})
+    noted = {"train": "a", "pretrained": "here/weights.pt"}
+    assert json.loads((tmp_path / "run.json").read_text())["data"] == noted
+    assert checkpoint.load(tmp_path / "last.pt", "p1").made["data"] == noted
 
 
 def test_a_checkpoint_says_how_it_was_made_and_what_it_scored(tmp_path):
@@ -570,6 +691,32 @@ def test_a_fingerprint_tells_a_data_set_from_a_changed_one(tmp_path):
     os.utime(paths[0], (2, 2))
     prints.append(fingerprint(paths))
     assert len(set(prints)) == 5 and fingerprint(paths) == prints[-1]
+
+
+def test_content_is_known_again_wherever_and_whenever_it_was_made(tmp_path):
+    images = torch.randint(0, 256, (5, 3, 7, 9), dtype=torch.uint8)
+    labels, table, moved = torch.arange(5), tmp_path / "a.csv", tmp_path / "b.csv"
+    table.write_bytes(b"0,a.png,3")
+    known = content(images, labels, table)
+    moved.write_bytes(b"0,a.png,3")
+    os.utime(moved, (1, 1))
+    assert content(images.clone(memory_format=torch.channels_last), labels, moved) == known
+    other = images.clone()
+    other[4, 2, 6, 8] ^= 1
+    moved.write_bytes(b"0,a.png,4")
+    changed = [(other, labels, table), (images, labels.flip(0), table), (images, labels, moved), (images[:4], labels, table),
+               (images.flip(0), labels, table), (images.view(5, 3, 9, 7), labels, table), (images, table)]  # fmt: skip
+    assert len({known, *(content(*parts) for parts in changed)}) == 8
+
+
+def test_content_of_many_pieces_is_that_of_their_bytes(monkeypatch):
+    images = torch.randint(0, 256, (40, 3, 7, 9), dtype=torch.uint8)
+    monkeypatch.setattr("core.provenance.PIECE", 400)
+    known = content(images)
+    for image in range(40):
+        changed = images.clone()
+        changed[image, 0, 0, 0] ^= 1
+        assert content(changed) != known
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import json
 import shutil
 import signal
@@ -91,14 +92,20 @@ def test_the_probe_leaves_the_training_as_it_is_and_a_missing_one_is_said(call, 
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_a_run_recorded_before_there_was_a_probe_goes_on(call, drawn, small):
-    flags = (*FLAGS, "--data", drawn, "--epochs", "1", "--run", "run")
-    assert call(pretrain.main, *flags, "--max-minutes", "0")[0] == 75
-    saved = torch.load(small / "run/state.pt", weights_only=True)
-    del saved["identity"]["recipe"]["probe_every"]
-    torch.save(saved, small / "run/state.pt")
-    assert call(pretrain.main, *flags)[0] == 0
-    assert len(log(small / "run")) == 1 and "knn" not in log(small / "run")[0]
+@pytest.mark.parametrize("moment", ["unbroken", "stopped after every step"])
+def test_the_reports_second_stage_lowers_the_rate_when_the_loss_stays(call, drawn, small, monkeypatch, moment):
+    recipe = dataclasses.replace(recipes.PRETRAIN["report"], epochs=4, patience=0, plateau_from=1, probe_every=None)
+    monkeypatch.setitem(recipes.PRETRAIN, "report", recipe)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau  # made so that no loss is low enough, and without patience
+    impatient = functools.partial(scheduler, threshold=1.0)
+    monkeypatch.setattr(torch.optim.lr_scheduler, "ReduceLROnPlateau", lambda *args, **_: impatient(*args, patience=0))
+    flags = ("--data", drawn, "--recipe", "report", "--batch-size", "4", "--device", "cpu", "--run", "run")
+    if moment == "unbroken":
+        assert call(pretrain.main, *flags)[0] == 0
+    else:
+        assert [call(pretrain.main, *flags, "--max-minutes", "0")[0] for _ in range(9)] == [75] * 8 + [0]
+    # Epoch 1 is the first stage. From the second on no loss is low enough, which tells in the epoch after it.
+    assert [line["lr"] for line in log(small / "run")] == pytest.approx([3e-4, 3e-4, 3e-5, 3e-6])
 
 
 def test_a_backbone_trained_with_labels_is_one_that_settings_start_from(call, drawn, small):
@@ -198,6 +205,33 @@ def test_stopped_after_every_step_the_settings_end_where_unbroken_ones_end(call,
         assert all(torch.equal(ours.weights[key], theirs.weights[key]) for key in theirs.weights)
 
 
+@pytest.mark.parametrize("setting", "BCDE")
+def test_a_setting_starts_from_exactly_the_weights_of_its_file(call, drawn, small, started, monkeypatch, setting):
+    still = dataclasses.replace(recipes.TRANSFER["hour"], lr=0.0, weight_decay=0.0)
+    monkeypatch.setitem(recipes.TRANSFER, "hour", still)
+    flags = (*FLAGS, "--data", drawn, "--epochs", "1", "--setting", setting, "--run", "run")
+    assert call(train.main, *flags, *started)[0] == 0
+    file = started[1] if setting in "BD" else "runs/p2_byol_hour/last.pt"
+    first = torch.load(file, weights_only=True)["weights"]
+    now = torch.load(small / "run/state.pt", weights_only=True)["state"]["network"]
+    parameters = {name for name, _ in one_layer().named_parameters()}
+    assert len(parameters) == 4 and all(torch.equal(now[f"backbone.{name}"], first[name].float()) for name in parameters)
+
+
+@pytest.mark.parametrize("recipe", ["hour", "report"])
+@pytest.mark.parametrize("setting", "CDE")
+def test_training_moves_a_frozen_backbone_by_no_bit(call, drawn, small, started, monkeypatch, setting, recipe):
+    monkeypatch.setitem(recipes.TRANSFER, recipe, dataclasses.replace(recipes.TRANSFER[recipe], lr=0.1))
+    backbone_file(small / "runs/p2_byol_report/last.pt", 1)
+    flags = ("--recipe", recipe, "--batch-size", "4", "--device", "cpu", "--data", drawn, "--epochs", "1", "--run", "run")
+    assert call(train.main, *flags, "--setting", setting, *started)[0] == 0
+    file = started[1] if setting in "BD" else f"runs/p2_byol_{recipe}/last.pt"
+    now = torch.load(small / "run/state.pt", weights_only=True)["state"]["network"]  # float32, which last.pt's is not
+    first = torch.load(file, weights_only=True)["weights"]
+    same = [torch.equal(now[f"backbone.{name}"].float(), value.float()) for name, value in first.items()]
+    assert len(same) == 7 and (all(same) if setting in "DE" else not any(same))
+
+
 REPORT = ("--recipe", "report", "--epochs", "3", "--batch-size", "2", "--device", "cpu", "--setting", "D")
 
 
@@ -256,6 +290,21 @@ def test_a_signal_after_a_settings_last_step_stops_before_the_next_setting(call,
     assert len(log(small / "runs/p2_A_hour")) == 1 and not (small / "runs/p2_B_hour").exists()
     monkeypatch.setattr(train, "evaluate", evaluate)
     assert call(train.main, *flags)[0] == 0
+
+
+def test_time_that_is_over_after_a_settings_last_step_stops_before_the_next_setting(call, drawn, small, started, monkeypatch):
+    evaluate, clock = train.evaluate, [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("core.cli.STARTED", 0.0)
+
+    def slow(*arguments):
+        clock[0] += 120
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(train, "evaluate", slow)
+    status, out, _ = call(train.main, *ALL, *started, "--data", drawn, "--epochs", "1", "--max-minutes", "1")
+    assert status == 75 and "stopped by --max-minutes after setting A; the same command goes on" in out
+    assert not (small / "runs/p2_B_hour").exists()
 
 
 def test_settings_begun_anew_and_stopped_take_no_older_run_for_one_of_theirs(call, drawn, small, started):

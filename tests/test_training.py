@@ -160,7 +160,7 @@ def test_changed_masks_are_another_data_set(call, tiny, tmp_path):
     mask = next((folder / "train").glob("*_mask.png"))
     Image.new("RGB", (64, 64), (0, 0, 255)).save(mask)
     status, _, err = call(p3.main, *flags)
-    assert status == 2 and "holds another run: data.masks was" in err
+    assert status == 2 and "holds another run: data.train was" in err
 
 
 @pytest.mark.parametrize(("make", "side", "classes"), [(lambda: mobilenet_v2(50), 1, 50), (DeepLabv3, 4, 7)])
