@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import json
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +39,21 @@ class RunLog:
     @property
     def best(self) -> dict[str, Any]:
         """The line of the first epoch with the best watched value."""
-        return WATCHED[self.watched](self.history, key=lambda line: line[self.watched])
+        return self._best(self.history)
 
     @property
     def is_finished(self) -> bool:
-        """Whether it went through its recipe's epochs, or its patience ended it."""
+        """Whether it went through its recipe's epochs, or its patience ended it: where ``Run.epochs`` yields no more."""
         recipe, epoch = self.about["recipe"], self.last["epoch"]
-        patience = recipe.get("patience", 0)
-        return epoch >= recipe["epochs"] or bool(patience) and epoch - self.best["epoch"] >= patience
+        patience, since = recipe.get("patience", 0), recipe.get("plateau_from", 0)
+        tried = self.history[since:]
+        waited = epoch - self._best(tried)["epoch"] if tried else 0
+        return epoch >= recipe["epochs"] or bool(patience) and waited >= patience
+
+    def _best(self, history: list[dict[str, Any]]) -> dict[str, Any]:
+        # As Run.best_epoch: what is no number is the best only where there is none.
+        known = [line for line in history if not math.isnan(line[self.watched])] or history
+        return WATCHED[self.watched](known, key=lambda line: line[self.watched])
 
     def column(self, name: str) -> tuple[list[int], list[float]]:
         """(epochs, values) of those lines that have ``name``."""
@@ -52,8 +61,14 @@ class RunLog:
         return [line["epoch"] for line in lines], [line[name] for line in lines]
 
     def checkpoints(self) -> dict[int, Path]:
-        """The kept checkpoints by epoch: the snapshots and, as the last one, ``last.pt``. Empty where only the logs are."""
-        kept = {int(path.stem.split("_")[1]): path for path in sorted((self.folder / "snapshots").glob("epoch_*.pt"))}
+        """The kept checkpoints by epoch: the snapshots and, as the last one, ``last.pt``. Empty where only the logs are.
+
+        Each has its line in the log. An epoch's checkpoints are written before its line: of a run that goes on, or was
+        killed between the two, a snapshot without a line is left out. ``last.pt`` may then be one epoch newer than it is
+        called here, which only the file itself could tell; going on puts it right.
+        """
+        kept = {int(path.stem.split("_")[1]): path for path in (self.folder / "snapshots").glob("epoch_*.pt")}
+        kept = {epoch: path for epoch, path in kept.items() if epoch <= self.last["epoch"]}
         if (self.folder / "last.pt").is_file():
             kept[self.last["epoch"]] = self.folder / "last.pt"
         return dict(sorted(kept.items()))
@@ -86,11 +101,19 @@ def named(runs: list[RunLog], pattern: str) -> list[RunLog]:
 
 
 def best_of(runs: list[RunLog]) -> RunLog | None:
-    """Of ``runs``, all judged by the same value, the one with the best last epoch; None of none."""
-    return WATCHED[runs[0].watched](runs, key=lambda run: run.last[run.watched]) if runs else None
+    """Of ``runs``, all judged by the same value, the one with the best last epoch, a finished one if there is any.
+
+    None of none.
+    """
+    able = [run for run in runs if run.is_finished] or runs
+    return WATCHED[able[0].watched](able, key=lambda run: run.last[run.watched]) if able else None
 
 
 def read_all(folder: Path, pattern: str = "*") -> list[RunLog]:
-    """The runs with at least one whole epoch in the folders of ``folder`` that match ``pattern``, by name."""
+    """The runs with at least one whole epoch in the folders of ``folder`` that match ``pattern``, by name.
+
+    Without those that ``--fresh`` has set aside, whose names end in ``.old-1`` and so on: the user has started over.
+    """
     found = sorted(path.parent for path in folder.glob(f"{pattern}/log.jsonl"))
-    return [read(path) for path in found if (path / "log.jsonl").read_text().strip()]
+    current = [path for path in found if not re.search(r"\.old-\d+$", path.name)]
+    return [read(path) for path in current if (path / "log.jsonl").read_text().strip()]

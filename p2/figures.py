@@ -13,7 +13,8 @@ from torch import nn
 
 from core import charts, device
 from core.inference import Stream
-from core.predictions import wilson
+from core.predictions import read_rows, wilson
+from core.provenance import content, fingerprint
 from core.randomness import seed_of
 from core.runlog import RunLog
 from p2 import data, knn
@@ -160,6 +161,14 @@ def answers(path: Path, office: Path, where: torch.device) -> tuple[np.ndarray, 
     return np.array([labels[path] for path in paths]), np.array(truth)
 
 
+def digests(office: Path) -> set[str]:
+    """By which a run's record may name ``office/val``: of the images and labels or, of an older run, of its files."""
+    table = office / "train.csv"
+    classes = data.classes_of([row["label"] for row in read_rows(table, ("label",))]) if table.is_file() else ()
+    images, labels, paths, _ = data.load_labelled(office / "val.csv", office / "val", classes)
+    return {content(images, labels), fingerprint(paths)}
+
+
 def first_backbone(seed: int) -> nn.Module:
     """The backbone of a pre-training with ``seed`` before its first step."""
     with torch.random.fork_rng(devices=[]):
@@ -187,19 +196,38 @@ def probed(run: RunLog, path: Path | None, probe: knn.Probe, where: torch.device
 
 
 def comparable(runs: list[RunLog]) -> dict[str, RunLog]:
-    """The largest group of settings' runs with one recipe, seed, training and validation data: setting -> run, A to E.
+    """The group of settings' runs with one recipe, seed, training and validation data to be shown: setting -> run, A to E.
 
-    Of groups of one size the one with more epochs; of a group's runs of one setting the one in the folder of that name.
+    The one with most finished settings; of these with most settings; of these with most epochs. Of a group's runs of one
+    setting a finished one, and of these the one in the folder of that name.
     """
-    groups: dict[str, dict[str, RunLog]] = {}
+    groups: dict[str, dict[str, list[RunLog]]] = {}
     for run in runs:
         about, setting = run.about, run.about["data"].get("setting")
         if setting in SETTINGS:
             group = groups.setdefault(str((about["recipe"], about["seed"], about["data"]["train"], about["data"]["val"])), {})
-            if setting not in group or run.name == f"p2_{setting}_{about['recipe']['name']}":
-                group[setting] = run
-    best = max(groups.values(), key=lambda group: (len(group), sum(len(run.history) for run in group.values())), default={})
-    return {setting: best[setting] for setting in SETTINGS if setting in best}
+            group.setdefault(setting, []).append(run)
+
+    def rank(run: RunLog) -> tuple[bool, bool]:
+        return run.is_finished, run.name == f"p2_{run.about['data']['setting']}_{run.about['recipe']['name']}"
+
+    def size(group: dict[str, RunLog]) -> tuple[int, int, int]:
+        return sum(run.is_finished for run in group.values()), len(group), sum(len(run.history) for run in group.values())
+
+    chosen = ({setting: max(group[setting], key=rank) for setting in SETTINGS if setting in group} for group in groups.values())
+    return max(chosen, key=size, default={})
+
+
+def other_starts(settings: dict[str, RunLog]) -> list[tuple[str, str]]:
+    """The pairs of ``COMPARED`` that should have begun from one backbone and, by their run.json, have not."""
+    found = []
+    for pair in COMPARED:
+        if set(pair) <= settings.keys() and SETTINGS[pair[0]].start == SETTINGS[pair[1]].start:
+            first, second = (settings[name].about["data"] for name in pair)
+            what = "backbone_file" if "backbone_file" in first.keys() & second.keys() else "backbone"  # older runs lack the one
+            if first[what] != second[what]:
+                found.append(pair)
+    return found
 
 
 def pretraining(runs: list[RunLog], settings: dict[str, RunLog]) -> dict[str, RunLog]:
@@ -208,7 +236,7 @@ def pretraining(runs: list[RunLog], settings: dict[str, RunLog]) -> dict[str, Ru
     used = {Path(run.about["data"]["backbone"]).parent.name for run in settings.values()}
     found = {}
     for start, is_one in kinds.items():
-        of_kind = [run for run in runs if is_one(run.about)]
+        of_kind = [run for run in runs if "setting" not in run.about["data"] and is_one(run.about)]  # settings have labels too
         if of_kind:
             found[start] = max(of_kind, key=lambda run: (run.name in used, run.last["steps"]))
     return found

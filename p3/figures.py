@@ -14,6 +14,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image, ImageDraw, ImageFont
+from torch import nn
 
 from core import charts, images
 from core.cli import InputError, entry
@@ -157,6 +158,11 @@ def class_curves(run: RunLog) -> Figure:
             legend.remove()
             figure.legend(loc="outside lower center", ncols=3)
     return figure
+
+
+def momentum(network: nn.Module) -> float:
+    """The least momentum of the network's BatchNorms."""
+    return min(module.momentum for module in network.modules() if isinstance(module, nn.BatchNorm2d))
 
 
 if __name__ == "__main__":

@@ -110,5 +110,5 @@ class Site:
         return named(self.logs, pattern)
 
     def chosen(self, pattern: str) -> RunLog | None:
-        """Of these the one with the best last epoch, or None."""
+        """Of these the one that ``best_of`` names, or None."""
         return best_of(self.named(pattern))

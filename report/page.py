@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import shlex
 from typing import Any
 
 import numpy as np
@@ -137,6 +138,13 @@ class Gap:
 
     what: str
     command: str
+
+
+def unfinished(run: RunLog, more: str = "") -> Gap:
+    """What a run that is not finished lacks: its end. ``more`` ends the sentence."""
+    latest = run.about.get("continued", [run.about])[-1]["command"]
+    command = shlex.join(word for word in shlex.split(latest) if word != "--fresh")  # which would not go on
+    return Gap(f"the end of {run.name}: it is at epoch {run.last['epoch']} of {run.about['recipe']['epochs']}{more}.", command)
 
 
 Block = Heading | Text | Table | Drawing | Picture | Grid | Points | Layers | Gap

@@ -13,7 +13,7 @@ from core.predictions import wilson
 from core.runlog import RunLog, best_of
 from p1 import figures
 from report.measures import Site
-from report.page import Block, Code, Drawing, Gap, Grid, Heading, Parts, Table, Text, logged
+from report.page import Block, Code, Drawing, Gap, Grid, Heading, Parts, Table, Text, logged, unfinished
 from report.problem1_images import FETCH, Images, mistakes, projections, read
 from report.problem1_network import network
 
@@ -22,6 +22,10 @@ MAKE = {
     "B": "python3 -m p1.pretrain --recipe hour && python3 -m p1.train --model B --recipe hour "
     "--pretrained runs/p1_pretrain_hour/last.pt",
 }
+CHOICE = (
+    "Of a model's runs one is shown: from weights that have not seen the validation images, then finished, where there is such "
+    "a one, then with the best last epoch. So it is chosen by a validation score."
+)
 
 
 def section(site: Site) -> list[Block]:
@@ -49,7 +53,7 @@ def chosen(site: Site, model: str) -> RunLog | None:
 
 
 def best_clean(runs: list[RunLog]) -> RunLog | None:
-    """The run with the best last epoch, one from contaminated weights only where there is no other."""
+    """The one of ``best_of``; one from contaminated weights only where there is no other."""
     return best_of([run for run in runs if not contaminated(run)] or runs)
 
 
@@ -99,13 +103,10 @@ def accuracies(site: Site, runs: dict[str, RunLog], images: Images | None) -> It
     for run in unmatched:
         what = f"the interval of {run.name}: its accuracy is no share of the {len(images.labels)} images in {images.folder}."
         yield Gap(what, run.about["command"])
-    for run in (run for of_model in every.values() for run in of_model if not run.is_finished):
-        epochs = f"{run.last['epoch']} of {run.about['recipe']['epochs']}"
-        yield Gap(f"the end of {run.name}: it is at epoch {epochs}.", run.about["command"])
+    yield from (unfinished(run) for of_model in every.values() for run in of_model if not run.is_finished)
     for model, of_model in every.items():
         if len(of_model) > 1:
-            clean = " of those from weights that have not seen the images" if any(map(contaminated, of_model)) else ""
-            yield Text(f"Shown of model {model} below: ", Code(runs[model].name), f", the best in the last epoch{clean}.")
+            yield Text(f"Shown of model {model} below: ", Code(runs[model].name), f". {CHOICE}")
     yield Text(
         "The original's 0.9714 for B is contaminated: all images of this problem, the validation images too, are of "
         "CIFAR-100's training split, and its initial weights had been trained on that split with the labels. It is no measure "

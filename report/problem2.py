@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 
 import numpy as np
 
 from core.files import natural
 from core.predictions import paired_bootstrap
-from core.provenance import fingerprint
 from core.runlog import RunLog
-from p2 import data, figures
-from p2.recipes import SUPERVISED
+from p2 import figures
+from p2.recipes import PRETRAIN, SUPERVISED
 from p2.settings import SETTINGS
 from report.measures import Measured, Site
-from report.page import Block, Code, Drawing, Gap, Grid, Heading, Parts, Table, Text, Value, logged
-from report.problem2_pretraining import FETCH, STARTS, interval, last, method, name_of, office, pretrained
+from report.page import Block, Code, Drawing, Gap, Grid, Heading, Parts, Table, Text, Value, logged, unfinished
+from report.problem2_pretraining import FETCH, STARTS, TRAIN, interval, last, method, name_of, office, pretrained
 
 FEW = 5  # classes shown at either end
 
@@ -42,24 +42,32 @@ def section(site: Site) -> list[Block]:
     ]
 
 
-def train_command(name: str, recipe: str, seed: int) -> str:
-    """The command that trains setting ``name`` so that it stands beside those of this recipe and seed."""
-    learned = recipe if recipe in SUPERVISED else "hour"
-    start = f" --backbone runs/p2_supervised_{learned}/last.pt" if SETTINGS[name].start == "labels" else ""
-    return f"python3 -m p2.train --setting {name} --recipe {recipe}{start}{f' --seed {seed}' if seed else ''}"
+def train_command(name: str, settings: dict[str, RunLog]) -> str:
+    """The command that trains setting ``name`` so that it stands beside ``settings``.
+
+    From the backbone of the other one with the same start; without such a one, the pre-training comes first.
+    """
+    about = next((run.about for run in settings.values()), {"recipe": {"name": "hour"}, "seed": 0})
+    recipe, seed, start = about["recipe"]["name"], about["seed"], SETTINGS[name].start
+    command = f"python3 -m p2.train --setting {name} --recipe {recipe}{f' --seed {seed}' if seed else ''}"
+    if start == "nothing":
+        return command
+    for other, run in settings.items():
+        if SETTINGS[other].start == start:
+            return f"{command} --backbone {shlex.quote(run.about['data']['backbone'])}"
+    method, recipes = {"labels": ("supervised", SUPERVISED), "byol": ("byol", PRETRAIN)}[start]
+    learned = recipe if recipe in recipes else "hour"
+    return f"{TRAIN[start].format(recipe=learned)} && {command} --backbone runs/p2_{method}_{learned}/last.pt"
 
 
 def compared(site: Site, settings: dict[str, RunLog], measured: dict[str, Measured]) -> Iterator[Block]:
     yield Heading("The settings A to E", 3)
-    about = next((run.about for run in settings.values()), {"recipe": {"name": "hour"}, "seed": 0})
     for name in SETTINGS:
-        command = train_command(name, about["recipe"]["name"], about["seed"])
         run = settings.get(name)
         if run is None:
-            yield Gap(f"a run of setting {name} with the others' recipe, seed and data.", command)
+            yield Gap(f"a run of setting {name} with the others' recipe, seed and data.", train_command(name, settings))
         elif not run.is_finished:
-            epochs = f"{run.last['epoch']} of {about['recipe']['epochs']}"
-            yield Gap(f"the end of setting {name}: it is at epoch {epochs}, and stays out of the differences.", command)
+            yield unfinished(run, ", and stays out of the differences")
     if not settings:
         return
     rows: list[tuple[Parts, ...]] = []
@@ -140,11 +148,12 @@ def differences(site: Site, done: dict[str, RunLog], measured: dict[str, Measure
         "its interval does not hold 0, and not otherwise. The interval is about which images were drawn; each setting was "
         "trained once, so how much another seed would move it is not in it."
     )  # fmt: skip
-    if any(
-        fingerprint(data.read_labelled(office(site) / "val.csv", office(site) / "val")[1]) != r.about["data"]["val"]
-        for r in used
-    ):
-        yield Text("By their sizes and times the validation images here are not the files that these runs were validated on.")
+    known = figures.digests(office(site))
+    if any(run.about["data"]["val"] not in known for run in used):
+        yield Text(
+            "The digest of the validation set in these runs' run.json is not that of the images and labels here (of older "
+            "runs: of the files' names, sizes and times)."
+        )
     header = ("difference", "points", "95 % interval", "by the rule", "original report")
     yield Table("Differences between the settings; the last column's are of other data.", header, rows, used)
     figure = figures.difference_chart(
@@ -152,6 +161,9 @@ def differences(site: Site, done: dict[str, RunLog], measured: dict[str, Measure
     )
     yield Drawing(figure, "The same, drawn: grey where 0 is inside.", "A dot and its interval for each difference", used)
     yield Text(*summary(found))
+    others = [f"{first} - {second}" for first, second in figures.other_starts(done) if f"{first} - {second}" in found]
+    if others:
+        yield Text(f"Also a difference of two pre-trainings, as the settings began from different files: {', '.join(others)}.")
 
 
 def difference(site: Site, done: dict[str, RunLog], measured: dict[str, Measured], first: str, second: str) -> Measured:

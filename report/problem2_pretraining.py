@@ -13,7 +13,7 @@ from core.predictions import read_rows, wilson
 from core.runlog import RunLog
 from p2 import data, figures, knn
 from report.measures import Measured, Site
-from report.page import Block, Drawing, Gap, Grid, Heading, Parts, Table, Text, logged
+from report.page import Block, Drawing, Gap, Grid, Heading, Parts, Table, Text, logged, unfinished
 
 STARTS = {"nothing": "nothing", "byol": "BYOL", "labels": "with labels"}
 FETCH = "bash hw1_download.sh data"
@@ -53,6 +53,8 @@ def pretrained(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
     for start in ("byol", "labels"):
         if start not in runs:
             yield Gap(f"a run of the pre-training {STARTS[start]}.", TRAIN[start].format(recipe="hour"))
+        elif not runs[start].is_finished:
+            yield unfinished(runs[start])
     if not runs:
         return
     every = tuple(runs.values())

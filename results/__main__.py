@@ -10,27 +10,30 @@ import json
 import re
 from pathlib import Path
 
-from core.runlog import RunLog, named, read_all
-from report.overview import ROWS
-from report.problem1 import best_clean
+from core.runlog import RunLog, read_all
+from report.overview import ROWS, choice, marks, missing, shown
 
 HEADER = ("run", "recipe", "what", "last epoch", "best epoch", "minutes", "machine")
 WORDS = {"mean_iou": "mIoU", "accuracy": "accuracy", "loss": "training loss"}
 
 
 def glance(folder: Path = Path(__file__).parent) -> str:
-    """A Markdown table of the homework's figures: the original report's, and those of the best run in ``folder``."""
+    """A Markdown table of the homework's figures: the original report's, and those of the runs in ``folder``.
+
+    Where runs were chosen, the rule stands below.
+    """
     logs = read_all(folder)
+    runs = shown(logs)
     rows = ["| what | original report | here, last epoch | best epoch | run |", "| --- | --- | --- | --- | --- |"]
-    for pattern, what, original, _ in ROWS:
-        run = best_clean(named(logs, pattern))
-        cells = (scored(run, run.last), scored(run, run.best), run.name) if run else ("not run yet", "", "")
+    for row, (what, original) in ROWS.items():
+        run = runs.get(row)
+        cells = (scored(run, run.last), scored(run, run.best), run.name) if run else (missing(row, runs)[0], "", "")
         rows.append(f"| {' | '.join((what, original, *cells))} |")
-    return "\n".join(rows)
+    return "\n".join([*rows, *(["", rules] if (rules := choice(logs)) else [])])
 
 
 def scored(run: RunLog, line: dict) -> str:
-    return f"{line[run.watched]:.4f} ({line['epoch']})"
+    return f"{line[run.watched]:.4f} ({line['epoch']}){marks(run)}"
 
 
 def table(folder: Path = Path(__file__).parent) -> str:

@@ -1,7 +1,9 @@
 """Problem 2's figures and its section of the report: drawn from the modules, measured as the graders' script does."""
 
 import json
+import shlex
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -11,10 +13,13 @@ from torch import nn
 
 from core import charts, checkpoint, runlog
 from core.predictions import read_labels
+from core.provenance import content, fingerprint
 from core.randomness import seed_of
-from p2 import figures, inference, knn
+from p2 import data, figures, inference, knn, pretrain, train
 from p2.byol import BYOL
 from p2.model import BACKBONE, FEATURES, make_backbone
+from p2.recipes import PRETRAIN, SUPERVISED
+from p2.settings import SETTINGS
 from report import problem2, problem2_pretraining
 from report.measures import Measures, Site
 from report.page import Drawing, Gap, Grid, Table, Text, Value, parts_of
@@ -41,8 +46,11 @@ def run_of(folder, recipe, data, lines, seed=0):
 
 
 def setting_of(folder, name, accuracies=(0.25, 0.5), val="v", backbone="None", seed=0):
+    """With the keys of p2/train.py."""
     lines = [{"loss": 2.0 - accuracy, "accuracy": accuracy} for accuracy in accuracies]
-    return run_of(folder, CLASSIFIER, {"setting": name, "train": "t", "val": val, "backbone": backbone}, lines, seed)
+    file = None if backbone == "None" else f"digest of {backbone}"
+    known = {"setting": name, "train": "t", "val": val, "labels": "l", "backbone": backbone, "backbone_file": file}
+    return run_of(folder, CLASSIFIER, known, lines, seed)
 
 
 def site_of(tmp_path):
@@ -97,6 +105,22 @@ def test_only_settings_of_one_recipe_seed_and_data_stand_together(tmp_path):
     chosen = figures.comparable(runlog.read_all(tmp_path))
     assert {name: run.name for name, run in chosen.items()} == {name: f"p2_{name}_hour" for name in "ABC"}
     assert figures.comparable([]) == {}
+
+
+def test_finished_settings_stand_before_others(tmp_path):
+    for name in "ABCD":
+        setting_of(tmp_path / f"p2_{name}_new", name, (0.9,), val="new")  # one epoch of two
+    for name in "AB":
+        setting_of(tmp_path / f"p2_{name}_old", name)
+    setting_of(tmp_path / "p2_A_hour", "A", (0.1,))
+    setting_of(tmp_path / "p2_C_hour", "C", (0.1,))
+    chosen = figures.comparable(runlog.read_all(tmp_path))
+    assert {name: run.name for name, run in chosen.items()} == {"A": "p2_A_old", "B": "p2_B_old", "C": "p2_C_hour"}
+
+
+def test_a_setting_is_not_taken_for_the_pretraining_with_labels(tmp_path):
+    settings = {name: setting_of(tmp_path / f"p2_{name}_hour", name) for name in "AB"}
+    assert figures.pretraining(runlog.read_all(tmp_path), settings) == {}
 
 
 def test_the_pretraining_shown_is_the_one_that_the_settings_began_from(tmp_path):
@@ -267,6 +291,74 @@ def test_a_setting_in_training_stays_out_of_the_differences(five):
     assert any("epoch 1 of 2" in block.what for block in blocks if isinstance(block, Gap))
     assert "C" in [row[0] for row in table_of(blocks, "setting").rows]
     assert [row[0] for row in table_of(blocks, "difference").rows] == ["B - A: with labels against nothing"]
+
+
+def test_what_is_not_finished_is_said_with_the_command_that_goes_on(five):
+    """A pre-training in its first epoch of two, and a setting whose command began with --fresh."""
+    run = five / "runs" / "p2_C_hour"
+    about = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(about | {"command": "python3 -m p2.train --fresh --run 'runs/p2 C'"}))
+    (run / "log.jsonl").write_text((run / "log.jsonl").read_text().splitlines(keepends=True)[0])
+    gaps = {block.what: block.command for block in problem2.section(site_of(five)) if isinstance(block, Gap)}
+    assert gaps["the end of p2_byol_hour: it is at epoch 1 of 2."] == "train p2_byol_hour"
+    said = "the end of p2_C_hour: it is at epoch 1 of 2, and stays out of the differences."
+    assert gaps[said] == "python3 -m p2.train --run 'runs/p2 C'"
+
+
+def texts(blocks):
+    return [text_of(tuple(block.parts)) for block in blocks if isinstance(block, Text)]
+
+
+def test_a_difference_that_is_one_of_pretrainings_too_is_named(five):
+    """E began from another file than C; D is missing."""
+    said = "Also a difference of two pre-trainings"
+    assert not [text for text in texts(problem2.section(site_of(five))) if text.startswith(said)]
+    run = five / "runs" / "p2_E_hour" / "run.json"
+    about = json.loads(run.read_text())
+    about["data"]["backbone_file"] = "another digest"
+    run.write_text(json.dumps(about))
+    (text,) = [text for text in texts(problem2.section(site_of(five))) if text.startswith(said)]
+    assert text.endswith(": C - E.")
+    del about["data"]["backbone_file"]  # as of an older run: by the name, which is the same
+    run.write_text(json.dumps(about))
+    assert not [text for text in texts(problem2.section(site_of(five))) if text.startswith(said)]
+
+
+def test_it_is_said_if_the_runs_were_validated_on_something_else(five):
+    def is_said(val):
+        for path in (five / "runs").glob("p2_[ABCE]_hour/run.json"):
+            about = json.loads(path.read_text())
+            about["data"]["val"] = val
+            path.write_text(json.dumps(about))
+        return any(text.startswith("The digest of the validation set") for text in texts(problem2.section(site_of(five))))
+
+    office = five / "data" / "p2_data" / "office"
+    images, labels, paths, _ = data.load_labelled(office / "val.csv", office / "val")
+    assert not is_said(content(images, labels)) and not is_said(fingerprint(paths))  # as now, and as in older runs
+    assert is_said("of something else")
+
+
+@pytest.mark.parametrize("recipe", ["hour", "report", "demo"])
+@pytest.mark.parametrize("others", ["", "E"])
+def test_a_missing_settings_command_makes_what_it_begins_from(tmp_path, monkeypatch, recipe, others):
+    settings = {name: setting_of(tmp_path / name, name, backbone="runs/p2_byol_mine/last.pt") for name in others}
+    settings["A"] = setting_of(tmp_path / "A", "A")
+    for run in settings.values():
+        run.about["recipe"] = {**CLASSIFIER, "name": recipe}
+    for name in "BCD":
+        *before, command = (shlex.split(part) for part in problem2.train_command(name, settings).split(" && "))
+        monkeypatch.setattr(sys, "argv", command[2:])
+        args = train.arguments()
+        assert command[:3] == ["python3", "-m", "p2.train"] and args.recipe == recipe and args.setting == name
+        start = str(train.first_weights(SETTINGS[name], args))
+        if name == "C" and others:
+            assert not before and start == "runs/p2_byol_mine/last.pt"
+            continue
+        monkeypatch.setattr(sys, "argv", before[0][2:])
+        made = pretrain.arguments()
+        assert made.recipe in (PRETRAIN if made.method == "byol" else SUPERVISED)
+        assert start == f"runs/p2_{made.method}_{made.recipe}/last.pt"
+        assert made.method == {"byol": "byol", "labels": "supervised"}[SETTINGS[name].start]
 
 
 def test_a_second_build_measures_nothing(five, monkeypatch):

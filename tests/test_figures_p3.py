@@ -221,7 +221,7 @@ def run(tmp_path, p3_checkpoint):
     """A run folder of model B with three epochs, and a checkpoint of each; the middle one differs from the two others."""
     folder = tmp_path / "runs" / "p3_B_trial"
     (folder / "snapshots").mkdir(parents=True)
-    recipe = dataclasses.asdict(RECIPES["demo"]["B"])
+    recipe = dataclasses.asdict(RECIPES["demo"]["B"]) | {"epochs": 3}
     about = {"recipe": recipe, "data": {"pretrained": "None"}, "seed": 4, "command": "python3 -m p3.train", "commit": "abc"}
     (folder / "run.json").write_text(json.dumps(about | {"device": "a processor"}))
     write_log(folder, IOUS)
@@ -339,6 +339,37 @@ def test_missing_images_and_missing_runs_are_gaps(run, validation, tmp_path):
     gaps = [block.command for block in blocks if isinstance(block, Gap)]
     assert gaps == [f"python3 -m p3.train --model {model} --recipe hour" for model in "AB"]
     assert sum(isinstance(block, Drawing) for block in flat(blocks)) == 2  # the networks need no run
+
+
+def test_a_run_that_is_not_finished_is_a_gap_and_stands_back(run, validation, tmp_path):
+    without_checkpoints(run)
+    ahead = shutil.copytree(run, run.with_name("p3_B_ahead"))
+    write_log(ahead, {name: 1.1 * iou for name, iou in IOUS.items()})
+    about = json.loads((ahead / "run.json").read_text())
+    (ahead / "run.json").write_text(json.dumps(about | {"recipe": about["recipe"] | {"epochs": 4}, "command": "go on"}))
+    site = site_of(run, validation, tmp_path / "out")
+    gaps = {block.what: block.command for block in flat(problem3.section(site)) if isinstance(block, Gap)}
+    assert gaps["the end of p3_B_ahead: it is at epoch 3 of 4."] == "go on"
+    assert not [what for what in gaps if "the end of p3_B_trial" in what]
+    assert site.chosen("p3_B_*").name == "p3_B_trial"
+
+
+def test_the_momentum_is_read_from_the_models(monkeypatch, tmp_path):
+    def momenta():
+        blocks = problem3.section(site_of(None, tmp_path / "none", tmp_path / "out"))
+        (row,) = [row for block in blocks if isinstance(block, Table) for row in block.rows if "momentum" in row[0]]
+        return row[1], [part.text for part in parts_of(row[2]) if isinstance(part, Value)]
+
+    assert momenta() == ("has none", ["0.10", "0.01"])
+    plain = problem3.ARCHITECTURES["deeplabv3_mobilenet_v3_large"]
+
+    def changed():
+        network = plain()
+        next(module for module in network.modules() if isinstance(module, nn.BatchNorm2d)).momentum = 0.05
+        return network
+
+    monkeypatch.setitem(problem3.ARCHITECTURES, "deeplabv3_mobilenet_v3_large", changed)
+    assert momenta() == ("has none", ["0.05", "0.01"])
 
 
 def test_a_class_that_the_log_leaves_out_is_no_number(run, validation, tmp_path):

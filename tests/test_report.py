@@ -1,7 +1,9 @@
 """The report: every number in it stands in a log, nothing is missing without a word, and it works in a browser."""
 
+import importlib
 import json
 import re
+import shlex
 import shutil
 import sys
 from html.parser import HTMLParser
@@ -19,7 +21,7 @@ from p3 import train as p3
 from report import __main__ as report
 from report import html, overview
 from report.measures import Measures, Site
-from report.page import Drawing, Gap, Grid, Layers, Picture, Points, Table
+from report.page import Drawing, Gap, Grid, Layers, Picture, Points, Table, parts_of
 
 TINY = Parameters(p1_train=2, p1_val=2, p2_unlabelled=2, p2_train=1, p2_val=1, p3_train=4, p3_val=3, size=64)
 NUMBER = re.compile(r"\d[\d,]*\.\d+")
@@ -207,9 +209,49 @@ def test_logs_alone_make_a_report_with_stated_gaps(tmp_path):
     assert [block for block in blocks if isinstance(block, Table)]
 
 
-def test_no_run_is_a_row_that_says_how_to_make_it(tmp_path):
-    (_, table) = overview.opening(Site(tmp_path, [], tmp_path, (), Measures(tmp_path), report.device.choose("cpu")))
-    assert all(row[1] == "not run yet" and row[3][0].text.startswith("python3 -m p") for row in table.rows)
+def glance(runs, out):
+    """The first table's rows, by what they are, and the text below it."""
+    site = Site(runs, runlog.read_all(runs), out, (), Measures(out), report.device.choose("cpu"))
+    _, table, *rules = overview.opening(site)
+    rows = {row[0]: ["".join(part if isinstance(part, str) else part.text for part in parts_of(cell)) for cell in row]
+            for row in table.rows}  # fmt: skip
+    return rows, "".join(part for text in rules for part in text.parts)
+
+
+def test_no_run_is_a_row_with_a_command_that_makes_it_when_typed(tmp_path, monkeypatch):
+    rows, rules = glance(tmp_path, tmp_path)
+    assert len(rows) == 9 and not rules
+    for _, figure, _, commands in rows.values():
+        assert figure == "not run yet"
+        made = set()
+        for command in commands.split(" && "):
+            python, _, module, *flags = shlex.split(command)
+            monkeypatch.setattr(sys, "argv", [module, *flags])
+            args = importlib.import_module(module).arguments()
+            needed = getattr(args, "pretrained", None) or getattr(args, "backbone", None)
+            assert python == "python3" and (needed is None or str(needed) in made)
+            method = f"_{args.method}" if module == "p2.pretrain" else "_pretrain"
+            made = {f"runs/{module[:2]}{method}_{args.recipe}/last.pt"}
+        if module == "p2.train":
+            assert (needed is None) == (args.setting == "A")
+
+
+def test_the_first_table_marks_what_is_contaminated_or_unfinished_and_says_how_it_chose(tmp_path):
+    def write_run(name, accuracy, pretrained, epochs):
+        (tmp_path / name).mkdir()
+        about = {"recipe": {"name": "x", "epochs": epochs}, "data": {"pretrained": pretrained}}
+        (tmp_path / name / "run.json").write_text(json.dumps(about))
+        (tmp_path / name / "log.jsonl").write_text(json.dumps({"epoch": 1, "accuracy": accuracy}) + "\n")
+
+    model = "Problem 1, model B: the same, pre-trained"
+    write_run("p1_B_report", 0.9, "cifar100_x.pt", epochs=3)
+    rows, rules = glance(tmp_path, tmp_path)
+    assert rows[model][1] == "accuracy 0.9000, contaminated, unfinished: epoch 1 of 3" and not rules
+    write_run("p1_B_long", 0.7, "mine.pt", epochs=3)
+    assert glance(tmp_path, tmp_path)[0][model][1] == "accuracy 0.7000, unfinished: epoch 1 of 3"
+    write_run("p1_B_hour", 0.6, "mine.pt", epochs=1)
+    rows, rules = glance(tmp_path, tmp_path)
+    assert rows[model][1] == "accuracy 0.6000" and rules.endswith("chosen by a validation score. So chosen here: p1_B_hour.")
 
 
 def test_nothing_to_report_on_is_one_line(tmp_path, capfd):
