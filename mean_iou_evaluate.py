@@ -24,8 +24,16 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import imageio.v3 as iio
-import numpy as np
+try:
+    import imageio.v3 as iio
+    import numpy as np
+except ModuleNotFoundError as error:
+    print(
+        f"mean_iou_evaluate.py: this Python ({sys.executable}) has no {error.name}; "
+        "install what is needed with: pip install -r requirements.txt (or use .venv: . .venv/bin/activate)",
+        file=sys.stderr,
+    )
+    sys.exit(2)
 
 CLASSES = ("urban", "agriculture", "rangeland", "forest", "water", "barren", "unknown")
 UNKNOWN = 6  # no class of the mean
@@ -116,13 +124,14 @@ def paired_names(truths: Path, predictions: Path) -> list[str]:
 
 def mask_names(folder: Path) -> set[str]:
     """The ``*_mask.png`` of a folder or, if it has none, its ``*.png``. Hidden files do not count. Raises InputError."""
-    if not folder.is_dir():
-        what = f"{folder} is not a folder" if folder.exists() else f"no folder {folder}"
-        raise InputError(f"{what}; name a folder of *.png masks")
     try:
         files = [entry.name for entry in os.scandir(folder) if not entry.name.startswith(".") and entry.is_file()]
+    except FileNotFoundError as error:
+        raise InputError(f"no folder {folder}; name a folder of *.png masks") from error
+    except NotADirectoryError as error:
+        raise InputError(f"{folder} is not a folder; name a folder of *.png masks") from error
     except OSError as error:
-        raise InputError(f"cannot list the folder {folder} ({error.strerror}); make it readable") from error
+        raise InputError(f"cannot list the folder {folder} ({error.strerror}); name one that can be read") from error
     names = {name for name in files if name.lower().endswith(".png")}
     if not names:
         raise InputError(f"no *.png mask in {folder}; name the folder that holds the masks")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import shutil
 import stat
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 PARTS = ("p1_data", "p2_data", "p3_data")
@@ -23,9 +27,9 @@ def unpack(archive: Path, folder: Path) -> None:
     them, or holds anything but plain files and folders inside it.
     """
     try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".unpacking-") as stage:
-            _extract(archive, Path(stage))
-            top = Path(stage, "hw1_data") if Path(stage, "hw1_data").is_dir() else Path(stage)
+        with _stage(folder) as stage:
+            _extract(archive, stage)
+            top = stage / "hw1_data" if (stage / "hw1_data").is_dir() else stage
             missing = [part for part in PARTS if not (top / part).is_dir()]
             if missing:
                 raise BadArchive(f"it holds no {', '.join(missing)}")
@@ -41,6 +45,24 @@ def unpack(archive: Path, folder: Path) -> None:
         raise BadArchive(
             f"cannot unpack {archive}: {why}; if it is not the course's archive, delete it and start again"
         ) from error
+
+
+@contextlib.contextmanager
+def _stage(folder: Path) -> Iterator[Path]:
+    """A hidden folder in ``folder`` that is removed in the end; first, those go that killed processes have left there."""
+    here = os.open(folder, os.O_RDONLY)
+    try:
+        # All that unpack here share a lock, which ends with a process however that ends: who can have it alone is alone.
+        with contextlib.suppress(OSError):  # there are others, or the file system has no locks: then nothing is removed
+            fcntl.flock(here, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for left in folder.glob(".unpacking-*"):
+                shutil.rmtree(left, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            fcntl.flock(here, fcntl.LOCK_SH)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".unpacking-") as stage:
+            yield Path(stage)
+    finally:
+        os.close(here)
 
 
 def _extract(archive: Path, folder: Path) -> None:

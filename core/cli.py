@@ -31,7 +31,7 @@ def entry(main: Callable[[], int | None]) -> None:
     except OSError as error:
         if error.filename is None:  # of a pipe, a socket, a library: not of what the user named
             raise
-        print(f"{program}: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"{program}: {' '.join(f'{error.filename}: {error.strerror}'.split())}", file=sys.stderr)
         sys.exit(BAD_INPUT)
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)

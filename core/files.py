@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,35 +26,31 @@ def whole(path: Path) -> Iterator[IO[bytes]]:
     The bytes go to a hidden file beside it, are synced to the disk and renamed over ``path``. An error, a signal that
     raises or a full disk leaves what was there before; SIGKILL leaves at most the hidden file. Raises Unwritable.
     """
+    hidden = path.parent / f".{path.name[:50]}.{secrets.token_hex(8)}.part"
     try:
-        handle, hidden = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:50]}.", suffix=".part")
-    except OSError as error:
-        raise Unwritable(f"cannot write {path}: {error.strerror}") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
+        with open(hidden, "xb") as file:  # not mkstemp, whose files are private: an output is as public as any new file
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(hidden, 0o666 & ~_umask())  # mkstemp makes it private; an output is as public as any new file
         os.replace(hidden, path)
     except OSError as error:
         raise Unwritable(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        with contextlib.suppress(FileNotFoundError):  # renamed, it is no longer there
+        with contextlib.suppress(OSError):  # it was renamed, or never made
             os.unlink(hidden)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def writable_file(path: Path) -> Path:
     """Check, before any work is done, that ``path`` can become a file; make its folder. Raises InputError."""
-    if path.is_dir():
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        mode = stat.S_IFREG  # which it will be
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}; name another file") from error
+    if stat.S_ISDIR(mode):
         raise InputError(f"the output {path} is a folder; name a file")
-    if path.exists() and not path.is_file():
+    if not stat.S_ISREG(mode):
         raise InputError(f"the output {path} is a device, which a new file would replace; name a file")
     writable_folder(path.parent)
     return path
@@ -74,6 +72,19 @@ def writable_folder(path: Path) -> Path:
     return path
 
 
+def readable_folder(path: Path) -> Path:
+    """Check that ``path`` is a folder whose files can be opened, or raise InputError."""
+    try:
+        os.stat(os.path.join(path, "."))  # the dot asks for the right to open what is in it, too
+    except FileNotFoundError as error:
+        raise InputError(f"no folder {path}") from error
+    except NotADirectoryError as error:
+        raise InputError(f"{path} is not a folder") from error
+    except OSError as error:
+        raise InputError(f"cannot read the folder {path}: {error.strerror}") from error
+    return path
+
+
 def natural(name: str) -> list[tuple[int, int, str]]:
     """Sort key that puts ``2_10.png`` before ``10_2.png``: runs of digits compare as numbers."""
     parts = re.findall(r"(\d+)|(\D+)", name)
@@ -85,8 +96,7 @@ def list_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
 
     Raises InputError if there is no such folder or no such file in it.
     """
-    if not folder.is_dir():
-        raise InputError(f"no folder {folder}" if not folder.exists() else f"{folder} is not a folder")
+    readable_folder(folder)
     try:
         names = [entry.name for entry in os.scandir(folder) if not entry.name.startswith(".") and entry.is_file()]
     except OSError as error:

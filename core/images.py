@@ -48,7 +48,9 @@ def open_rgb(path: Path) -> Image.Image:
     except FileNotFoundError as error:
         raise BadImage(f"{path}: no such file") from error
     except Exception as error:  # Pillow's decoders raise nearly everything on a broken file
-        reason = "the file is empty" if path.is_file() and path.stat().st_size == 0 else str(error) or type(error).__name__
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        if os.path.isfile(path) and os.path.getsize(path) == 0:  # Path.is_file raises where the folder is closed to us
+            reason = "the file is empty"
         raise BadImage(f"{path}: cannot be read as an image ({reason})") from error
 
 

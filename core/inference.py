@@ -1,4 +1,7 @@
-"""The stream that all three inference programs are: decoding threads -> batch -> network -> writer, in bounded memory."""
+"""The stream that all three inference programs are: decoding threads -> batch -> network -> writer, in bounded memory.
+
+And the device that it runs on: what ``--device auto`` promises is kept here, for all three.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core import augment, images
+from core import augment, device, images
 from core.checkpoint import Checkpoint
 from core.cli import PARTIAL, InputError, positive, warn
 
@@ -21,8 +24,31 @@ from core.cli import PARTIAL, InputError, positive, warn
 def flags(parser: argparse.ArgumentParser, checkpoint: Path) -> None:
     """Add the flags that all inference programs have under the same names."""
     parser.add_argument("--checkpoint", type=Path, default=checkpoint, help="%(default)s")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
+    parser.add_argument("--device", default="auto", help="auto (a GPU that works, or else the CPU), cpu, cuda or cuda:N")
     parser.add_argument("--batch-size", type=positive, help="images at a time; halved by itself when a GPU's memory is short")
+
+
+class TooLarge(InputError):
+    """One image alone does not fit the GPU's memory."""
+
+
+def on_device(name: str, work: Callable[[torch.device], int]) -> int:
+    """Do ``work`` on the device called ``name``, and return its exit status.
+
+    With ``auto``, a GPU that fails at it is warned about, and the CPU does the whole again. Raises InputError where a GPU
+    that was named fails. On the CPU there is nothing to go on with: its errors are bugs and stay what they are.
+    """
+    where = device.choose(name)
+    try:
+        return work(where)
+    except (RuntimeError, TooLarge) as error:  # of a GPU: no memory, cuDNN, cuBLAS, the driver; few have a class of their own
+        if where.type == "cpu":
+            raise
+        reason = f"{where} failed ({(str(error) or type(error).__name__).splitlines()[0]})"
+        if name != "auto":
+            raise InputError(f"{reason}; try --device cpu") from error
+    warn(f"{reason}; starting again on the CPU")  # out here, as the error's frames held the GPU's memory
+    return work(torch.device("cpu"))
 
 
 @dataclasses.dataclass
@@ -97,7 +123,7 @@ class Predictor:
 
     @torch.inference_mode()
     def __call__(self, batch: Tensor) -> np.ndarray:
-        """(N, 3, H, W) uint8 -> what ``classify`` gives, as one array. Raises InputError if one image is too large."""
+        """(N, 3, H, W) uint8 -> what ``classify`` gives, as one array. Raises TooLarge."""
         done: list[Tensor] = []
         while (start := sum(map(len, done))) < len(batch):
             part = batch[start : start + self._at_most]
@@ -108,7 +134,7 @@ class Predictor:
             except torch.OutOfMemoryError as error:
                 if len(part) == 1:
                     size = "x".join(str(side) for side in reversed(part.shape[2:]))
-                    raise InputError(f"an image of {size} does not fit the GPU's memory; try --device cpu") from error
+                    raise TooLarge(f"an image of {size} does not fit the memory of {self._device}; the CPU may do") from error
                 self._at_most = len(part) // 2
                 torch.cuda.empty_cache()
                 warn(f"the GPU's memory is short; going on with batches of {self._at_most}")

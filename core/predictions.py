@@ -5,33 +5,33 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from core.cli import InputError, some
-from core.files import whole
+from core.files import readable_folder, whole
 
 
 def read_rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
     """The rows of a csv that has at least ``columns``, as texts without blanks around them.
 
-    A byte-order mark, CRLF, blanks after commas and empty lines are accepted. Raises InputError, naming file and line, if
-    there is no such file, a column is missing or doubled, a row is too short or too long, or there is no row.
+    A byte-order mark, CRLF, blanks after commas and empty lines are accepted. The text is UTF-8, but a file name is whatever
+    bytes the disk has, as in Python's own names of files. Raises InputError, naming file and line, if there is no such
+    file, a column is missing or doubled, a quote is not closed, a row is too short or too long, or there is no row.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        content = path.read_bytes()
     except FileNotFoundError as error:
         raise InputError(f"no file {path}") from error
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not text in UTF-8; save it as csv") from error
-    try:
-        lines = [(number, [cell.strip() for cell in row]) for number, row in _numbered(text)]
-    except csv.Error as error:
-        raise InputError(f"{path} is not a csv ({error})") from error
+    if b"\0" in content:  # UTF-16, or no text at all
+        raise InputError(f"{path} is not text in UTF-8; save it as csv")
+    lines = _numbered(path, content.decode("utf-8-sig", errors="surrogateescape"))
     if not lines:
         raise InputError(f"{path} is empty; its first line must be {','.join(columns)}")
     number, header = lines[0]
@@ -44,14 +44,35 @@ def read_rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
         if len(cells) > len(header) or any(name in columns for name in header[len(cells) :]):
             raise InputError(f"{path} line {number}: {len(cells)} cells, but the header has {len(header)}")
         rows.append(dict(zip(header, cells, strict=False)))
+        if not _is_utf8(cell for column, cell in rows[-1].items() if column != "filename"):
+            raise InputError(f"{path} line {number} is not text in UTF-8; save it as csv in UTF-8")
     if not rows:
         raise InputError(f"{path} has a header but no row")
     return rows
 
 
-def _numbered(text: str) -> list[tuple[int, list[str]]]:
-    reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
-    return [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+def _numbered(path: Path, text: str) -> list[tuple[int, list[str]]]:
+    """The rows that are not empty, each with the number of its last line. Raises InputError, naming a faulty row's first."""
+    # Not strict, Python would take all that follows a quote which is not closed for one cell, and say nothing.
+    reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
+    rows, first = [], 1
+    try:
+        for row in reader:
+            cells = [cell.strip() for cell in row]
+            if any(cells):
+                rows.append((reader.line_num, cells))
+            first = reader.line_num + 1
+    except csv.Error as error:
+        raise InputError(f"{path} line {first} is no row of a csv ({error}); close its quotes, or remove them") from error
+    return rows
+
+
+def _is_utf8(texts: Iterable[str]) -> bool:
+    try:
+        "".join(texts).encode()
+        return True
+    except UnicodeEncodeError:  # a byte that was escaped
+        return False
 
 
 def unique(rows: list[dict[str, str]], column: str, path: Path) -> None:
@@ -63,24 +84,23 @@ def unique(rows: list[dict[str, str]], column: str, path: Path) -> None:
 
 def locate(table: Path, folder: Path, rows: list[dict[str, str]]) -> list[Path]:
     """The paths of the rows' images, in the rows' order. Raises InputError if one is missing or named twice."""
-    if not folder.is_dir():
-        raise InputError(f"no folder {folder}" if not folder.exists() else f"{folder} is not a folder")
+    readable_folder(folder)
     unique(rows, "filename", table)
     paths = [folder / row["filename"] for row in rows]
-    missing = [path.name for path in paths if not path.is_file()]
+    missing = [path.name for path in paths if not os.path.isfile(path)]  # Path.is_file raises at a name that is too long
     if missing:
         raise InputError(f"{table} names images that are not in {folder}: {some(missing)}")
     return paths
 
 
 def write_rows(path: Path, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """Write a csv with ``columns`` as header, in whole or not at all."""
+    """Write a csv with ``columns`` as header, in whole or not at all. Names of files keep their bytes, UTF-8 or not."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(rows)
     with whole(path) as file:
-        file.write(text.getvalue().encode())
+        file.write(text.getvalue().encode(errors="surrogateescape"))
 
 
 def score(predicted: dict[str, str], truth: dict[str, str]) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from core import checkpoint
 from core.cli import InputError, entry
+from core.download import read_manifest
 from core.files import whole
 
 FOLDER = Path(__file__).resolve().parents[1] / "checkpoints"
@@ -24,6 +25,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=FOLDER, help="%(default)s")
     args = parser.parse_args()
     fields = describe(args.source, args.name)
+    read_manifest(args.folder / "manifest.json", "checkpoints")  # raises if there is none, or it is broken
     manifest = json.loads((args.folder / "manifest.json").read_text())
     others = [one for one in manifest["checkpoints"] if one["name"] != args.name]
     manifest["checkpoints"] = sorted([*others, fields], key=lambda one: one["name"])
@@ -35,12 +37,17 @@ def main() -> None:
 
 
 def describe(source: Path, name: str) -> dict[str, object]:
-    """The manifest's entry. Raises InputError if ``source`` is no checkpoint of the problem in ``name``, or too large."""
+    """The manifest's entry.
+
+    Raises InputError if ``source`` is no checkpoint of the problem in ``name``, is too large, or has no score (a backbone).
+    """
     saved = checkpoint.load(source, name.split("_")[0])
     content = source.read_bytes()
     if len(content) > checkpoint.MAX_BYTES:
         raise InputError(f"{source} has {len(content):,} bytes; at most {checkpoint.MAX_BYTES:,} may lie in the repository")
-    watched = "accuracy" if "accuracy" in saved.scores else "mean_iou"
+    watched = next((score for score in ("accuracy", "mean_iou") if score in saved.scores), None)
+    if watched is None:
+        raise InputError(f"{source} is {saved.architecture} without a score; give a checkpoint that pN.train wrote")
     made = saved.made
     return {
         "name": name,

@@ -20,7 +20,7 @@ from torchvision.models import MobileNetV2  # noqa: E402
 from core import checkpoint, device  # noqa: E402
 from core.cli import InputError, entry  # noqa: E402
 from core.files import list_files, writable_file  # noqa: E402
-from core.inference import Predictor, Stream, flags  # noqa: E402
+from core.inference import Predictor, Stream, flags, on_device  # noqa: E402
 from core.predictions import write_rows  # noqa: E402
 from p1 import data  # noqa: E402
 from p1.model import ARCHITECTURE, logits, mobilenet_v2  # noqa: E402
@@ -40,7 +40,11 @@ def main() -> int:
     args = arguments()
     paths = list_files(args.images, data.SUFFIXES)
     writable_file(args.output)
-    where = device.choose(args.device)
+    return on_device(args.device, lambda where: label(args, paths, where))
+
+
+def label(args: argparse.Namespace, paths: list[Path], where: torch.device) -> int:
+    """The program's work on the device ``where``; the exit status."""
     network, saved = load_network(args.checkpoint, where)
     predict = Predictor(lambda images: logits(network, images, saved.flip_test).argmax(1), saved, where)
 

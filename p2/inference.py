@@ -19,7 +19,7 @@ import torch  # noqa: E402
 from core import checkpoint, device  # noqa: E402
 from core.cli import InputError, entry  # noqa: E402
 from core.files import writable_file  # noqa: E402
-from core.inference import Predictor, Stream, flags  # noqa: E402
+from core.inference import Predictor, Stream, flags, on_device  # noqa: E402
 from core.predictions import locate, read_rows, write_rows  # noqa: E402
 from p2 import data  # noqa: E402
 from p2.model import ARCHITECTURE, Classifier, logits  # noqa: E402
@@ -39,9 +39,12 @@ def main() -> int:
     rows = read_rows(args.table, ("id", "filename"))
     paths = locate(args.table, args.images, rows)
     writable_file(args.output)
-    where = device.choose(args.device)
-    predict, classes = predictor(args.checkpoint, where)
+    return on_device(args.device, lambda where: label(args, rows, paths, where))
 
+
+def label(args: argparse.Namespace, rows: list[dict[str, str]], paths: list[Path], where: torch.device) -> int:
+    """The program's work on the device ``where``; the exit status."""
+    predict, classes = predictor(args.checkpoint, where)
     fallback = classes[0]
     labels = dict.fromkeys(paths, fallback)
     stream = Stream(paths, data.decode, args.batch_size or (16 if where.type == "cpu" else 128))

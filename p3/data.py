@@ -43,12 +43,14 @@ def mask_name(image_name: str) -> str:
 def list_images(folder: Path) -> list[Path]:
     """The satellite images of a folder that may also hold masks, in natural order.
 
-    In a folder that has ``*_sat.*`` files these are the images; in another one, all but ``*_mask.*`` are.
+    In a folder that has ``*_sat.*`` files these are the images; in another one, all but ``*_mask.*`` and, as in earlier
+    years, a ``.png`` beside a JPEG of the same name.
     Raises InputError if there is none, or if two images would have the same mask.
     """
     paths = [path for path in list_files(folder, images.SUFFIXES) if not path.stem.endswith("_mask")]
     marked = [path for path in paths if path.stem.endswith("_sat")]
-    paths = marked or paths
+    jpegs = {path.stem for path in paths if path.suffix.lower() != ".png"}
+    paths = marked or [path for path in paths if path.suffix.lower() != ".png" or path.stem not in jpegs]
     if not paths:
         raise InputError(f"no image but only masks in {folder}")
     names: dict[str, Path] = {}

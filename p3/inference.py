@@ -13,6 +13,7 @@ import core  # noqa: E402, F401  # says in one line what this Python lacks, befo
 
 # isort: split
 import argparse  # noqa: E402
+import os  # noqa: E402
 from collections import deque  # noqa: E402
 from concurrent.futures import ThreadPoolExecutor  # noqa: E402
 
@@ -22,9 +23,9 @@ from PIL import Image  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from core import checkpoint, device, images  # noqa: E402
-from core.cli import InputError, entry  # noqa: E402
+from core.cli import InputError, entry, some  # noqa: E402
 from core.files import whole, writable_folder  # noqa: E402
-from core.inference import Predictor, Stream, flags  # noqa: E402
+from core.inference import Predictor, Stream, flags, on_device  # noqa: E402
 from p3 import data  # noqa: E402
 from p3.model import ARCHITECTURES  # noqa: E402
 
@@ -43,12 +44,17 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     args = arguments()
     paths = data.list_images(args.images)
-    where = device.choose(args.device)
+    if args.output.resolve() == args.images.resolve():  # the masks there may be the true ones
+        there = [name for path in paths if os.path.exists(args.images / (name := data.mask_name(path.name)))]
+        if there:
+            raise InputError(f"{some(there)} in {args.images} would be overwritten; name another output folder")
+    return on_device(args.device, lambda where: segment(args, paths, where))
+
+
+def segment(args: argparse.Namespace, paths: list[Path], where: torch.device) -> int:
+    """The program's work on the device ``where``; the exit status."""
     predict = predictor(args.checkpoint, where)
     writable_folder(args.output)
-    if args.output.resolve() == args.images.resolve() and any(data.mask_name(path.name) == path.name for path in paths):
-        raise InputError(f"the masks would overwrite the images in {args.output}; name another output folder")
-
     stream = Stream(paths, images.read_rgb, args.batch_size or (1 if where.type == "cpu" else 8))
     with ThreadPoolExecutor(images.THREADS) as pool:
         writing: deque = deque()

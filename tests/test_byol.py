@@ -122,6 +122,15 @@ def test_the_probe_scores_a_backbone_that_sees_the_class_and_one_that_has_collap
     assert knn.accuracy(collapsed, black, recipe, cpu) == pytest.approx(1 / 3)
 
 
+def test_the_papers_two_views_are_its_appendix_bs():
+    # Grill et al. 2020, table 6: the probabilities and strengths of T and T'; what differs is blurring and solarizing.
+    first, second = PRETRAIN["paper"].views
+    for view in (first, second):
+        assert (view.jitter, view.jitter_p, view.grey_p, view.blur_sigma) == ((0.4, 0.4, 0.2, 0.1), 0.8, 0.2, (0.1, 2.0))
+        assert view.crop_scale == (0.08, 1.0) and not view.crop_last
+    assert (first.blur_p, first.solarize_p) == (1.0, 0.0) and (second.blur_p, second.solarize_p) == (0.1, 0.2)
+
+
 def test_the_papers_recipe_makes_the_papers_optimiser():
     from core import optimiser
     from core.lars import LARS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import json
@@ -20,9 +21,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import torch
+import torchvision
 
 from core import download
 from core.cli import InputError
+from p3.model import DeepLabv3, FCN32s, load_pretrained
 
 ROOT = Path(__file__).resolve().parents[1]
 BODY = random.Random(0).randbytes(300_000)
@@ -424,6 +428,19 @@ def test_the_archive_is_unpacked(run, manifest, server, tmp_path, make, top):
     assert (status, err) == (0, "") and out.startswith("nothing to do") and len(server.ranges) == 1
 
 
+def test_what_a_killed_process_left_is_removed_but_not_what_another_is_unpacking(run, manifest, server, file, tmp_path):
+    left = file.with_name(".unpacking-abc") / "p1_data" / "a.png"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(BODY)
+    server.body = make_zip({"p1_data/a": b""})  # lacks two parts, so that every run unpacks it again
+    handle = os.open(file.parent, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_SH)  # as the other process does
+    assert run(*manifest("data", **wants(server.body)))[0] == 1 and left.exists()
+    os.close(handle)
+    assert run(*manifest("data", **wants(server.body)))[0] == 1
+    assert os.listdir(file.parent) == ["hw1_data.zip"]
+
+
 def test_what_is_there_already_stays(run, manifest, server, tmp_path):
     mine = tmp_path / "to" / "p2_data" / "mine.txt"
     mine.parent.mkdir(parents=True)
@@ -500,6 +517,18 @@ def test_the_repositorys_manifest():
                 assert entry["sha256"] or entry["sha256_prefix"] in entry["name"], entry
             if what == "checkpoints":
                 assert (path.parent / entry["name"]).stat().st_size == entry["bytes"] <= 50_000_000
+
+
+def test_what_is_listed_for_problem_3_is_what_its_networks_start_from():
+    listed = json.loads((ROOT / "checkpoints" / "manifest.json").read_text())["pretrained"]
+    names = [entry["name"].rsplit("-", 1)[0] for entry in listed if "problem 3" in entry["what"]]
+    assert len(names) == 2
+    with torch.device("meta"):  # shapes are all that is asked of
+        for name in names:
+            network = FCN32s() if name.startswith("vgg") else DeepLabv3()
+            options = {"weights_backbone": None, "aux_loss": True} if "deeplab" in name else {}
+            weights = torchvision.models.get_model(name, weights=None, **options).state_dict()
+            assert "left out" in load_pretrained(network, weights, name)
 
 
 def test_the_script_on_the_repository_as_it_is(tmp_path):

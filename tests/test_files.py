@@ -43,7 +43,7 @@ def test_an_exception_in_the_block_leaves_the_old_file_and_nothing_else(tmp_path
     assert (tmp_path / "out").read_bytes() == b"old" and listing(tmp_path) == ["out"]
 
 
-@pytest.mark.parametrize("step", ["fsync", "chmod", "replace"])
+@pytest.mark.parametrize("step", ["fsync", "replace"])
 def test_a_failure_of_the_disk_is_an_input_error_and_leaves_the_old_file(tmp_path, monkeypatch, step):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -64,6 +64,13 @@ def test_permissions_follow_the_umask_which_stays_as_it_is(tmp_path, umask, mode
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == mode
+
+
+def test_writing_leaves_the_umask_alone_which_is_that_of_all_threads(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(os, "umask", lambda mask: asked.append(mask) or 0o022)
+    write(tmp_path / "out")
+    assert asked == []
 
 
 def test_a_folder_in_the_way_is_an_input_error_and_stays(tmp_path):
@@ -110,6 +117,11 @@ def test_writable_file_refuses_a_folder_and_a_device(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InputError, match="pipe is a device"):
         writable_file(tmp_path / "pipe")
+
+
+def test_writable_file_refuses_a_name_that_is_too_long(tmp_path):
+    with pytest.raises(InputError, match="cannot write .*: File name too long"):
+        writable_file(tmp_path / ("x" * 256))
 
 
 def test_writable_folder_refuses_a_file_in_the_way(tmp_path):
@@ -176,3 +188,19 @@ def test_list_files_names_what_is_wrong_with_the_folder(tmp_path):
         list_files(tmp_path / "file.png", (".png",))
     with pytest.raises(InputError, match=r"no \*.jpg or \*.png file in .*empty"):
         list_files(tmp_path / "empty", (".jpg", ".png"))
+
+
+def test_list_files_says_why_a_folder_cannot_be_read(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="cannot read the folder .*: File name too long"):
+        list_files(tmp_path / ("x" * 256), (".png",))
+    (tmp_path / "1.png").touch()
+    look = os.stat
+
+    def closed(path, *_, **__):  # the system itself would let root in
+        if str(path).startswith(f"{tmp_path}/"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return look(path)
+
+    monkeypatch.setattr(os, "stat", closed)  # the folder can be listed, but what is in it not opened
+    with pytest.raises(InputError, match=f"cannot read the folder {tmp_path}: Permission denied"):
+        list_files(tmp_path, (".png",))

@@ -124,6 +124,13 @@ def test_a_missing_file_a_text_and_a_folder_are_bad_images_by_name(tmp_path):
             read_rgb(tmp_path / name)
 
 
+def test_a_file_that_cannot_even_be_looked_at_is_a_bad_image_by_name(tmp_path):
+    path = tmp_path / ("x" * 256)
+    with pytest.raises(BadImage) as error:
+        read_rgb(path)
+    assert str(error.value) == f"{path}: cannot be read as an image (File name too long)"
+
+
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (50, 90), (20, 10), (31, 33)])
 def test_read_square_equals_torchvisions_resize(tmp_path, height, width):
     path = save(tmp_path / "a.png", noise(height, width, 3))

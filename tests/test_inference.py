@@ -1,6 +1,7 @@
 """The three inference programs: formats to the byte, every kind of image, every kind of bad input."""
 
 import csv
+import errno
 import os
 import shutil
 import subprocess
@@ -13,8 +14,9 @@ import torch
 from conftest import ROOT, draw, random_checkpoint
 from PIL import Image
 
-from core import checkpoint
-from core.inference import Predictor
+from core import checkpoint, device
+from core.cli import InputError
+from core.inference import Predictor, TooLarge, on_device
 from p1 import inference as p1
 from p2 import inference as p2
 from p3 import data as p3_data
@@ -74,6 +76,53 @@ def test_p3_names_an_earlier_years_masks_like_their_images(call, p3_checkpoint, 
     draw(tmp_path / "in" / "0007.jpg", 40, 40, 0)
     assert call(p3.main, tmp_path / "in", tmp_path / "out", "--checkpoint", p3_checkpoint)[0] == 0
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["0007.png"]
+
+
+def test_p3_takes_an_earlier_years_masks_beside_the_images_for_masks(call, p3_checkpoint, tmp_path):
+    for name in ("0001.jpg", "0001.png", "0002.JPEG", "0002.PNG", "0003.png"):  # the last one is an image, there being no JPEG
+        draw(tmp_path / "in" / name, 40, 40, 0)
+    assert call(p3.main, tmp_path / "in", tmp_path / "out", "--checkpoint", p3_checkpoint)[0] == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0001.png", "0002.png", "0003.png"]
+    pairs = tmp_path / "pairs"
+    draw(pairs / "0001.jpg", 40, 40, 0)
+    Image.new("RGB", (40, 40), (0, 0, 255)).save(pairs / "0001.png")
+    data, paths = p3_data.load(pairs)
+    assert paths == [pairs / "0001.jpg"] and (data[0, 3] == p3_data.CLASSES.index("water")).all()
+
+
+def test_p3_refuses_two_images_that_would_have_one_mask(call, p3_checkpoint, tmp_path):
+    for name in ("0001_sat.jpg", "0001_sat.png"):
+        draw(tmp_path / "in" / name, 40, 40, 0)
+    result = call(p3.main, tmp_path / "in", tmp_path / "out", "--checkpoint", p3_checkpoint)
+    refused(result, "0001_sat.jpg and 0001_sat.png", "would both become 0001_mask.png")
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "there"), [("1_sat.jpg", "1_mask.png", True), ("1.png", "1.png", True), ("1_sat.jpg", "1_mask.png", False)]
+)
+def test_p3_writes_beside_the_images_but_over_no_file_of_theirs(call, p3_checkpoint, tmp_path, image, mask, there):
+    draw(tmp_path / image, 40, 40, 0)
+    if there:
+        draw(tmp_path / mask, 40, 40, 0)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    result = call(p3.main, tmp_path, tmp_path / ".", "--checkpoint", p3_checkpoint)
+    if there:
+        refused(result, f"{mask} in {tmp_path} would be overwritten; name another output folder")
+    else:
+        assert result[0] == 0 and (tmp_path / mask).is_file()
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_p1_answers_a_file_whose_name_is_not_utf_8_and_one_it_cannot_read(p1_images, p1_checkpoint, tmp_path):
+    for bad, name in enumerate((b"caf\xe9.png", b"caf\xe9 broken.png")):
+        shutil.copy(p1_images / "0003.png", p1_images / os.fsdecode(name))
+        if bad:
+            (p1_images / os.fsdecode(name)).write_bytes(b"")
+    done = script("hw1_1.sh", p1_images, tmp_path / "out.csv", "--checkpoint", p1_checkpoint, cwd=tmp_path)
+    assert done.returncode == 3, done.stderr
+    lines = (tmp_path / "out.csv").read_bytes().split(b"\n")
+    assert r"caf\udce9 broken.png: cannot be read" in done.stderr
+    assert b"caf\xe9 broken.png,0" in lines and any(line.startswith(b"caf\xe9.png,") for line in lines)
 
 
 def test_batch_sizes_give_the_same_bytes(
@@ -215,6 +264,7 @@ def test_bad_folders_are_refused(call, p1_images, p1_checkpoint, p2_images, p3_i
         ("id,filename\n0,0000.jpg\n1,0000.jpg\n", "0000.jpg more than once"),
         ("id,filename\n0,0000.jpg\n1,9999.jpg\n", "9999.jpg"),
         ("", "is empty"),
+        ('id,filename,label\n0,"0000.jpg,None\n' + "1,0001.jpg,None\n" * 99, "line 2 is no row of a csv"),
     ],
 )
 def test_p2_bad_csv_is_refused(call, content, says, p2_images, p2_checkpoint, tmp_path):
@@ -277,6 +327,26 @@ def test_a_python_without_torch_is_told_what_to_install(tmp_path, name):
     assert done.returncode == 2 and "pip install -r requirements.txt" in done.stderr and done.stderr.count("\n") == 1
 
 
+def test_a_disk_that_fills_up_leaves_every_mask_whole(call, monkeypatch, p3_images, p3_checkpoint, tmp_path):
+    out = tmp_path / "out"
+    assert call(p3.main, p3_images, out, "--checkpoint", p3_checkpoint)[0] == 0
+    new = snapshot(out)
+    for path in new:
+        (out / path).write_bytes(b"old")
+    left = [2]  # masks that the disk still has room for
+
+    def fsync(handle):
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    refused(call(p3.main, p3_images, out, "--checkpoint", p3_checkpoint), "cannot write", "No space left on device")
+    after = snapshot(out)
+    assert after.keys() == new.keys() and sum(after[path] == new[path] for path in new) == 2
+    assert all(content in (b"old", new[path]) for path, content in after.items())
+
+
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
@@ -293,3 +363,91 @@ def test_a_batch_too_large_for_the_gpu_is_halved_until_it_fits(p1_checkpoint, ca
     images = torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1).expand(10, 3, 32, 32)
     assert np.allclose(predict(images), (np.arange(10) / 255 - 0.5) / 0.5)
     assert sizes == [10, 5, 2, 2, 2, 2, 2] and "batches of 2" in capsys.readouterr().err
+
+
+def test_an_image_too_large_for_the_gpu_is_an_input_error_that_names_its_size(p1_checkpoint):
+    def classify(images):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    predict = Predictor(classify, checkpoint.load(p1_checkpoint, "p1"), torch.device("cpu"))
+    with pytest.raises(TooLarge, match="an image of 90x40 does not fit the memory of cpu"):
+        predict(torch.zeros(3, 3, 40, 90, dtype=torch.uint8))
+
+
+# --- a GPU that fails, played by the device called cuda where there is none -------------------------------------------
+
+FAULTS = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB."),
+    RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`\nmore lines"),
+    TooLarge("an image of 9000x9000 does not fit the memory of cuda"),
+]
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Let ``auto`` and ``cuda`` be a GPU."""
+    monkeypatch.setattr(device, "choose", lambda name: torch.device("cuda" if name == "auto" else name))
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_gpu_that_fails_is_warned_about_and_the_cpu_does_the_whole(gpu, capsys, fault):
+    tried = []
+
+    def work(where):
+        tried.append(where.type)
+        if where.type == "cuda":
+            raise fault
+        return 3
+
+    assert on_device("auto", work) == 3 and tried == ["cuda", "cpu"]
+    err = capsys.readouterr().err
+    reason = str(fault).splitlines()[0]
+    assert err == f"warning: cuda failed ({reason}); starting again on the CPU\n"
+    with pytest.raises(InputError) as error:
+        on_device("cuda", work)
+    assert str(error.value) == f"cuda failed ({reason}); try --device cpu"
+
+
+@pytest.mark.parametrize("name", ["auto", "cpu"])
+def test_an_error_on_the_cpu_is_a_bug_and_stays_what_it_is(name, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    def work(where):
+        raise RuntimeError(f"a bug on the {where}")
+
+    with pytest.raises(RuntimeError, match="a bug on the cpu"):
+        on_device(name, work)
+
+
+def test_a_bug_that_the_cpu_has_too_is_no_fault_of_the_gpu(gpu):
+    def work(where):
+        raise RuntimeError(f"a bug on the {where}")
+
+    with pytest.raises(RuntimeError, match="a bug on the cpu"):
+        on_device("auto", work)
+
+
+@pytest.mark.parametrize("program", [p1, p2, p3])
+def test_each_program_goes_on_without_its_gpu(
+    call, gpu, monkeypatch, program, p1_images, p1_checkpoint, p2_images, p2_checkpoint, p3_images, p3_checkpoint, tmp_path
+):
+    images, chosen = {
+        p1: ([p1_images], p1_checkpoint), p2: (p2_images, p2_checkpoint), p3: ([p3_images], p3_checkpoint)
+    }[program]  # fmt: skip
+    prepare = device.prepare
+
+    def full(network, where):
+        if where.type == "cuda":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return prepare(network, where)
+
+    monkeypatch.setattr(device, "prepare", full)
+    result = call(program.main, *images, tmp_path / "out", "--checkpoint", chosen, "--device", "cuda")
+    refused(result, "cuda failed (CUDA out of memory); try --device cpu")
+    outputs = []
+    for name in ("auto", "cpu"):
+        status, _, err = call(program.main, *images, tmp_path / name / "out", "--checkpoint", chosen, "--device", name)
+        assert status == 0 and ("starting again on the CPU" in err) == (name == "auto")
+        outputs.append(snapshot(tmp_path / name))
+    assert outputs[0] == outputs[1] and outputs[0]

@@ -367,6 +367,15 @@ def test_folders_that_are_none(good, tmp_path):
     expect_fault(evaluate((empty, empty)), f"no *.png mask in {empty};")
 
 
+def test_a_folder_that_cannot_be_looked_at(good, tmp_path):
+    expect_fault(evaluate((good[0], tmp_path / ("x" * 256))), "cannot list the folder", "(File name too long)")
+
+
+def test_a_python_without_the_libraries_is_told_what_to_install(good):
+    command = [sys.executable, "-S", "-I", SCRIPT, "-g", good[0], "-p", good[1]]  # -S: no site-packages
+    expect_fault(subprocess.run(command, capture_output=True, text=True), "has no imageio;", "pip install -r requirements.txt")
+
+
 def test_a_folder_without_masks_but_with_images(good):
     for path in good[1].iterdir():
         path.rename(path.with_suffix(".jpg"))

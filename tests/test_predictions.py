@@ -1,12 +1,13 @@
 """Label files as strangers write them, and their scores."""
 
 import math
+import os
 
 import numpy as np
 import pytest
 
 from core.cli import InputError
-from core.predictions import paired_bootstrap, read_labels, read_rows, score, wilson, write_rows
+from core.predictions import locate, paired_bootstrap, read_labels, read_rows, score, wilson, write_rows
 from p1 import score as p1_score
 from p2 import score as p2_score
 
@@ -43,12 +44,36 @@ def test_csv_files_of_all_manners_are_read(tmp_path, content):
         (b"id,filename\n0,a.jpg\n1\n", "line 3: 1 cells, but the header has 2"),
         (b"id,filename\n0,a.jpg,x\n", "line 2: 3 cells, but the header has 2"),
         (b"\xff\xfe\x00i\x00d", "is not text in UTF-8"),
+        (b"id,filename,label\n0,a.jpg,None\n1,b.jpg,caf\xe9\n", "line 3 is not text in UTF-8"),
+        (
+            b'id,filename,label\n0,a.jpg,None\n1,"b.jpg,None\n2,c.jpg,None\n',
+            "line 3 is no row of a csv (unexpected end of data)",
+        ),
+        (b'id,filename,label\n0,"a.jpg,None\n1,"b.jpg",None\n', "line 2 is no row of a csv"),
     ],
 )
 def test_what_cannot_be_read_is_named_by_line(tmp_path, content, says):
     with pytest.raises(InputError, match=r"images\.csv") as error:
         rows_of(tmp_path, content)
     assert says in str(error.value)
+
+
+def test_a_name_that_no_file_can_have_is_missing_like_any_other(tmp_path):
+    (tmp_path / "a.jpg").touch()
+    rows = [{"filename": "a.jpg"}, {"filename": "b" * 300}]
+    with pytest.raises(InputError, match=f"names images that are not in .*: {'b' * 300}$"):
+        locate(tmp_path / "images.csv", tmp_path, rows)
+    assert locate(tmp_path / "images.csv", tmp_path, rows[:1]) == [tmp_path / "a.jpg"]
+
+
+def test_a_file_name_keeps_its_bytes_that_are_not_utf_8(tmp_path, call):
+    name, path = os.fsdecode(b"7_caf\xe9.png"), tmp_path / "out.csv"
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val" / name).touch()
+    write_rows(path, ("filename", "label"), [(name, "7")])
+    assert path.read_bytes() == b"filename,label\n7_caf\xe9.png,7\n"
+    assert locate(path, tmp_path / "val", read_rows(path, ("filename", "label"))) == [tmp_path / "val" / name]
+    assert call(p1_score.main, path, tmp_path / "val")[1].startswith("accuracy: 1.0000 (1 of 1;")
 
 
 def test_a_name_that_comes_twice_is_refused(tmp_path):
