@@ -31,6 +31,7 @@ from core import checkpoint, processes, provenance
 from core.cli import STOPPED, InputError, say
 from core.files import whole, writable_folder
 from core.randomness import batches, seed_of
+from core.runlog import best_line, is_over
 
 MAX_SNAPSHOTS = 8
 CHECK_EVERY = 25  # steps between looks at the losses; a look waits for the GPU
@@ -104,9 +105,7 @@ class Run:
 
         0 never loses patience; with ``patience_from``, the first so many epochs neither try it nor are compared with.
         """
-        while self.epoch < total and not (
-            patience and self.epoch - max(patience_from, self.best_epoch(patience_from)) >= patience
-        ):
+        while not is_over(self.history, self.watch, self.better, total, patience, patience_from):
             self._stop_if_asked()
             if self._continues:  # only now: a run that is done keeps what it was made by
                 self._about = provenance.continued(self._about, self._start, self.epoch + 1, self.next_step + 1)
@@ -205,11 +204,9 @@ class Run:
         """The mean over this epoch's steps so far of one of the values given to ``step``."""
         return self._read_values()[name] / self.next_step
 
-    def best_epoch(self, since: int = 0) -> int:
-        """The number (from 1) of the first epoch after ``since`` with the best ``watch`` so far; 0 if there is none yet."""
-        history = self.history[since:]
-        known = [line for line in history if not math.isnan(line[self.watch])] or history
-        return self.better(known, key=lambda line: line[self.watch])["epoch"] if known else 0
+    def best_epoch(self) -> int:
+        """The number (from 1) of the first epoch with the best ``watch`` so far; 0 if there is none yet."""
+        return best_line(self.history, self.watch, self.better)["epoch"] if self.history else 0
 
     def _release(self) -> None:
         if processes.rank() == 0 and self._lock:

@@ -7,6 +7,7 @@ import fnmatch
 import json
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,21 +40,14 @@ class RunLog:
     @property
     def best(self) -> dict[str, Any]:
         """The line of the first epoch with the best watched value."""
-        return self._best(self.history)
+        return best_line(self.history, self.watched, WATCHED[self.watched])
 
     @property
     def is_finished(self) -> bool:
-        """Whether it went through its recipe's epochs, or its patience ended it: where ``Run.epochs`` yields no more."""
-        recipe, epoch = self.about["recipe"], self.last["epoch"]
+        """Whether it went through its recipe's epochs, or its patience ended it."""
+        recipe, better = self.about["recipe"], WATCHED[self.watched]
         patience, since = recipe.get("patience", 0), recipe.get("plateau_from", 0)
-        tried = self.history[since:]
-        waited = epoch - self._best(tried)["epoch"] if tried else 0
-        return epoch >= recipe["epochs"] or bool(patience) and waited >= patience
-
-    def _best(self, history: list[dict[str, Any]]) -> dict[str, Any]:
-        # As Run.best_epoch: what is no number is the best only where there is none.
-        known = [line for line in history if not math.isnan(line[self.watched])] or history
-        return WATCHED[self.watched](known, key=lambda line: line[self.watched])
+        return is_over(self.history, self.watched, better, recipe["epochs"], patience, since)
 
     def column(self, name: str) -> tuple[list[int], list[float]]:
         """(epochs, values) of those lines that have ``name``."""
@@ -81,6 +75,27 @@ class RunLog:
         first, last = min(kept), max(kept)
         middle = min((epoch for epoch in kept if first < epoch < last), key=lambda epoch: abs(epoch - (first + last) / 2))
         return {epoch: kept[epoch] for epoch in (first, middle, last)}
+
+
+def best_line(history: list[dict[str, Any]], watched: str, better: Callable) -> dict[str, Any]:
+    """The first line of ``history``, which has one at least, whose value ``watched`` is the highest, or as ``better`` says.
+
+    What is no number is the best only where there is none.
+    """
+    known = [line for line in history if not math.isnan(line[watched])] or history
+    return better(known, key=lambda line: line[watched])
+
+
+def is_over(
+    history: list[dict[str, Any]], watched: str, better: Callable, epochs: int, patience: int, patience_from: int = 0
+) -> bool:
+    """Whether a run has come to its end: it did ``epochs``, or ``patience`` of them brought nothing better.
+
+    0 never loses patience; with ``patience_from``, the first so many epochs neither try it nor are compared with.
+    """
+    tried = history[patience_from:]
+    waited = len(history) - best_line(tried, watched, better)["epoch"] if tried else 0
+    return len(history) >= epochs or bool(patience) and waited >= patience
 
 
 def read(folder: Path) -> RunLog:

@@ -98,7 +98,8 @@ def test_p3_refuses_two_images_that_would_have_one_mask(call, p3_checkpoint, tmp
 
 
 @pytest.mark.parametrize(
-    ("image", "mask", "there"), [("1_sat.jpg", "1_mask.png", True), ("1.png", "1.png", True), ("1_sat.jpg", "1_mask.png", False)]
+    ("image", "mask", "there"),
+    [("1_sat.jpg", "1_mask.png", True), ("1.png", "1.png", True), ("1_sat.jpg", "1_mask.png", False)],
 )
 def test_p3_writes_beside_the_images_but_over_no_file_of_theirs(call, p3_checkpoint, tmp_path, image, mask, there):
     draw(tmp_path / image, 40, 40, 0)
