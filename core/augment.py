@@ -39,12 +39,10 @@ def window(images: Tensor, top: Tensor, left: Tensor, size: tuple[int, int], fil
 
     Outside the image is ``fill``, one for all channels or one a channel: an image with its mask has the ignored class there.
     """
-    n, _, height, width = images.shape
+    height, width = images.shape[2:]
     ys = top.to(images.device)[:, None] + torch.arange(size[0], device=images.device)
     xs = left.to(images.device)[:, None] + torch.arange(size[1], device=images.device)
-    which = torch.arange(n, device=images.device)[:, None, None]
-    # An index on both sides of the channel slice puts the channels last, which is the memory layout wanted.
-    cut = images[which, :, ys.clamp(0, height - 1)[:, :, None], xs.clamp(0, width - 1)[:, None, :]]
+    cut = _gather(images, ys.clamp(0, height - 1), xs.clamp(0, width - 1))
     outside = ((ys < 0) | (ys >= height))[:, :, None] | ((xs < 0) | (xs >= width))[:, None, :]
     return torch.where(outside[..., None], _values(images, fill), cut).permute(0, 3, 1, 2)
 
@@ -100,9 +98,14 @@ def resized_crop_nearest(images: Tensor, top: Tensor, left: Tensor, height: Tens
 
     Equal to torchvision's ``resized_crop(..., NEAREST)``.
     """
-    ys, xs = _nearest(top, height, size, images), _nearest(left, width, size, images)
+    return _gather(images, _nearest(top, height, size, images), _nearest(left, width, size, images)).permute(0, 3, 1, 2)
+
+
+def _gather(images: Tensor, ys: Tensor, xs: Tensor) -> Tensor:
+    # The pixels of each image's own rows (N, h) and columns (N, w): (N, h, w, C). An index on both sides of the channel
+    # slice puts the channels last, which is the memory layout wanted.
     which = torch.arange(len(images), device=images.device)[:, None, None]
-    return images[which, :, ys[:, :, None], xs[:, None, :]].permute(0, 3, 1, 2)
+    return images[which, :, ys[:, :, None], xs[:, None, :]]
 
 
 def _nearest(start: Tensor, length: Tensor, outputs: int, like: Tensor) -> Tensor:

@@ -77,10 +77,11 @@ class Run:
         self._epoch_start = self._saved_at = self._steps_done_at = time.monotonic()
         self._saved_step = 0  # of total_steps
         self._earlier_seconds = 0.0  # of the epoch before this start
-        self._evaluation_seconds = math.inf  # of the longest evaluation; as long as none is known, it is thought to be long
-        self.has_moved = False  # by a step, since this start
+        self._evaluations: list[float] = []  # since this start, how many seconds each has taken
+        self._has_moved = False  # by a step, since this start
         self.stop_signal: int | None = None  # the one that asked to stop, if one did
         self._asked_at = math.inf
+        self._lock: IO[bytes] | None = None
         if processes.rank() == 0:
             if fresh:
                 start_over(folder)
@@ -106,7 +107,8 @@ class Run:
         0 never loses patience; with ``patience_from``, the first so many epochs neither try it nor are compared with.
         """
         while not is_over(self.history, self.watch, self.better, total, patience, patience_from):
-            self._stop_if_asked()
+            if why := self.asked_to_stop():
+                self._stop(why)
             if self._continues:  # only now: a run that is done keeps what it was made by
                 self._about = provenance.continued(self._about, self._start, self.epoch + 1, self.next_step + 1)
                 self._write_about()
@@ -130,7 +132,8 @@ class Run:
                 raise InputError(f"a batch has {len(share)} image for each process; this network needs {at_least} or more")
             yield share
         self._steps_done_at = time.monotonic()
-        ahead = self._steps_done_at - self._saved_at + self._evaluation_seconds  # a kill shortly before its end loses that
+        longest = max(self._evaluations, default=math.inf)  # as long as none is known, it is thought to be long
+        ahead = self._steps_done_at - self._saved_at + longest  # a kill shortly before its end loses that
         if self._saved_step != self.total_steps and any(processes.highest(ahead >= self._save_every)):
             self._save()
 
@@ -149,30 +152,43 @@ class Run:
         self.total_steps += 1
         if len(self._unread) >= CHECK_EVERY:
             self._read_values()
-        self.has_moved = True
-        self._stop_if_asked()
-        if any(processes.highest(time.monotonic() - self._saved_at >= self._save_every)):
+        self._has_moved = True
+        why, due = self._agreed()
+        if why:
+            self._stop(why)
+        if due:
             self._save()
 
-    def _stop_if_asked(self) -> None:
-        # Not before this start has done a step: however little time there is, the run gets on.
-        number, over = processes.highest(self.stop_signal or 0, time.monotonic() >= self._stop_at)
-        if self.has_moved and (number or over):
-            if self._saved_step != self.total_steps:
-                self._save()
-            why = signal.Signals(number).name if number else "--max-minutes"
-            step = f"step {self.next_step} of epoch {self.epoch + 1}" if self.next_step else f"epoch {self.epoch}"
-            self._release()
-            say(f"stopped by {why} after {step}; {self._how_to_go_on}")
-            sys.exit(STOPPED)
+    def asked_to_stop(self) -> str:
+        """What asks all processes to stop now, a signal's name or ``--max-minutes``; "" if nothing does.
+
+        The time is not over before this start has done a step: however little of it there is, the run gets on.
+        """
+        return self._agreed()[0]
+
+    def _agreed(self) -> tuple[str, bool]:
+        # Why to stop, and whether it is time to save: in one message, as there is one a step.
+        now = time.monotonic()
+        number, over, due = processes.highest(
+            self.stop_signal or 0, self._has_moved and now >= self._stop_at, now - self._saved_at >= self._save_every
+        )
+        return signal.Signals(number).name if number else "--max-minutes" if over else "", bool(due)
+
+    def _stop(self, why: str) -> None:
+        if self._saved_step != self.total_steps:
+            self._save()
+        step = f"step {self.next_step} of epoch {self.epoch + 1}" if self.next_step else f"epoch {self.epoch}"
+        self._release()
+        say(f"stopped by {why} after {step}; {self._how_to_go_on}")
+        sys.exit(STOPPED)
 
     def end_epoch(self, model_checkpoint: checkpoint.Checkpoint, **metrics: float) -> None:
         """Close an epoch: a log line, ``last.pt``, ``best.pt`` if it is, snapshots, and the state."""
         means = {name: self.mean(name) for name in self._read_values()}
         metrics = {name: float(value) for name, value in metrics.items()}  # numpy's floats would not be read back
         now = time.monotonic()
-        longest = 0.0 if math.isinf(self._evaluation_seconds) else self._evaluation_seconds
-        self._evaluation_seconds, seconds = max(longest, now - self._steps_done_at), round(now - self._epoch_start, 1)
+        self._evaluations.append(now - self._steps_done_at)
+        seconds = round(now - self._epoch_start, 1)
         line = {"epoch": self.epoch + 1, "steps": self.total_steps, **means, **metrics, "seconds": seconds}
         self.history.append(line)
         self.epoch, self.next_step, self._sums, self._epoch_start = self.epoch + 1, 0, {}, now
@@ -188,15 +204,17 @@ class Run:
                 "data": self._data,
             },
         )
+        is_best = self.best_epoch() == self.epoch
         if processes.rank() == 0:
             checkpoint.save(self.folder / "last.pt", final)
-            if self.best_epoch() == self.epoch:
+            if is_best:
                 # The best epoch's weights are given up only when the state knows of a better one: after a kill between the
                 # two the epoch is done again, which on a GPU, or by other processes, may not come out as well.
                 checkpoint.save(self._next_best, final)
             self._snapshot(final)
         self._save()
-        self._settle_best()
+        if is_best and processes.rank() == 0:
+            os.replace(self._next_best, self.folder / "best.pt")
         self._write_log()
         say("  ".join(f"{name} {value:.4g}" for name, value in line.items()))
 
@@ -209,7 +227,7 @@ class Run:
         return best_line(self.history, self.watch, self.better)["epoch"] if self.history else 0
 
     def _release(self) -> None:
-        if processes.rank() == 0 and self._lock:
+        if self._lock:
             self._lock.close()
 
     @property
@@ -217,7 +235,7 @@ class Run:
         return self.folder / "best.next.pt"
 
     def _settle_best(self) -> None:
-        # Make best.next.pt the best.pt, or drop what a kill has left of an epoch that the state does not know.
+        # After a kill: make best.next.pt the best.pt, or drop what is left of an epoch that the state does not know.
         if processes.rank() == 0 and self._next_best.exists():
             if checkpoint.read(self._next_best)["made"]["epoch"] == self.best_epoch():
                 os.replace(self._next_best, self.folder / "best.pt")

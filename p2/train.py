@@ -9,7 +9,6 @@ import argparse
 import dataclasses
 import signal
 import sys
-import time
 from pathlib import Path
 
 import torch
@@ -78,10 +77,8 @@ def train_all(args: argparse.Namespace) -> None:
         rows.append(row(setting, starts[setting.name], run, count))
         for number, handler in handlers.items():  # nothing is unsaved now: the next run may be left unbegun at once
             signal.signal(number, handler)
-        (number,) = processes.highest(run.stop_signal or 0)
-        over = any(processes.highest(run.has_moved and time.monotonic() >= args.stop_at))
-        if (number or over) and len(rows) < len(SETTINGS):  # came too late for the run's last step
-            why = signal.Signals(number).name if number else "--max-minutes"
+        why = run.asked_to_stop()
+        if why and len(rows) < len(SETTINGS):  # came too late for the run's last step
             say(f"stopped by {why} after setting {setting.name}; the same command goes on")
             sys.exit(STOPPED)
     header = ("setting", "backbone from", "trained", "last epoch", "95 % interval", "best epoch")

@@ -1,5 +1,7 @@
 """Random checkpoints of the three problems, small folders of images, and a way to call a program in this process."""
 
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -27,6 +29,22 @@ def call(monkeypatch, capfd):
         return stop.value.code or 0, out, err
 
     return run
+
+
+@pytest.fixture
+def handlers():
+    """The signals' handlers, which a run takes for its own, as they were."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def quick(monkeypatch, handlers):
+    """Runs without waiting for the disk nor for git."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+    monkeypatch.setattr("core.provenance.commit", lambda: "0123")
 
 
 def varied(network, size):

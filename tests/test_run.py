@@ -28,6 +28,7 @@ from core.provenance import commit, content, fingerprint
 from core.randomness import generator, seed_of, steps_per_epoch
 from core.run import CHECK_EVERY, MAX_SNAPSHOTS, Run
 
+pytestmark = pytest.mark.usefixtures("quick")
 CPU = torch.device("cpu")
 VOLATILE = ("seconds", "command", "commit")
 
@@ -124,17 +125,6 @@ def interrupt_at(step):
             raise Interrupted
 
     return in_a_step
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """No waiting for the disk nor for git; and the signals' handlers as they were."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    monkeypatch.setattr(os, "fsync", lambda handle: None)
-    monkeypatch.setattr("core.provenance.commit", lambda: "0123")
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 # --- interruptions ----------------------------------------------------------------------------------------------------

@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import math
-import os
-import signal
 
 import pytest
 import torch
@@ -12,23 +10,14 @@ import torch
 from core import checkpoint, runlog
 from core.run import Run, set_aside
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     epochs: int
     patience: int
     plateau_from: int
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """No waiting for the disk nor for git; and the signals' handlers as they were."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    monkeypatch.setattr(os, "fsync", lambda handle: None)
-    monkeypatch.setattr("core.provenance.commit", lambda: "0123")
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 def write_run(folder, accuracies, epochs=None, patience=0):

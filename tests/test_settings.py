@@ -37,17 +37,14 @@ def one_layer():
 
 
 @pytest.fixture
-def small(monkeypatch, tmp_path):
+def small(monkeypatch, tmp_path, handlers):
     """One layer in ResNet50's place, a working folder of its own, and the signals' handlers put back."""
     for module in (model, pretrain, train):
         monkeypatch.setattr(module, "make_backbone", one_layer)
     for module in (model, pretrain):
         monkeypatch.setattr(module, "FEATURES", 8)
     monkeypatch.chdir(tmp_path)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield tmp_path
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    return tmp_path
 
 
 def log(run):
