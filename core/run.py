@@ -12,9 +12,7 @@ The loop itself stays in each problem's train.py; this is only what would be rep
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import json
 import math
 import os
@@ -27,13 +25,12 @@ from typing import IO, Any
 
 import torch
 
-from core import checkpoint, processes, provenance
+from core import checkpoint, processes, provenance, runfolder
 from core.cli import STOPPED, InputError, say
-from core.files import whole, writable_folder
+from core.files import whole
 from core.randomness import batches, seed_of
 from core.runlog import best_line, is_over
 
-MAX_SNAPSHOTS = 8
 CHECK_EVERY = 25  # steps between looks at the losses; a look waits for the GPU
 ONE_REQUEST = 1.0  # seconds in which further signals are the first one again, as of a supervisor that tells every process
 
@@ -84,11 +81,8 @@ class Run:
         self._lock: IO[bytes] | None = None
         if processes.rank() == 0:
             if fresh:
-                start_over(folder)
-            writable_folder(folder / "snapshots")
-            self._lock = lock(folder)  # until the run is done or stopped, or the program ends
-            for path in (*folder.glob(".*.part"), *folder.glob("snapshots/.*.part")):  # what killed programs were writing
-                path.unlink()
+                runfolder.start_over(folder)
+            self._lock = runfolder.claim(folder)  # until the run is done or stopped, or the program ends
         processes.wait()
         self._start, self._continues = provenance.start(where), False
         self._about = self._start
@@ -211,7 +205,7 @@ class Run:
                 # The best epoch's weights are given up only when the state knows of a better one: after a kill between the
                 # two the epoch is done again, which on a GPU, or by other processes, may not come out as well.
                 checkpoint.save(self._next_best, final)
-            self._snapshot(final)
+            runfolder.keep_snapshot(self.folder, self.epoch, final)
         self._save()
         if is_best and processes.rank() == 0:
             os.replace(self._next_best, self.folder / "best.pt")
@@ -241,18 +235,6 @@ class Run:
                 os.replace(self._next_best, self.folder / "best.pt")
             else:
                 self._next_best.unlink()
-
-    def _snapshot(self, final: checkpoint.Checkpoint) -> None:
-        # Epochs 1, 1+k, 1+2k, ... are kept; when they grow too many, k doubles. So they stay few and evenly spread
-        # however long the run turns out to be. The last epoch is last.pt.
-        spacing = 1
-        while (self.epoch - 1) // spacing >= MAX_SNAPSHOTS:
-            spacing *= 2
-        if (self.epoch - 1) % spacing == 0:
-            checkpoint.save(self.folder / "snapshots" / f"epoch_{self.epoch:04d}.pt", final)
-        for path in (self.folder / "snapshots").glob("epoch_*.pt"):
-            if (int(path.stem.split("_")[1]) - 1) % spacing:
-                path.unlink()
 
     def _read_values(self) -> dict[str, float]:
         numbers = [value.item() for _, values in self._unread for value in values.values()]
@@ -330,48 +312,3 @@ def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
             yield from _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
     elif old != new:
         yield f"{name} was {old!r}, is now {new!r}"
-
-
-def lock(folder: Path) -> IO[bytes] | None:
-    """Hold ``folder`` as this program's own until it ends; None where the file system has no locks.
-
-    Raises InputError if another program holds it. The lock's file names the launch of the several processes, if they are.
-    """
-    file = open(folder / ".lock", "a+b")  # noqa: SIM115  # held open
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:
-        file.close()
-        raise InputError(f"another program is training in {folder}; stop it first, or name another --run") from error
-    except OSError:
-        file.close()
-        return None
-    file.truncate(0)
-    file.write(processes.launch().encode())
-    file.flush()
-    return file
-
-
-def start_over(folder: Path) -> None:
-    """Keep the older run in ``folder``, if there is one, aside. It is none if torchrun has begun it, before a restart.
-
-    Raises InputError if another program is at it.
-    """
-    if not any((folder / name).exists() for name in ("run.json", "state.pt")):
-        return
-    with contextlib.suppress(OSError):
-        if processes.launch() and (folder / ".lock").read_text() == processes.launch():
-            return
-    held = lock(folder)
-    say(f"the older run is kept in {set_aside(folder)}")
-    if held:
-        held.close()
-
-
-def set_aside(folder: Path) -> Path:
-    """Rename a run's folder to the first free one of ``FOLDER.old-1``, ``FOLDER.old-2``, ...; the new name."""
-    folder, number = Path(os.path.abspath(folder)), 1  # a link is renamed itself, not what it leads to
-    while (aside := folder.with_name(f"{folder.name}.old-{number}")).exists():
-        number += 1
-    os.rename(folder, aside)
-    return aside

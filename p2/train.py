@@ -19,7 +19,8 @@ from core.cli import STOPPED, InputError, say, training_flags
 from core.predictions import wilson
 from core.provenance import content
 from core.randomness import generator, seed_of, steps_per_epoch
-from core.run import Run, start_over
+from core.run import Run
+from core.runfolder import start_over
 from p2 import data, frozen
 from p2.model import ARCHITECTURE, Classifier, load_backbone, logits, make_backbone
 from p2.recipes import TRANSFER, TransferRecipe

@@ -26,7 +26,8 @@ from core.average import update_average, warmed_up
 from core.cli import STOPPED, InputError, entry, say
 from core.provenance import commit, content, fingerprint
 from core.randomness import generator, seed_of, steps_per_epoch
-from core.run import CHECK_EVERY, MAX_SNAPSHOTS, Run
+from core.run import CHECK_EVERY, Run
+from core.runfolder import MAX_SNAPSHOTS
 
 pytestmark = pytest.mark.usefixtures("quick")
 CPU = torch.device("cpu")

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from core import checkpoint, runlog
-from core.run import Run, set_aside
+from core.run import Run
+from core.runfolder import set_aside
 
 pytestmark = pytest.mark.usefixtures("quick")
 
