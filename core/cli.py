@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-STARTED = time.monotonic()  # about when the program did
 BAD_INPUT = 2  # nothing was written
 PARTIAL = 3  # everything was written, but some rows or masks are the stated fallback
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: stopped and saved; the same command goes on
@@ -94,8 +93,21 @@ def minutes(text: str) -> float:
 
 
 def minutes_from_start(text: str) -> float:
-    """An argparse type: when so many minutes have gone by since the program's start, of ``time.monotonic``."""
-    return STARTED + 60 * minutes(text)
+    """An argparse type: when so many minutes have gone by since the program's start, of ``time.monotonic``.
+
+    Under torchrun, since torchrun's: the processes that it starts again after a failure have what is left.
+    """
+    return _started(os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else os.getpid()) + 60 * minutes(text)
+
+
+def _started(process: int) -> float:
+    """When ``process`` started, of ``time.monotonic``; now, where the system does not tell."""
+    now = time.monotonic()
+    try:
+        ticks = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19])  # since boot: see proc(5)
+        return now - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
+    except (OSError, AttributeError, ValueError, IndexError):
+        return now
 
 
 def gibibytes(text: str) -> float:

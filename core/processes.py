@@ -86,7 +86,7 @@ def _in_the_group(main: Callable[[], int | None]) -> int | None:
         if not _is_loss(error):
             raise
         if _is_first(store):
-            cli.warn("another process of the training was lost; the same command goes on from the last save")
+            cli.warn("another process of the training was lost; the same command, without --fresh, goes on from the last save")
         return STOPPED
     distributed.destroy_process_group()
     return status
@@ -146,7 +146,23 @@ def wrap(network: nn.Module, where: torch.device) -> nn.Module:
         return network
     if where.type == "cuda":
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    return nn.parallel.DistributedDataParallel(network)
+    trained = nn.parallel.DistributedDataParallel(network)
+    if where.type == "cpu":
+        trained.register_comm_hook(None, _mean_in_order)
+    return trained
+
+
+def _mean_in_order(_, bucket):  # GradBucket -> Future[Tensor]; torch refuses annotations that are strings, as here
+    # gloo's own sum of three or more adds a number's parts in an order that depends on where in the bucket it stands, and
+    # after its first step DistributedDataParallel fills the buckets anew: a run that goes on would end at other bits.
+    own = bucket.buffer()
+    parts = [torch.empty_like(own) for _ in range(world())]
+
+    def mean(gathered: torch.futures.Future) -> Tensor:
+        gathered.value()  # raises what the gathering has failed at
+        return own.copy_(sum(parts[1:], parts[0]) / world())
+
+    return distributed.all_gather(parts, own, async_op=True).get_future().then(mean)
 
 
 @torch.no_grad()
@@ -207,6 +223,14 @@ def highest(*values: int) -> list[int]:
     if world() > 1:
         distributed.all_reduce(agreed, distributed.ReduceOp.MAX)
     return agreed.tolist()
+
+
+def of_first(make: Callable[[], str]) -> str:
+    """What ``make`` gives in rank 0, which alone calls it."""
+    texts = [make() if rank() == 0 else ""]
+    if world() > 1:
+        distributed.broadcast_object_list(texts, 0)
+    return texts[0]
 
 
 def wait() -> None:

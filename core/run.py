@@ -63,7 +63,7 @@ class Run:
         save_minutes: float = 5.0,
     ) -> None:
         self.folder, self.seed, self.watch, self.better = folder, seed, watch, better
-        self._how_to_go_on = "the same command goes on" + (", without --fresh" if fresh else "")
+        self.how_to_go_on = "the same command goes on" + (", without --fresh" if fresh else "")
         self.identity = json.loads(json.dumps({"recipe": dataclasses.asdict(recipe), "data": data, "seed": seed}))
         self._data = self.identity["data"] | (notes or {})
         self.epoch, self.next_step, self.total_steps = 0, 0, 0
@@ -128,7 +128,11 @@ class Run:
         self._steps_done_at = time.monotonic()
         longest = max(self._evaluations, default=math.inf)  # as long as none is known, it is thought to be long
         ahead = self._steps_done_at - self._saved_at + longest  # a kill shortly before its end loses that
-        if self._saved_step != self.total_steps and any(processes.highest(ahead >= self._save_every)):
+        late = self._steps_done_at + max(self._evaluations, default=0.0) >= self._stop_at
+        late, due = processes.highest(self._has_moved and late, ahead >= self._save_every)
+        if late:  # the next start goes on with the evaluation
+            self._stop("--max-minutes")
+        if due and self._saved_step != self.total_steps:
             self._save()
 
     def keys(self) -> tuple[int | str, ...]:
@@ -173,7 +177,7 @@ class Run:
             self._save()
         step = f"step {self.next_step} of epoch {self.epoch + 1}" if self.next_step else f"epoch {self.epoch}"
         self._release()
-        say(f"stopped by {why} after {step}; {self._how_to_go_on}")
+        say(f"stopped by {why} after {step}; {self.how_to_go_on}")
         sys.exit(STOPPED)
 
     def end_epoch(self, model_checkpoint: checkpoint.Checkpoint, **metrics: float) -> None:

@@ -10,7 +10,7 @@ from typing import IO
 
 from core import checkpoint, processes
 from core.cli import InputError, say
-from core.files import writable_folder
+from core.files import Unwritable, writable_folder
 
 MAX_SNAPSHOTS = 8
 
@@ -32,7 +32,7 @@ def lock(folder: Path) -> IO[bytes] | None:
 
     Raises InputError if another program holds it. The lock's file names the launch of the several processes, if they are.
     """
-    file = open(folder / ".lock", "a+b")  # noqa: SIM115  # held open
+    file = open(folder / ".lock", "a+b", buffering=0)  # noqa: SIM115  # held open
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError) as error:
@@ -41,9 +41,12 @@ def lock(folder: Path) -> IO[bytes] | None:
     except OSError:
         file.close()
         return None
-    file.truncate(0)
-    file.write(processes.launch().encode())
-    file.flush()
+    try:
+        file.truncate(0)
+        file.write(processes.launch().encode())
+    except OSError as error:  # a full disk
+        file.close()
+        raise Unwritable(f"cannot write {file.name}: {error.strerror}") from error
     return file
 
 
@@ -55,7 +58,8 @@ def start_over(folder: Path) -> None:
     if not any((folder / name).exists() for name in ("run.json", "state.pt")):
         return
     with contextlib.suppress(OSError):
-        if processes.launch() and (folder / ".lock").read_text() == processes.launch():
+        # A first start has begun nothing; in a container the next launch has this one's name.
+        if processes.restarts() and (folder / ".lock").read_text() == processes.launch():
             return
     held = lock(folder)
     say(f"the older run is kept in {set_aside(folder)}")

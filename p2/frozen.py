@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from core import device
+from core import device, processes
 from p2 import knn
 from p2.recipes import TransferRecipe
 
@@ -19,8 +19,15 @@ def applies(frozen: bool, recipe: TransferRecipe) -> bool:
 
 
 def both_features(backbone: nn.Module, images: Tensor, recipe: TransferRecipe, where: torch.device) -> Tensor:
-    """Pooled features (2, N, D) float32 on ``where``, of ``images`` (N, 3, 128, 128) uint8 and of their mirror images."""
-    return torch.stack([knn.features(backbone, images, recipe, where, mirrored) for mirrored in (False, True)]).to(where)
+    """Pooled features (2, N, D) float32 on ``where``, of ``images`` (N, 3, 128, 128) uint8 and of their mirror images.
+
+    Of several processes each computes its share of them.
+    """
+    share = processes.mine(images)
+    own = torch.stack([knn.features(backbone, share, recipe, where, mirrored) for mirrored in (False, True)], dim=1)
+    every = torch.zeros(len(images), *own.shape[1:])
+    processes.mine(every)[:] = own
+    return processes.total(every).transpose(0, 1).to(where)
 
 
 def drawn(features: Tensor, index: Tensor, rng: torch.Generator) -> Tensor:

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from core import augment, device
+from core import augment, device, processes
+from core.provenance import content
 from p2 import data
 from p2.recipes import PretrainRecipe, TransferRecipe
 
@@ -43,6 +44,12 @@ def load(office: Path, memory: float = math.inf) -> Probe | None:
     images, labels, _, classes = data.load_labelled(office / "train.csv", office / "train", memory=memory)
     val_images, val_labels, _, _ = data.load_labelled(office / "val.csv", office / "val", classes, memory)
     return Probe(images, labels, val_images, val_labels)
+
+
+def identity(probe: Probe | None) -> str | None:
+    """What ``core.provenance.content`` knows the probe by; it is asked for by all processes, of which rank 0 has the probe."""
+    known = processes.of_first(lambda: content(probe.images, probe.labels, probe.val_images, probe.val_labels) if probe else "")
+    return known or None
 
 
 def accuracy(backbone: nn.Module, probe: Probe, recipe: PretrainRecipe | TransferRecipe, where: torch.device) -> float:

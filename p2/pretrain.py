@@ -56,7 +56,7 @@ def main() -> None:
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.1, patience=10)
     run = Run(
         args.run or Path(f"runs/p2_byol_{recipe.name}"), recipe=recipe, seed=args.seed, where=where,
-        data=known, state={"byol": byol, "optimizer": optimizer, "plateau": plateau},
+        data={**known, "probe": knn.identity(probe)}, state={"byol": byol, "optimizer": optimizer, "plateau": plateau},
         watch="loss", better=min, fresh=args.fresh, stop_at=args.stop_at, save_minutes=args.save_minutes,
     )  # fmt: skip
 

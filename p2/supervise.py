@@ -45,7 +45,7 @@ def main(args: argparse.Namespace) -> None:
     optimizer = optimiser.make(recipe.optimiser, network, recipe.lr, recipe.weight_decay, recipe.decay_vectors)
     run = Run(
         args.run or Path(f"runs/p2_supervised_{recipe.name}"), recipe=recipe, seed=args.seed, where=where,
-        data=known,
+        data={**known, "probe": knn.identity(probe)},
         state={"network": network, "optimizer": optimizer},
         watch="loss", better=min, fresh=args.fresh, stop_at=args.stop_at, save_minutes=args.save_minutes,
     )  # fmt: skip

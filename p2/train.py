@@ -56,12 +56,7 @@ def train_all(args: argparse.Namespace) -> None:
     if args.backbone or args.run:
         raise InputError("--backbone and --run are for one --setting; --all-settings has --labels-backbone, --byol-backbone")
     starts = {setting.name: first_weights(setting, args) for setting in SETTINGS.values()}
-    missing = [f"{name}: {path}" for name, path in starts.items() if path and not path.is_file()]
-    if missing:
-        raise InputError(
-            f"the initial weights of these settings are missing: {', '.join(missing)}. Make them with p2.pretrain "
-            "(--method supervised, or byol), or name others: --labels-backbone, --byol-backbone"
-        )
+    refuse_missing(starts)
     for path in sorted({path for path in starts.values() if path}):
         load_backbone(make_backbone(), path)  # so that what does not fit is not found out hours later
 
@@ -80,11 +75,21 @@ def train_all(args: argparse.Namespace) -> None:
             signal.signal(number, handler)
         why = run.asked_to_stop()
         if why and len(rows) < len(SETTINGS):  # came too late for the run's last step
-            say(f"stopped by {why} after setting {setting.name}; the same command goes on")
+            say(f"stopped by {why} after setting {setting.name}; {run.how_to_go_on}")
             sys.exit(STOPPED)
     header = ("setting", "backbone from", "trained", "last epoch", "95 % interval", "best epoch")
     for cells in (header, ("---",) * len(header), *rows):
         print(f"| {' | '.join(cells)} |")
+
+
+def refuse_missing(starts: dict[str, Path | None]) -> None:
+    """Raise InputError if a file that a setting, by its name, starts from is not there."""
+    missing = [f"{name}: {path}" for name, path in starts.items() if path and not path.is_file()]
+    if missing:
+        raise InputError(
+            f"initial weights are missing, of setting {', '.join(missing)}. Make them with p2.pretrain (--method supervised, "
+            "or byol), or name others: --labels-backbone, --byol-backbone"
+        )
 
 
 def row(setting: Setting, start: Path | None, run: Run, count: int) -> tuple[str, ...]:
@@ -106,6 +111,8 @@ def train(setting: Setting, args: argparse.Namespace) -> tuple[Run, int]:
     recipe = TRANSFER[args.recipe]
     recipe = dataclasses.replace(recipe, epochs=args.epochs or recipe.epochs, batch_size=args.batch_size or recipe.batch_size)
     where = processes.choose(args.device)
+    start = first_weights(setting, args)
+    refuse_missing({setting.name: start})
 
     office = args.data / "office"
     images, labels, _, classes = data.load_labelled(office / "train.csv", office / "train", memory=args.data_memory)
@@ -116,7 +123,6 @@ def train(setting: Setting, args: argparse.Namespace) -> tuple[Run, int]:
 
     torch.manual_seed(seed_of(args.seed, "weights"))
     network = Classifier(len(classes), frozen=setting.frozen)
-    start = first_weights(setting, args)
     if start:
         load_backbone(network.backbone, start)
     network = device.prepare(network, where)

@@ -1,13 +1,14 @@
 """Kill trainings at random moments, let them go on, and compare their ends bit for bit: ``python3 -m tests.crash``.
 
 Each of the four training loops is run once unbroken; then the same is killed by SIGKILL ``--kills`` times, each at a random
-moment between its first sign of life and the time that an unbroken run takes, and started again each time. In the end
-the saved state (weights, optimiser, sums, log) must be the unbroken run's. On the CPU.
+moment between its first sign of life and the time that an unbroken run takes, and started again each time. In the end all
+that it leaves (the state, the checkpoints, the log) must be the unbroken run's, but for times and commands. On the CPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import shutil
 import subprocess
@@ -23,6 +24,7 @@ from demo.draw import Parameters, draw_all
 
 ROOT = Path(__file__).resolve().parents[1]
 DRAWING = Parameters(p1_train=2, p1_val=1, p2_unlabelled=24, p2_train=1, p2_val=1, p3_train=8, p3_val=2, size=64)
+VOLATILE = ("seconds", "command")
 SHARED = ("--device", "cpu", "--save-minutes", "0")  # saves after every step
 LOOPS = {
     "p1": ("p1.train", "p1_data", "--recipe", "hour", "--epochs", "3", "--batch-size", "20"),
@@ -91,18 +93,21 @@ def finish(process: subprocess.Popen) -> None:
 
 
 def differing(unbroken: Path, broken: Path) -> str:
-    """In words, where the two runs' states differ; empty if they do not."""
-    states = [torch.load(run / "state.pt", weights_only=True) for run in (unbroken, broken)]
-    for state in states:
-        del state["seconds"]
-        for line in state["history"]:
-            del line["seconds"]
-    return next(iter(_differing(*states, "state")), "")
+    """In words, where the two runs' files differ; empty if they do not."""
+    return next(iter(_differing(contents(unbroken), contents(broken), "run")), "")
+
+
+def contents(run: Path) -> dict[str, object]:
+    """All that a run has left but ``run.json``, which tells of its starts, by the files' names."""
+    files = {str(path.relative_to(run)): torch.load(path, weights_only=True) for path in run.rglob("*.pt")}
+    lines = (run / "log.jsonl").read_text().splitlines()
+    return files | {"log.jsonl": [json.loads(line) for line in lines]}
 
 
 def _differing(one: object, other: object, name: str) -> list[str]:
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
-        return [found for key in one for found in _differing(one[key], other[key], f"{name}.{key}")]
+        keys = [key for key in one if key not in VOLATILE]
+        return [found for key in keys for found in _differing(one[key], other[key], f"{name}.{key}")]
     if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
         return [found for k, pair in enumerate(zip(one, other, strict=True)) for found in _differing(*pair, f"{name}.{k}")]
     same = torch.equal(one, other) if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor) else one == other

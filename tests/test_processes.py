@@ -46,7 +46,7 @@ def program():
     what, *arguments = sys.argv[1:]
     print(what)
     warn(what)
-    {"measure": measure, "train": train}[what](*arguments)
+    {"measure": measure, "train": train, "start twice": start_twice}[what](*arguments)
 
 
 def train(folder, does="nothing", *flags, in_a_step=lambda run: None):
@@ -83,6 +83,24 @@ def train(folder, does="nothing", *flags, in_a_step=lambda run: None):
         accuracy = processes.total(right).item() / COUNT
         weights = network.state_dict()
         run.end_epoch(checkpoint.Checkpoint("p1", "", (), None, (0.5,), (1.0,), False, {}, {}, {}, weights), accuracy=accuracy)
+
+
+def start_twice(folder):
+    """Save the weights after six steps, and after three and three more with what a new start makes anew."""
+    ends = []
+    for starts in (1, 2):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(5, 60), nn.Tanh(), nn.Linear(60, 60), nn.Tanh(), nn.Linear(60, 3))
+        optimizer = torch.optim.SGD(network.parameters(), lr=Recipe.lr, momentum=0.9)
+        for _ in range(starts):
+            trained = processes.wrap(network, CPU)
+            for _ in range(6 // starts):
+                index = processes.share(torch.arange(12))
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(trained(INPUTS[index]), LABELS[index]).backward()
+                optimizer.step()
+        ends.append(network.state_dict())
+    torch.save(ends, Path(folder) / f"{processes.rank()}.pt")
 
 
 def measure(folder):
@@ -174,30 +192,37 @@ class FirstPixel(nn.Module):
         return nn.functional.one_hot(bright, 3).float()
 
 
-def launch(*arguments, restarts=None):
-    """Two processes of this file, by torchrun if there are to be ``restarts``: their statuses, their output together."""
+def launch(*arguments, restarts=None, count=2):
+    """``count`` processes of this file, by torchrun if there are to be ``restarts``: their statuses, their output together."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [__file__, *map(str, arguments)]
     if restarts is not None:
-        command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", f"--max-restarts={restarts}", *command]
+        command = [
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc-per-node={count}",
+            f"--max-restarts={restarts}",
+            *command,
+        ]
         done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, timeout=120)
         return done.returncode, done.stdout, done.stderr
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
-    two = [
+        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(count)}
+    several = [
         subprocess.Popen(
-            [sys.executable, *command], env=environment | {"RANK": number, "LOCAL_RANK": number},
+            [sys.executable, *command], env=environment | {"RANK": str(number), "LOCAL_RANK": str(number)},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
-        for number in "01"
+        for number in range(count)
     ]  # fmt: skip
     try:
-        said = [process.communicate(timeout=120) for process in two]
+        said = [process.communicate(timeout=120) for process in several]
     finally:
-        for process in two:
+        for process in several:
             process.kill()
-    return [process.returncode for process in two], *("".join(stream) for stream in zip(*said, strict=True))
+    return [process.returncode for process in several], *("".join(stream) for stream in zip(*said, strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -216,6 +241,13 @@ def test_the_gradients_of_two_processes_are_those_of_the_whole_batch(measured, n
         assert one["gradients"][name].keys() == whole.keys(), "the parameters keep their names"
         for key, gradient in whole.items():
             torch.testing.assert_close(one["gradients"][name][key], gradient, rtol=1e-5, atol=1e-7)
+
+
+def test_three_processes_that_start_again_end_at_the_same_bits(tmp_path):
+    assert launch("start twice", tmp_path, count=3)[0] == [0, 0, 0]
+    first, *others = [torch.load(tmp_path / f"{number}.pt") for number in range(3)]
+    for end in (first[1], *(end for ends in others for end in ends)):
+        assert all(torch.equal(first[0][name], end[name]) for name in end)
 
 
 def test_the_mean_of_the_shares_means_would_be_another_loss():
@@ -402,7 +434,7 @@ def test_a_run_goes_on_from_one_process_to_two_and_back_after_a_signal_and_a_kil
     assert statuses == [75, -signal.SIGKILL] and time.monotonic() - start < 60
     began, resumed, epoch_1 = out.splitlines()
     assert resumed == f"resumed {folder} at epoch 1, step 3" and epoch_1.startswith("epoch 1  steps 3  loss ")
-    lost = "warning: another process of the training was lost; the same command goes on from the last save"
+    lost = "warning: another process of the training was lost; the same command, without --fresh, goes on from the last save"
     assert err.splitlines() == ["warning: train", lost]
     assert state(folder)["total_steps"] == 4
 
@@ -465,6 +497,8 @@ PROGRAMS = {
     "p3.train": ("p3_data", "report", 4),
     "p2.pretrain": ("p2_data", "hour", 4),
     "p2.train": ("p2_data", "hour", 32),
+    "p2.train --setting D": ("p2_data", "report", 32),
+    "p1.pretrain": ("p2_data/mini", "hour", 4),
 }
 
 
@@ -474,7 +508,7 @@ def test_a_training_program_by_torchrun(drawn, tmp_path, name):
     folder, recipe, batch = PROGRAMS[name]
     flags = ("--data", drawn / folder, "--recipe", recipe, "--batch-size", batch, "--epochs", "1", "--run", tmp_path / "run")
     flags += ("--device", "cpu", *(("--setting", "A") if name == "p2.train" else ()))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "--", name]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "--", *name.split()]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
 
     def call(*more):

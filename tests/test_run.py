@@ -309,6 +309,30 @@ def test_what_asks_to_stop_during_an_evaluation_stops_before_the_next_epoch(tmp_
     assert "after epoch 1; the same command goes on" in capsys.readouterr().out
 
 
+def test_an_evaluation_that_would_end_too_late_is_left_to_the_next_start(tmp_path, monkeypatch, capsys):
+    clock, seen, evaluations = [0.0], [], []
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+
+    def epochs_of_two_minutes(stop_at):
+        counter = nn.Linear(1, 1)
+        run = Run(tmp_path, recipe=Recipe(), data={}, seed=0, state={"c": counter}, where=CPU, watch="loss", stop_at=stop_at)
+        for epoch in run.epochs(3):
+            for _ in run.batches(4, 1):
+                clock[0] += 15
+                seen.append((epoch, run.next_step))
+                run.step(loss=torch.tensor(1.0))
+            clock[0] += 60
+            evaluations.append(epoch)
+            run.end_epoch(as_checkpoint(counter.state_dict()))
+
+    with pytest.raises(SystemExit) as stop:
+        epochs_of_two_minutes(stop_at=200)  # is 180 after the second epoch's steps, and evaluating takes 60
+    assert stop.value.code == STOPPED and clock[0] == 180 and evaluations == [0]
+    assert "stopped by --max-minutes after step 4 of epoch 2; the same command goes on" in capsys.readouterr().out
+    epochs_of_two_minutes(stop_at=math.inf)
+    assert evaluations == [0, 1, 2] and seen == [(epoch, step) for epoch in range(3) for step in range(4)]
+
+
 def test_no_more_than_save_minutes_are_lost_and_a_budget_is_kept_to_the_step(tmp_path, monkeypatch):
     clock = SimpleNamespace(minutes=0, monotonic=lambda: 60 * clock.minutes)
     monkeypatch.setattr("core.run.time", clock)
@@ -447,11 +471,30 @@ def test_fresh_renames_a_link_and_not_what_it_leads_to(tmp_path):
 def test_a_restart_of_torchruns_goes_on_with_what_fresh_began_and_sets_aside_what_it_did_not(tmp_path, monkeypatch):
     train(tmp_path, seed=1)
     monkeypatch.setattr("core.processes.launch", lambda: "a launch")
+    restarts = [0]
+    monkeypatch.setattr("core.processes.restarts", lambda: restarts[0])
     before, seen = tmp_path.with_name(f"{tmp_path.name}.old-1"), []
     with pytest.raises(Interrupted):  # whether this is a start or a restart: the older run is not this launch's
         train(tmp_path, fresh=True, in_a_step=interrupt_at(4), save_minutes=0)
+    restarts[0] = 1
     train(tmp_path, fresh=True, in_a_step=lambda run: seen.append(run.total_steps))
     assert seen[0] == 4 and before.exists() and not before.with_name(f"{tmp_path.name}.old-2").exists()
+    restarts[0] = 0  # another launch, which in a container may have the name of the one before
+    train(tmp_path, fresh=True, in_a_step=lambda run: seen.append(run.total_steps))
+    assert seen[5] == 0 and before.with_name(f"{tmp_path.name}.old-2").exists()
+
+
+def test_a_disk_that_is_full_at_the_start_is_one_line(tmp_path, monkeypatch, capsys):
+    train(tmp_path)
+    monkeypatch.setattr("core.processes.launch", lambda: "a launch")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(SystemExit) as stop:
+            entry(lambda: (resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1])), train(tmp_path)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1 and f"cannot write {tmp_path / '.lock'}: File too large" in error
 
 
 @pytest.mark.parametrize("fresh", [False, True])

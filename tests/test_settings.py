@@ -89,6 +89,31 @@ def test_the_probe_leaves_the_training_as_it_is_and_a_missing_one_is_said(call, 
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+@pytest.mark.parametrize("method", ["byol", "supervised"])
+def test_another_probe_is_another_data_set(call, drawn, small, tmp_path, method):
+    folder = tmp_path / "copied"
+    shutil.copytree(drawn, folder)
+    flags = ("--method", method, *FLAGS, "--data", folder, "--epochs", "1")
+    assert call(pretrain.main, *flags, "--max-minutes", "0")[0] == 75
+    (folder / "office" / "val.csv").rename(folder / "val.csv")
+    status, _, err = call(pretrain.main, *flags)
+    assert status == 2 and "holds another run: data.probe was" in err
+    (folder / "val.csv").rename(folder / "office" / "val.csv")
+    assert call(pretrain.main, *flags)[0] == 0
+
+
+def test_byol_stopped_after_every_step_ends_where_an_unbroken_one_ends(call, drawn, small):
+    flags = ("--recipe", "paper", "--batch-size", "4", "--device", "cpu", "--data", drawn, "--epochs", "3")
+    assert call(pretrain.main, *flags, "--run", "straight")[0] == 0
+    assert [call(pretrain.main, *flags, "--run", "broken", "--max-minutes", "0")[0] for _ in range(7)] == [75] * 6 + [0]
+    ours, theirs = ([line | {"seconds": 0} for line in log(small / run)] for run in ("straight", "broken"))
+    assert ours == theirs
+    ours, theirs = (torch.load(small / run / "state.pt", weights_only=True)["state"] for run in ("straight", "broken"))
+    assert all(torch.equal(ours["byol"][name], theirs["byol"][name]) for name in theirs["byol"])
+    velocity = [each["optimizer"]["state"][0]["velocity"] for each in (ours, theirs)]
+    assert torch.equal(*velocity) and velocity[0].any()
+
+
 @pytest.mark.parametrize("moment", ["unbroken", "stopped after every step"])
 def test_the_reports_second_stage_lowers_the_rate_when_the_loss_stays(call, drawn, small, monkeypatch, moment):
     recipe = dataclasses.replace(recipes.PRETRAIN["report"], epochs=4, patience=0, plateau_from=1, probe_every=None)
@@ -283,8 +308,10 @@ def test_a_signal_after_a_settings_last_step_stops_before_the_next_setting(call,
     flags = (*ALL, *started, "--data", drawn, "--epochs", "1")
     monkeypatch.setattr(train, "evaluate", interrupted)
     status, out, _ = call(train.main, *flags)
-    assert status == 75 and "stopped by SIGTERM after setting A; the same command goes on" in out
+    assert status == 75 and out.splitlines()[-1] == "stopped by SIGTERM after setting A; the same command goes on"
     assert len(log(small / "runs/p2_A_hour")) == 1 and not (small / "runs/p2_B_hour").exists()
+    status, out, _ = call(train.main, *flags, "--fresh")
+    assert status == 75 and out.splitlines()[-1].endswith("after setting A; the same command goes on, without --fresh")
     monkeypatch.setattr(train, "evaluate", evaluate)
     assert call(train.main, *flags)[0] == 0
 
@@ -292,7 +319,7 @@ def test_a_signal_after_a_settings_last_step_stops_before_the_next_setting(call,
 def test_time_that_is_over_after_a_settings_last_step_stops_before_the_next_setting(call, drawn, small, started, monkeypatch):
     evaluate, clock = train.evaluate, [0.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
-    monkeypatch.setattr("core.cli.STARTED", 0.0)
+    monkeypatch.setattr("core.cli._started", lambda process: 0.0)
 
     def slow(*arguments):
         clock[0] += 120
@@ -341,12 +368,19 @@ def test_what_the_settings_lack_is_said_before_any_work(call, drawn, small):
         assert not list(small.glob("runs/p2_[A-E]_*"))
         return err
 
+    def alone(setting, *flags):
+        status, out, err = call(train.main, *FLAGS, "--data", drawn, "--setting", setting, *flags)
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        return err
+
     err = refused()
     assert all(f"{name}: {drawn / 'pretrain_model_SL.pt'}" in err for name in "BD")
     assert all(f"{name}: runs/p2_byol_hour/last.pt" in err for name in "CE") and "A:" not in err
     backbone_file(small / "runs/p2_byol_hour/last.pt", 1)
     err = refused()
     assert "B: " in err and "D: " in err and "C: " not in err
+    err = alone("B", "--data", small / "nowhere")
+    assert f"of setting B: {small / 'nowhere' / 'pretrain_model_SL.pt'}. Make them with p2.pretrain" in err
     torch.save({"0.weight": torch.ones(1)}, small / "other.pt")
     assert "other.pt does not fit this network" in refused("--labels-backbone", "other.pt")
     assert "are for one --setting" in refused("--run", "here")
