@@ -116,18 +116,18 @@ def test_byol_stopped_after_every_step_ends_where_an_unbroken_one_ends(call, dra
 
 @pytest.mark.parametrize("moment", ["unbroken", "stopped after every step"])
 def test_the_reports_second_stage_lowers_the_rate_when_the_loss_stays(call, drawn, small, monkeypatch, moment):
-    recipe = dataclasses.replace(recipes.PRETRAIN["report"], epochs=4, patience=0, plateau_from=1, probe_every=None)
+    recipe = dataclasses.replace(recipes.PRETRAIN["report"], epochs=6, patience=0, plateau_from=1, probe_every=None)
     monkeypatch.setitem(recipes.PRETRAIN, "report", recipe)
-    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau  # made so that no loss is low enough, and without patience
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau  # made so that no loss is low enough, with less patience
     impatient = functools.partial(scheduler, threshold=1.0)
-    monkeypatch.setattr(torch.optim.lr_scheduler, "ReduceLROnPlateau", lambda *args, **_: impatient(*args, patience=0))
+    monkeypatch.setattr(torch.optim.lr_scheduler, "ReduceLROnPlateau", lambda *args, **_: impatient(*args, patience=1))
     flags = ("--data", drawn, "--recipe", "report", "--batch-size", "4", "--device", "cpu", "--run", "run")
     if moment == "unbroken":
         assert call(pretrain.main, *flags)[0] == 0
     else:
-        assert [call(pretrain.main, *flags, "--max-minutes", "0")[0] for _ in range(9)] == [75] * 8 + [0]
-    # Epoch 1 is the first stage. From the second on no loss is low enough, which tells in the epoch after it.
-    assert [line["lr"] for line in log(small / "run")] == pytest.approx([3e-4, 3e-4, 3e-5, 3e-6])
+        assert [call(pretrain.main, *flags, "--max-minutes", "0")[0] for _ in range(13)] == [75] * 12 + [0]
+    # Epoch 1 is the first stage. From the second on no loss is low enough, which tells in the epoch after every second.
+    assert [line["lr"] for line in log(small / "run")] == pytest.approx([3e-4, 3e-4, 3e-4, 3e-5, 3e-5, 3e-6])
 
 
 def test_a_backbone_trained_with_labels_is_one_that_settings_start_from(call, drawn, small):
