@@ -12,9 +12,11 @@ from PIL import Image
 
 from core import checkpoint
 from core.cli import entry
+from demo.draw import Parameters, draw_all
 
 ROOT = Path(__file__).resolve().parents[1]
 HALF = (0.5, 0.5, 0.5)
+TINY = Parameters(p1_train=1, p1_val=1, p2_unlabelled=9, p2_train=1, p2_val=1, p3_train=5, p3_val=2, size=64)
 
 
 @pytest.fixture
@@ -45,6 +47,14 @@ def quick(monkeypatch, handlers):
     """Runs without waiting for the disk nor for git."""
     monkeypatch.setattr(os, "fsync", lambda handle: None)
     monkeypatch.setattr("core.provenance.commit", lambda: "0123")
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """A drawn data set of all three problems, in the course's layout; it is not to be changed."""
+    folder = tmp_path_factory.mktemp("drawn") / "data"
+    draw_all(folder, TINY)
+    return folder
 
 
 def varied(network, size):

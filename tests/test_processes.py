@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, TINY
 from torch import nn
 
 from core import checkpoint, processes
@@ -21,7 +21,7 @@ from core.average import update_average
 from core.cli import InputError, warn
 from core.randomness import batches, generator, seed_of
 from core.run import Run
-from demo.draw import Parameters, draw_all
+from demo.draw import draw_all
 from p1 import train as p1
 from p2.byol import BYOL
 from p2.model import make_backbone
@@ -489,7 +489,7 @@ def test_under_torchrun_too_one_line_is_said(tmp_path, does):
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     folder = tmp_path_factory.mktemp("drawn") / "data"
-    draw_all(folder, Parameters(p1_train=1, p1_val=1, p2_unlabelled=9, p2_train=1, p2_val=1, p3_train=5, p3_val=2, size=64))
+    draw_all(folder, TINY)
     torch.save(make_backbone().state_dict(), folder / "p2_data" / "pretrain_model_SL.pt")  # what setting D starts from
     return folder
 

@@ -13,7 +13,6 @@ from torch import nn
 
 from core import augment, checkpoint, optimiser
 from core.randomness import generator
-from demo.draw import Parameters, draw_all
 from p1 import recipes as p1_recipes
 from p1 import train as p1
 from p2 import byol, pretrain
@@ -24,14 +23,6 @@ from p3 import recipes as p3_recipes
 from p3 import train as p3
 
 pytestmark = pytest.mark.usefixtures("quick")
-TINY = Parameters(p1_train=1, p1_val=1, p2_unlabelled=9, p2_train=1, p2_val=1, p3_train=5, p3_val=2, size=64)
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("drawn") / "data"
-    draw_all(folder, TINY)
-    return folder
 
 
 def log(run):

@@ -11,7 +11,6 @@ from torch import nn
 from core import checkpoint
 from core.ship import describe
 from core.ship import main as ship
-from demo.draw import Parameters, draw_all
 from p1 import inference as p1_inference
 from p1 import pretrain as p1_pretrain
 from p1 import train as p1
@@ -23,15 +22,7 @@ from p3 import inference as p3_inference
 from p3 import train as p3
 from p3.model import DeepLabv3
 
-TINY = Parameters(p1_train=1, p1_val=1, p2_unlabelled=9, p2_train=1, p2_val=1, p3_train=5, p3_val=2, size=64)
 CPU = ("--device", "cpu")
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("drawn") / "data"
-    draw_all(folder, TINY)
-    return folder
 
 
 def log(run):
