@@ -120,6 +120,8 @@ class Predictor:
     def __init__(self, classify: Callable[[Tensor], Tensor], checkpoint: Checkpoint, device: torch.device) -> None:
         self._classify, self._checkpoint, self._device = classify, checkpoint, device
         self._at_most = sys.maxsize
+        # A GPU's convolutions would round their inputs to TF32's 10 bits: predictions would depend on its make and the batch.
+        torch.backends.cudnn.allow_tf32 = False
 
     @torch.inference_mode()
     def __call__(self, batch: Tensor) -> np.ndarray:

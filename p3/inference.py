@@ -27,7 +27,7 @@ from core.cli import InputError, entry, some  # noqa: E402
 from core.files import whole, writable_folder  # noqa: E402
 from core.inference import Predictor, Stream, flags, on_device  # noqa: E402
 from p3 import data  # noqa: E402
-from p3.model import ARCHITECTURES  # noqa: E402
+from p3.model import ARCHITECTURES, logits  # noqa: E402
 
 FALLBACK = data.CLASSES.index("agriculture")  # of an image that cannot be read: the commonest class, all over
 LEAST = 32  # pixels a side that the networks need
@@ -89,10 +89,7 @@ def classify(network: nn.Module, batch: Tensor, flip_test: bool) -> Tensor:
     """Normalised images (N, 3, H, W) of any size -> classes (N, H, W) uint8. A side under 32 pixels is padded with its edge."""
     height, width = batch.shape[2:]
     padded = nn.functional.pad(batch, (0, max(0, LEAST - width), 0, max(0, LEAST - height)), mode="replicate")
-    out = network(padded)
-    if flip_test:
-        out = out + network(padded.flip(3)).flip(3)
-    return out[:, :, :height, :width].argmax(1).to(torch.uint8)
+    return logits(network, padded, flip_test)[:, :, :height, :width].argmax(1).to(torch.uint8)
 
 
 def write_mask(path: Path, classes: np.ndarray) -> None:

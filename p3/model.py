@@ -46,6 +46,12 @@ class FCN32s(nn.Module):
         return self.upscore(scores)[:, :, 16 : 16 + height, 16 : 16 + width]
 
 
+def logits(network: nn.Module, images: Tensor, flip_test: bool) -> Tensor:
+    """Logits (N, classes, H, W); with ``flip_test`` the mean of the image's and of its mirror image's, mirrored back."""
+    out = network(images)
+    return (out + network(images.flip(3)).flip(3)) / 2 if flip_test else out
+
+
 def bilinear(channels: int, size: int) -> Tensor:
     """The (channels, channels, size, size) kernel by which a transposed convolution interpolates each channel alone.
 

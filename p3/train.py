@@ -18,7 +18,7 @@ from core.provenance import content
 from core.randomness import generator, seed_of, steps_per_epoch
 from core.run import Run
 from p3 import data
-from p3.model import ARCHITECTURES, OF_MODEL, load_pretrained
+from p3.model import ARCHITECTURES, OF_MODEL, load_pretrained, logits
 from p3.recipes import RECIPES, Recipe
 
 
@@ -121,7 +121,8 @@ def evaluate(network: nn.Module, pairs: Tensor, recipe: Recipe, where: torch.dev
     for batch in processes.mine(pairs.split(4)):
         images, truth = data.split(batch.to(where))
         with device.autocast(where, recipe.bf16):
-            predicted = network(augment.normalise(augment.to_float(images), recipe.mean, recipe.std)).argmax(1)
+            inputs = augment.normalise(augment.to_float(images), recipe.mean, recipe.std)
+            predicted = logits(network, inputs, recipe.flip_test).argmax(1)
         counts += data.confusion(truth, predicted).cpu()
     return data.mean_iou(processes.total(counts))
 

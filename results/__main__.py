@@ -10,6 +10,7 @@ import json
 import re
 from pathlib import Path
 
+from core.cli import say
 from core.runlog import RunLog, read_all
 from report.overview import ROWS, choice, marks, missing, shown
 
@@ -66,4 +67,4 @@ def differences(file: Path = Path(__file__).parent / "measures.json") -> str:
 
 
 if __name__ == "__main__":
-    print(glance(), differences(), table(), sep="\n\n")
+    say("\n\n".join((glance(), differences(), table())))

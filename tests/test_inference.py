@@ -375,6 +375,18 @@ def test_an_image_too_large_for_the_gpu_is_an_input_error_that_names_its_size(p1
         predict(torch.zeros(3, 3, 40, 90, dtype=torch.uint8))
 
 
+def test_a_gpu_convolves_in_float32_not_in_tf32(p1_checkpoint, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # torch's default, which is to be back after this test
+    rounded = []
+
+    def classify(images):
+        rounded.append(torch.backends.cudnn.allow_tf32)
+        return images[:, 0, 0, 0]
+
+    Predictor(classify, checkpoint.load(p1_checkpoint, "p1"), torch.device("cpu"))(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
+    assert rounded == [False]
+
+
 # --- a GPU that fails, played by the device called cuda where there is none -------------------------------------------
 
 FAULTS = [

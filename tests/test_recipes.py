@@ -19,6 +19,7 @@ from p2 import byol, pretrain
 from p2 import recipes as p2_recipes
 from p2 import train as p2
 from p3 import data as p3_data
+from p3 import inference
 from p3 import recipes as p3_recipes
 from p3 import train as p3
 
@@ -233,3 +234,18 @@ def test_problem_3_ignores_the_unknown_where_the_recipe_says(call, tiny, tmp_pat
     )
     state = checkpoint.read(tmp_path / "run/state.pt")["state"]
     assert torch.equal(state["average"]["weight"], state["network"]["weight"]) == (name == "report")
+
+
+@pytest.mark.parametrize("flip_test", [False, True])
+def test_problem_3s_validation_predicts_as_the_graders_script_does(flip_test):
+    recipe = dataclasses.replace(p3_recipes.REPORT_B, flip_test=flip_test, bf16=False)
+    torch.manual_seed(0)
+    network = nn.Conv2d(3, len(p3_data.CLASSES), (1, 5), padding=(0, 2))  # it sees what lies left and right
+    pairs = torch.randint(0, len(p3_data.CLASSES), (5, 4, 32, 40), dtype=torch.uint8)
+    pairs[:, :3] = torch.randint(0, 256, (5, 3, 32, 40))
+    images, truth = p3_data.split(pairs)
+    classes = inference.classify(network, augment.normalise(augment.to_float(images), recipe.mean, recipe.std), flip_test)
+    expected = p3_data.mean_iou(p3_data.confusion(truth, classes.long()))
+    assert p3.evaluate(network, pairs, recipe, torch.device("cpu")) == expected
+    other = dataclasses.replace(recipe, flip_test=not flip_test)
+    assert p3.evaluate(network, pairs, other, torch.device("cpu")) != expected, "the network is blind to mirroring"
