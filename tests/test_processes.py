@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -491,11 +492,13 @@ def drawn(tmp_path_factory):
     folder = tmp_path_factory.mktemp("drawn") / "data"
     draw_all(folder, TINY)
     torch.save(make_backbone().state_dict(), folder / "p2_data" / "pretrain_model_SL.pt")  # what setting D starts from
+    shutil.copy(folder / "p2_data" / "office" / "train.csv", folder / "p2_data" / "office" / "labels.csv")  # for p1.pretrain
     return folder
 
 
 PROGRAMS = {
     "p1.train": ("p1_data", "hour", 10),
+    "p1.pretrain": ("p2_data/office", "hour", 10),
     "p3.train": ("p3_data", "report", 4),
     "p2.pretrain": ("p2_data", "hour", 4),
     "p2.train": ("p2_data", "hour", 32),
