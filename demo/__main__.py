@@ -146,8 +146,8 @@ def main() -> None:
     print(f"to look at: {out / 'report' / 'report.html'}")
 
 
-# What came out on two CPU cores with bfloat16, once. Other rounding moves trainings this short by many points.
-EXPECTED = {"p1": "about 0.49", "p2": "about 0.09", "p3": "about 0.49"}
+# What came out on two CPU cores with bfloat16, on two makes of processor. Other rounding moves trainings this short by points.
+EXPECTED = {"p1": "0.46 to 0.49", "p2": "0.09 to 0.11", "p3": "about 0.49"}
 
 if __name__ == "__main__":
     sys.argv[0] = "demo.sh"
