@@ -46,12 +46,6 @@ class FCN32s(nn.Module):
         return self.upscore(scores)[:, :, 16 : 16 + height, 16 : 16 + width]
 
 
-def logits(network: nn.Module, images: Tensor, flip_test: bool) -> Tensor:
-    """Logits (N, classes, H, W); with ``flip_test`` the mean of the image's and of its mirror image's, mirrored back."""
-    out = network(images)
-    return (out + network(images.flip(3)).flip(3)) / 2 if flip_test else out
-
-
 def bilinear(channels: int, size: int) -> Tensor:
     """The (channels, channels, size, size) kernel by which a transposed convolution interpolates each channel alone.
 
@@ -106,3 +100,9 @@ def load_pretrained(network: nn.Module, weights: dict[str, Tensor], where: str) 
         raise InputError(f"{where} does not fit {type(network).__name__} ({error}). Nothing was loaded") from error
     checkpoint.load_weights(network, taken | {name: own[name] for name in kept}, where)
     return f"left out of {where}: {left_out}; started anew: {', '.join(kept)}"
+
+
+def logits(network: nn.Module, images: Tensor, flip_test: bool) -> Tensor:
+    """Logits (N, classes, H, W) in float32; with ``flip_test`` their mean with the mirror image's, mirrored back."""
+    out = network(images).float()
+    return (out + network(images.flip(3)).float().flip(3)) / 2 if flip_test else out
