@@ -54,9 +54,20 @@ class BadPair(Exception):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Mean IoU of predicted masks: classes 0 to 5, over the pixels of all masks.")
-    parser.add_argument("-g", "--labels", type=Path, required=True, metavar="FOLDER", help="the true masks, *.png")
-    parser.add_argument("-p", "--pred", type=Path, required=True, metavar="FOLDER", help="the predicted masks, same names")
+    parser = argparse.ArgumentParser(
+        description="Mean IoU of predicted masks: classes 0 to 5, over the pixels of all masks."
+    )
+    parser.add_argument(
+        "-g", "--labels", type=Path, required=True, metavar="FOLDER", help="the true masks, *.png"
+    )
+    parser.add_argument(
+        "-p",
+        "--pred",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="the predicted masks, same names",
+    )
     parser.add_argument("--verbose", action="store_true", help="also print all counts, on stderr")
     args = parser.parse_args()
     warnings.simplefilter("ignore")  # Pillow's, on oddities of a file that it decodes nevertheless
@@ -66,9 +77,15 @@ def main() -> None:
         print(table(matrix, ious), file=sys.stderr)
     absent = [f"#{c} ({CLASSES[c]})" for c in range(UNKNOWN) if np.isnan(ious[c])]
     if len(absent) == UNKNOWN:
-        print("note: all pixels of both folders are unknown, so there is no class to take a mean of", file=sys.stderr)
+        print(
+            "note: all pixels of both folders are unknown, so there is no class to take a mean of",
+            file=sys.stderr,
+        )
     elif absent:
-        print(f"note: left out of the mean, being in neither folder: class {', '.join(absent)}", file=sys.stderr)
+        print(
+            f"note: left out of the mean, being in neither folder: class {', '.join(absent)}",
+            file=sys.stderr,
+        )
     for c, iou in enumerate(ious):
         print(f"class #{c} : {iou:1.5f}")
     print(f"\nmean_iou: {mean:f}\n")
@@ -96,15 +113,22 @@ def confusion(truths: Path, predictions: Path) -> np.ndarray:
     faults = []
     with ThreadPoolExecutor(THREADS) as pool:
         for start in range(0, len(names), AHEAD):
-            jobs = [pool.submit(count, truths / name, predictions / name) for name in names[start : start + AHEAD]]
+            jobs = [
+                pool.submit(count, truths / name, predictions / name)
+                for name in names[start : start + AHEAD]
+            ]
             for job in jobs:
                 try:
                     counts += job.result()
                 except BadPair as fault:
                     faults.append(str(fault))
     if faults:
-        raise InputError(f"{quantity(faults, 'pair')} cannot be compared: {first_of(faults)}; write these masks anew")
-    one_hot = np.eye(len(CLASSES), dtype=np.int64)[CLASS_OF_CODE]  # (8, 7): adds red up with unknown
+        raise InputError(
+            f"{quantity(faults, 'pair')} cannot be compared: {first_of(faults)}; write these masks anew"
+        )
+    one_hot = np.eye(len(CLASSES), dtype=np.int64)[
+        CLASS_OF_CODE
+    ]  # (8, 7): adds red up with unknown
     return one_hot.T @ counts.reshape(8, 8) @ one_hot
 
 
@@ -114,9 +138,13 @@ def paired_names(truths: Path, predictions: Path) -> list[str]:
     missing, extra = sorted(true_names - predicted_names), sorted(predicted_names - true_names)
     wrong = []
     if missing:
-        wrong.append(f"{quantity(missing, 'mask')} of {truths} missing in {predictions}: {first_of(missing)}")
+        wrong.append(
+            f"{quantity(missing, 'mask')} of {truths} missing in {predictions}: {first_of(missing)}"
+        )
     if extra:
-        wrong.append(f"{quantity(extra, 'mask')} in {predictions} but not in {truths}: {first_of(extra)}")
+        wrong.append(
+            f"{quantity(extra, 'mask')} in {predictions} but not in {truths}: {first_of(extra)}"
+        )
     if wrong:
         raise InputError(f"{'; '.join(wrong)}; give two folders with the same mask names")
     return sorted(true_names)
@@ -125,13 +153,19 @@ def paired_names(truths: Path, predictions: Path) -> list[str]:
 def mask_names(folder: Path) -> set[str]:
     """The ``*_mask.png`` of a folder or, if it has none, its ``*.png``. Hidden files do not count. Raises InputError."""
     try:
-        files = [entry.name for entry in os.scandir(folder) if not entry.name.startswith(".") and entry.is_file()]
+        files = [
+            entry.name
+            for entry in os.scandir(folder)
+            if not entry.name.startswith(".") and entry.is_file()
+        ]
     except FileNotFoundError as error:
         raise InputError(f"no folder {folder}; name a folder of *.png masks") from error
     except NotADirectoryError as error:
         raise InputError(f"{folder} is not a folder; name a folder of *.png masks") from error
     except OSError as error:
-        raise InputError(f"cannot list the folder {folder} ({error.strerror}); name one that can be read") from error
+        raise InputError(
+            f"cannot list the folder {folder} ({error.strerror}); name one that can be read"
+        ) from error
     names = {name for name in files if name.lower().endswith(".png")}
     if not names:
         raise InputError(f"no *.png mask in {folder}; name the folder that holds the masks")
@@ -142,10 +176,14 @@ def count(truth_path: Path, predicted_path: Path) -> np.ndarray:
     """Pixels of a pair of masks by 8 * true code + predicted code: (64,) int64. Raises BadPair."""
     truth, predicted = read_codes(truth_path), read_codes(predicted_path)
     if truth.shape != predicted.shape:
-        raise BadPair(f"{predicted_path} is {size_of(predicted)}, but {truth_path} is {size_of(truth)}")
+        raise BadPair(
+            f"{predicted_path} is {size_of(predicted)}, but {truth_path} is {size_of(truth)}"
+        )
     joint = (truth << 3 | predicted).ravel()
     counts = np.zeros(64, dtype=np.int64)
-    for start in range(0, len(joint), BLOCK):  # bincount makes 8 bytes of every pixel: a large mask comes in blocks
+    for start in range(
+        0, len(joint), BLOCK
+    ):  # bincount makes 8 bytes of every pixel: a large mask comes in blocks
         counts += np.bincount(joint[start : start + BLOCK], minlength=64)
     return counts
 
@@ -157,7 +195,9 @@ def read_codes(path: Path) -> np.ndarray:
     """
     how = {"plugin": "pillow", "index": 0, "writeable_output": False}
     try:
-        data = path.read_bytes()  # imageio takes some names for something else than a file: in a folder "x.zip", say
+        data = (
+            path.read_bytes()
+        )  # imageio takes some names for something else than a file: in a folder "x.zip", say
         pixels = iio.imread(data, **how)
         if pixels.dtype == np.uint16:  # Pillow would clip 16 bits to 255 instead of scaling them
             pixels = np.stack([(pixels >> 8).astype(np.uint8)] * 3, axis=-1)
@@ -178,7 +218,9 @@ def table(matrix: np.ndarray, ious: np.ndarray) -> str:
         lines.append(f"{c} {name:12}{iou:>8}{matrix[c].sum():16,}{matrix[:, c].sum():16,}")
     lines += ["", "pixels of a true class (row) by predicted class (column)"]
     lines.append(" " * 14 + "".join(f"{name:>14}" for name in CLASSES))
-    lines += [f"{c} {name:12}" + "".join(f"{n:14,}" for n in matrix[c]) for c, name in enumerate(CLASSES)]
+    lines += [
+        f"{c} {name:12}" + "".join(f"{n:14,}" for n in matrix[c]) for c, name in enumerate(CLASSES)
+    ]
     return "\n".join(lines)
 
 

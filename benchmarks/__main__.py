@@ -41,9 +41,14 @@ def main() -> None:
     args = arguments()
     what = f"{args.problem} inference" if args.what == "inference" else args.what
     cores, load = os.cpu_count(), os.getloadavg()[0]
-    print(f"{what}: medians over {args.repeats} turns, on {cores} cores with a load of {load:.1f} before", flush=True)
+    print(
+        f"{what}: medians over {args.repeats} turns, on {cores} cores with a load of {load:.1f} before",
+        flush=True,
+    )
     with tempfile.TemporaryDirectory(prefix="benchmarks.") as folder:
-        programs, identical = (inference if args.what == "inference" else metric)(args, Path(folder))
+        programs, identical = (inference if args.what == "inference" else metric)(
+            args, Path(folder)
+        )
         runs, printed = in_turn(programs, args.repeats)
         shares = identical(printed)
     print(table(runs, shares))
@@ -58,11 +63,24 @@ def arguments() -> argparse.Namespace:
     ours.add_argument("--images", type=Path, required=True, help="folder of images")
     ours.add_argument("--table", type=Path, help="p2: csv with the columns id and filename")
     ours.add_argument("--batch-size", type=positive, help="of the naive way (p1 and p2 32, p3 8)")
-    masks = what.add_parser("metric", help="mean_iou_evaluate.py beside decoding alone and the naive way")
-    masks.add_argument("-g", "--labels", type=Path, required=True, metavar="FOLDER", help="the true masks, *.png")
-    masks.add_argument("-p", "--pred", type=Path, required=True, metavar="FOLDER", help="the predicted masks, same names")
+    masks = what.add_parser(
+        "metric", help="mean_iou_evaluate.py beside decoding alone and the naive way"
+    )
+    masks.add_argument(
+        "-g", "--labels", type=Path, required=True, metavar="FOLDER", help="the true masks, *.png"
+    )
+    masks.add_argument(
+        "-p",
+        "--pred",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="the predicted masks, same names",
+    )
     for command in (ours, masks):
-        command.add_argument("--repeats", type=positive, default=3, help="of every program (%(default)s)")
+        command.add_argument(
+            "--repeats", type=positive, default=3, help="of every program (%(default)s)"
+        )
     args = parser.parse_args()
     if args.what == "inference" and (args.problem == "p2") != (args.table is not None):
         raise InputError("--table CSV belongs to --problem p2, and p2 needs it")
@@ -70,7 +88,9 @@ def arguments() -> argparse.Namespace:
 
 
 Programs = dict[str, list[object]]  # commands by name, ours first
-Shares = Callable[[dict[str, str]], dict[str, float]]  # from what each printed: share of answers that are ours
+Shares = Callable[
+    [dict[str, str]], dict[str, float]
+]  # from what each printed: share of answers that are ours
 
 
 def inference(args: argparse.Namespace, folder: Path) -> tuple[Programs, Shares]:
@@ -120,7 +140,11 @@ def measure(name: str, command: list[object]) -> tuple[Use, str]:
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         start = time.perf_counter()
         process = subprocess.Popen(
-            [str(word) for word in command], cwd=ROOT, env={**os.environ, "PATH": path}, stdout=out, stderr=err
+            [str(word) for word in command],
+            cwd=ROOT,
+            env={**os.environ, "PATH": path},
+            stdout=out,
+            stderr=err,
         )
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.perf_counter() - start
@@ -129,8 +153,12 @@ def measure(name: str, command: list[object]) -> tuple[Use, str]:
         err.seek(0)
         if process.returncode != 0:
             said = err.read().decode(errors="replace").strip().splitlines() or ["nothing on stderr"]
-            raise InputError(f"the program {name!r} ended with status {process.returncode}: {said[-1]}")
-        return Use(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024), out.read().decode()
+            raise InputError(
+                f"the program {name!r} ended with status {process.returncode}: {said[-1]}"
+            )
+        return Use(
+            wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+        ), out.read().decode()
 
 
 def table(runs: dict[str, list[Use]], shares: dict[str, float]) -> str:
@@ -138,11 +166,15 @@ def table(runs: dict[str, list[Use]], shares: dict[str, float]) -> str:
     ours = next(iter(runs.values()))
     lines = [HEADER]
     for name, uses in runs.items():
-        wall, cpu, peak = (median(getattr(use, field) for use in uses) for field in ("wall", "cpu", "peak"))
+        wall, cpu, peak = (
+            median(getattr(use, field) for use in uses) for field in ("wall", "cpu", "peak")
+        )
         by_wall = median(mine.wall / its.wall for mine, its in zip(ours, uses, strict=True))
         by_cpu = median(mine.cpu / its.cpu for mine, its in zip(ours, uses, strict=True))
         same = f"{100 * shares[name]:.3f} %" if name in shares else "-"
-        lines.append(f"{name:<9}{wall:9.2f}{cpu:9.2f}{peak:10.0f}{by_wall:17.3f}{by_cpu:7.3f}{same:>11}")
+        lines.append(
+            f"{name:<9}{wall:9.2f}{cpu:9.2f}{peak:10.0f}{by_wall:17.3f}{by_cpu:7.3f}{same:>11}"
+        )
     return "\n".join(lines)
 
 
@@ -172,7 +204,9 @@ def same_pixels(ours: Path, theirs: Path) -> float:
     for name in names:
         first, second = (np.asarray(Image.open(folder / name)) for folder in (ours, theirs))
         if first.shape != second.shape:
-            raise InputError(f"the two programs' {name} are not of one size; nothing can be compared")
+            raise InputError(
+                f"the two programs' {name} are not of one size; nothing can be compared"
+            )
         pixels = (first == second).all(axis=-1)
         equal, count = equal + int(pixels.sum()), count + pixels.size
     return equal / count
@@ -186,7 +220,9 @@ def same_lines(ours: str, theirs: str) -> float:
 
 def same_names(ours: object, theirs: object) -> None:
     if differing := sorted(set(ours) ^ set(theirs)):
-        raise InputError(f"only one of the two programs answered for {differing[0]} ({len(differing)} such files)")
+        raise InputError(
+            f"only one of the two programs answered for {differing[0]} ({len(differing)} such files)"
+        )
 
 
 if __name__ == "__main__":

@@ -18,8 +18,17 @@ COLOURS = ((0, 255, 255), (255, 255, 0), (255, 0, 255), (0, 255, 0), (0, 0, 255)
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python3 -m benchmarks.metric", description=__doc__)
     parser.add_argument("way", choices=["decode", "naive"])
-    parser.add_argument("-g", "--labels", type=Path, required=True, metavar="FOLDER", help="the true masks, *.png")
-    parser.add_argument("-p", "--pred", type=Path, required=True, metavar="FOLDER", help="the predicted masks, same names")
+    parser.add_argument(
+        "-g", "--labels", type=Path, required=True, metavar="FOLDER", help="the true masks, *.png"
+    )
+    parser.add_argument(
+        "-p",
+        "--pred",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="the predicted masks, same names",
+    )
     args = parser.parse_args()
     (decode if args.way == "decode" else naive)(masks(args.labels), masks(args.pred))
 
@@ -59,7 +68,11 @@ def naive(truths: list[Path], predictions: list[Path]) -> None:
     ious = []
     for k in range(CLASSES):
         true_positives = np.sum((predicted == k) & (truth == k), dtype=np.float64)
-        union = np.sum(predicted == k, dtype=np.float64) + np.sum(truth == k, dtype=np.float64) - true_positives
+        union = (
+            np.sum(predicted == k, dtype=np.float64)
+            + np.sum(truth == k, dtype=np.float64)
+            - true_positives
+        )
         ious.append(true_positives / union if union else np.nan)
         print(f"class #{k} : {ious[-1]:1.5f}")
     print(f"\nmean_iou: {np.nanmean(ious):f}\n")

@@ -52,14 +52,32 @@ def main() -> None:
     if args.problem == "p1":
         paths = sorted(path for path in args.images.iterdir() if path.suffix.lower() in SUFFIXES)
         labels = classify(network, paths, saved, args.batch_size)
-        write(args.output, [("filename", "label"), *((path.name, label) for path, label in zip(paths, labels, strict=True))])
+        write(
+            args.output,
+            [
+                ("filename", "label"),
+                *((path.name, label) for path, label in zip(paths, labels, strict=True)),
+            ],
+        )
     elif args.problem == "p2":
         with args.table.open(newline="", encoding="utf-8-sig") as file:
             asked = [(row["id"], row["filename"]) for row in csv.DictReader(file)]
-        labels = classify(network, [args.images / name for _, name in asked], saved, args.batch_size)
-        write(args.output, [("id", "filename", "label"), *((*row, label) for row, label in zip(asked, labels, strict=True))])
+        labels = classify(
+            network, [args.images / name for _, name in asked], saved, args.batch_size
+        )
+        write(
+            args.output,
+            [
+                ("id", "filename", "label"),
+                *((*row, label) for row, label in zip(asked, labels, strict=True)),
+            ],
+        )
     else:
-        paths = sorted(path for path in args.images.iterdir() if path.suffix.lower() in SUFFIXES and "_mask" not in path.stem)
+        paths = sorted(
+            path
+            for path in args.images.iterdir()
+            if path.suffix.lower() in SUFFIXES and "_mask" not in path.stem
+        )
         args.output.mkdir(parents=True, exist_ok=True)
         segment(network, paths, saved, args.batch_size, args.output)
 
@@ -68,9 +86,16 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python3 -m benchmarks.naive", description=__doc__)
     parser.add_argument("problem", choices=["p1", "p2", "p3"])
     parser.add_argument("--checkpoint", type=Path, required=True, help="as pN.train writes it")
-    parser.add_argument("--images", type=Path, required=True, help="folder; p3's images must be of one size within a batch")
+    parser.add_argument(
+        "--images",
+        type=Path,
+        required=True,
+        help="folder; p3's images must be of one size within a batch",
+    )
     parser.add_argument("--table", type=Path, help="p2: csv with the columns id and filename")
-    parser.add_argument("--output", type=Path, required=True, help="csv to write; p3: folder for the masks")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="csv to write; p3: folder for the masks"
+    )
     parser.add_argument("--batch-size", type=int, default=32, help="%(default)s")
     args = parser.parse_args()
     if (args.problem == "p2") != (args.table is not None):
@@ -82,7 +107,11 @@ def build(problem: str, saved: dict[str, Any]) -> nn.Module:
     """The network of a checkpoint's fields, with random weights."""
     if problem == "p1":
         return mobilenet_v2(len(saved["classes"]))
-    return Classifier(len(saved["classes"])) if problem == "p2" else ARCHITECTURES[saved["architecture"]]()
+    return (
+        Classifier(len(saved["classes"]))
+        if problem == "p2"
+        else ARCHITECTURES[saved["architecture"]]()
+    )
 
 
 def batches(paths: list[Path], saved: dict[str, Any], batch_size: int) -> Iterator[Tensor]:
@@ -90,10 +119,19 @@ def batches(paths: list[Path], saved: dict[str, Any], batch_size: int) -> Iterat
     size = saved["input_size"]
     steps = [transforms.Resize((size, size))] if size else []
     steps += [transforms.ToTensor(), transforms.Normalize(saved["mean"], saved["std"])]
-    return iter(DataLoader(Images(paths, transforms.Compose(steps)), batch_size=batch_size, shuffle=False, num_workers=0))
+    return iter(
+        DataLoader(
+            Images(paths, transforms.Compose(steps)),
+            batch_size=batch_size,
+            shuffle=False,
+            num_workers=0,
+        )
+    )
 
 
-def classify(network: nn.Module, paths: list[Path], saved: dict[str, Any], batch_size: int) -> list[str]:
+def classify(
+    network: nn.Module, paths: list[Path], saved: dict[str, Any], batch_size: int
+) -> list[str]:
     """The label of each image."""
     labels: list[str] = []
     with torch.no_grad():
@@ -105,7 +143,9 @@ def classify(network: nn.Module, paths: list[Path], saved: dict[str, Any], batch
     return labels
 
 
-def segment(network: nn.Module, paths: list[Path], saved: dict[str, Any], batch_size: int, output: Path) -> None:
+def segment(
+    network: nn.Module, paths: list[Path], saved: dict[str, Any], batch_size: int, output: Path
+) -> None:
     """Write the mask of each image into the folder ``output``."""
     written = iter(paths)
     with torch.no_grad():

@@ -53,7 +53,9 @@ def _stage(folder: Path) -> Iterator[Path]:
     here = os.open(folder, os.O_RDONLY)
     try:
         # All that unpack here share a lock, which ends with a process however that ends: who can have it alone is alone.
-        with contextlib.suppress(OSError):  # there are others, or the file system has no locks: then nothing is removed
+        with contextlib.suppress(
+            OSError
+        ):  # there are others, or the file system has no locks: then nothing is removed
             fcntl.flock(here, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for left in folder.glob(".unpacking-*"):
                 shutil.rmtree(left, ignore_errors=True)
@@ -75,10 +77,17 @@ def _extract(archive: Path, folder: Path) -> None:
             members = [(member.name, member.isreg() or member.isdir()) for member in opened]
         else:
             plain = (0, stat.S_IFREG, stat.S_IFDIR)  # 0: not made on Unix
-            members = [(info.filename, stat.S_IFMT(info.external_attr >> 16) in plain) for info in opened.infolist()]
+            members = [
+                (info.filename, stat.S_IFMT(info.external_attr >> 16) in plain)
+                for info in opened.infolist()
+            ]
         for name, is_plain in members:
             path = PurePosixPath(name.replace("\\", "/"))
             if path.is_absolute() or ".." in path.parts or not is_plain:
-                raise BadArchive(f"it is not safe: {name!r} is a link, a device or a path that leads out")
+                raise BadArchive(
+                    f"it is not safe: {name!r} is a link, a device or a path that leads out"
+                )
         # The filter also tames owners and permissions; Python has it since 3.10.12.
-        opened.extractall(folder, **({"filter": "data"} if is_tar and hasattr(tarfile, "data_filter") else {}))
+        opened.extractall(
+            folder, **({"filter": "data"} if is_tar and hasattr(tarfile, "data_filter") else {})
+        )

@@ -34,7 +34,13 @@ def to_float(images: Tensor) -> Tensor:
 # --- geometry that moves whole pixels ---------------------------------------------------------------------------------
 
 
-def window(images: Tensor, top: Tensor, left: Tensor, size: tuple[int, int], fill: float | Sequence[float] = 0) -> Tensor:
+def window(
+    images: Tensor,
+    top: Tensor,
+    left: Tensor,
+    size: tuple[int, int],
+    fill: float | Sequence[float] = 0,
+) -> Tensor:
     """Cut the window of ``size`` (h, w) whose upper left corner is (top, left), (N,) int64.
 
     Outside the image is ``fill``, one for all channels or one a channel: an image with its mask has the ignored class there.
@@ -47,7 +53,13 @@ def window(images: Tensor, top: Tensor, left: Tensor, size: tuple[int, int], fil
     return torch.where(outside[..., None], _values(images, fill), cut).permute(0, 3, 1, 2)
 
 
-def random_crop(images: Tensor, size: int, rng: torch.Generator, padding: int = 0, fill: float | Sequence[float] = 0) -> Tensor:
+def random_crop(
+    images: Tensor,
+    size: int,
+    rng: torch.Generator,
+    padding: int = 0,
+    fill: float | Sequence[float] = 0,
+) -> Tensor:
     """torchvision's ``RandomCrop(size, padding)``: a square window anywhere in the image padded with ``fill``."""
     n, _, height, width = images.shape
     top = torch.randint(0, height + 2 * padding - size + 1, (n,), generator=rng) - padding
@@ -58,7 +70,9 @@ def random_crop(images: Tensor, size: int, rng: torch.Generator, padding: int = 
 def flip(images: Tensor, horizontal: Tensor, vertical: Tensor | None = None) -> Tensor:
     """Mirror the images chosen by the masks ``horizontal`` and ``vertical``, (N,) bool."""
     images = torch.where(_each(horizontal, images), images.flip(3), images)
-    return images if vertical is None else torch.where(_each(vertical, images), images.flip(2), images)
+    return (
+        images if vertical is None else torch.where(_each(vertical, images), images.flip(2), images)
+    )
 
 
 def random_flip(images: Tensor, rng: torch.Generator) -> Tensor:
@@ -78,9 +92,13 @@ def rotate(images: Tensor, degrees: Tensor, fill: float | Sequence[float] = 0) -
     angle = torch.deg2rad(degrees.to(images.device, torch.float32))
     sin, cos, zero = angle.sin(), angle.cos(), torch.zeros_like(angle)
     # Output pixel to input pixel, about the centre; grid_sample's unit is half a side, hence the aspect ratios.
-    theta = torch.stack([cos, -sin * height / width, zero, sin * width / height, cos, zero], 1).view(n, 2, 3)
+    theta = torch.stack(
+        [cos, -sin * height / width, zero, sin * width / height, cos, zero], 1
+    ).view(n, 2, 3)
     grid = torch.nn.functional.affine_grid(theta, list(images.shape), align_corners=False)
-    sample = functools.partial(torch.nn.functional.grid_sample, grid=grid, mode="nearest", align_corners=False)
+    sample = functools.partial(
+        torch.nn.functional.grid_sample, grid=grid, mode="nearest", align_corners=False
+    )
     turned = sample(images.float()).to(images.dtype)
     if fill == 0:
         return turned
@@ -88,17 +106,23 @@ def rotate(images: Tensor, degrees: Tensor, fill: float | Sequence[float] = 0) -
     return torch.where(is_image, turned, _values(images, fill)[:, None, None])
 
 
-def random_rotation(images: Tensor, degrees: float, rng: torch.Generator, fill: float | Sequence[float] = 0) -> Tensor:
+def random_rotation(
+    images: Tensor, degrees: float, rng: torch.Generator, fill: float | Sequence[float] = 0
+) -> Tensor:
     """torchvision's ``RandomRotation(degrees)``: an angle evenly from -degrees to degrees."""
     return rotate(images, _uniform(images, -degrees, degrees, rng), fill)
 
 
-def resized_crop_nearest(images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, size: int) -> Tensor:
+def resized_crop_nearest(
+    images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, size: int
+) -> Tensor:
     """Cut boxes as ``resized_crop`` does, each pixel the nearest one of the box: for the masks of images cut by that.
 
     Equal to torchvision's ``resized_crop(..., NEAREST)``.
     """
-    return _gather(images, _nearest(top, height, size, images), _nearest(left, width, size, images)).permute(0, 3, 1, 2)
+    return _gather(
+        images, _nearest(top, height, size, images), _nearest(left, width, size, images)
+    ).permute(0, 3, 1, 2)
 
 
 def _gather(images: Tensor, ys: Tensor, xs: Tensor) -> Tensor:
@@ -118,7 +142,9 @@ def _nearest(start: Tensor, length: Tensor, outputs: int, like: Tensor) -> Tenso
 # --- geometry that interpolates ---------------------------------------------------------------------------------------
 
 
-def resized_crop(images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, size: int) -> Tensor:
+def resized_crop(
+    images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, size: int
+) -> Tensor:
     """Cut boxes, (N,) each in pixels, and resize them to ``size`` by an antialiased bilinear filter.
 
     Float images; equal to torchvision's ``resized_crop(..., antialias=True)``. The filter is separable, so a box is two
@@ -130,9 +156,14 @@ def resized_crop(images: Tensor, top: Tensor, left: Tensor, height: Tensor, widt
     return resized.contiguous(memory_format=torch.channels_last)
 
 
-def _resize_weights(start: Tensor, length: Tensor, inputs: int, outputs: int, like: Tensor) -> Tensor:
+def _resize_weights(
+    start: Tensor, length: Tensor, inputs: int, outputs: int, like: Tensor
+) -> Tensor:
     # Weights (N, outputs, inputs) of a triangle filter as wide as an output pixel, or as an input pixel if that is wider.
-    start, length = start.to(like.device, torch.float32)[:, None], length.to(like.device, torch.float32)[:, None]
+    start, length = (
+        start.to(like.device, torch.float32)[:, None],
+        length.to(like.device, torch.float32)[:, None],
+    )
     scale = length / outputs
     centre = start + (torch.arange(outputs, device=like.device) + 0.5) * scale
     pixel = torch.arange(inputs, device=like.device)
@@ -231,7 +262,9 @@ def colour_jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
     return images
 
 
-def random_jitter(images: Tensor, strength: Sequence[float], rng: torch.Generator, p: float = 1.0) -> Tensor:
+def random_jitter(
+    images: Tensor, strength: Sequence[float], rng: torch.Generator, p: float = 1.0
+) -> Tensor:
     """torchvision's ``ColorJitter(brightness, contrast, saturation, hue)``, applied to an image with probability ``p``."""
     b, c, s, h = strength
     ranges = [(max(0.0, 1 - b), 1 + b), (max(0.0, 1 - c), 1 + c), (max(0.0, 1 - s), 1 + s), (-h, h)]
@@ -257,10 +290,14 @@ def blur(images: Tensor, sigma: Tensor, size: int) -> Tensor:
         1, n * channels, height + 2 * reach, width + 2 * reach
     )
     rows = torch.nn.functional.conv2d(padded, kernel[:, :, None, :], groups=n * channels)
-    return torch.nn.functional.conv2d(rows, kernel[:, :, :, None], groups=n * channels).reshape(images.shape)
+    return torch.nn.functional.conv2d(rows, kernel[:, :, :, None], groups=n * channels).reshape(
+        images.shape
+    )
 
 
-def random_blur(images: Tensor, size: int, sigma: tuple[float, float], p: float, rng: torch.Generator) -> Tensor:
+def random_blur(
+    images: Tensor, size: int, sigma: tuple[float, float], p: float, rng: torch.Generator
+) -> Tensor:
     """torchvision's ``GaussianBlur(size, sigma)`` with probability ``p``."""
     chosen = _coin(images, p, rng).nonzero()[:, 0]
     sigmas = _uniform(images, *sigma, rng)
@@ -293,7 +330,12 @@ def inside(images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Ten
 
 
 def erase(
-    images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, value: float | Sequence[float] = 0
+    images: Tensor,
+    top: Tensor,
+    left: Tensor,
+    height: Tensor,
+    width: Tensor,
+    value: float | Sequence[float] = 0,
 ) -> Tensor:
     """Fill each image's box, (N,) each in pixels, with ``value``, one for all channels or one a channel, in the images' unit.
 
@@ -343,7 +385,9 @@ def _ten_tries(
     # Sides (N, 10) of boxes of ``scale`` times the image's area; ``ratio`` is the first side by the second, even in its log.
     n, _, height, width = images.shape
     area = height * width * torch.empty(n, 10).uniform_(*scale, generator=rng)
-    aspect = torch.empty(n, 10).uniform_(math.log(ratio[0]), math.log(ratio[1]), generator=rng).exp()
+    aspect = (
+        torch.empty(n, 10).uniform_(math.log(ratio[0]), math.log(ratio[1]), generator=rng).exp()
+    )
     return (area * aspect).sqrt().round().long(), (area / aspect).sqrt().round().long()
 
 

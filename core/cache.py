@@ -29,7 +29,11 @@ FORMAT = 1  # raise it when the same files are to be decoded to other bytes
 
 
 def load(
-    paths: list[Path], decode: Callable[[Path], np.ndarray], kind: str, memory: float, beside: list[Path] | None = None
+    paths: list[Path],
+    decode: Callable[[Path], np.ndarray],
+    kind: str,
+    memory: float,
+    beside: list[Path] | None = None,
 ) -> Tensor:
     """What ``images.load`` gives, (N, C, H, W) uint8 with channels-last memory, decoded only if that was not done before.
 
@@ -51,7 +55,9 @@ def load(
     place = writable_place(folder)
     if place:
         with locked(place / f"{stem}.lock", folder):
-            data = read(place / name, len(paths), memory)  # of another process, while this one waited
+            data = read(
+                place / name, len(paths), memory
+            )  # of another process, while this one waited
             if data is None:
                 remove(place, stem)
                 if write(place / name, paths, decode):
@@ -62,7 +68,9 @@ def load(
 def places(folder: Path) -> list[Path]:
     """Where the caches of an image folder may be: beside it, or in the user's cache folder."""
     user = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    of_user = [user / "hw1" / f"{seed_of(0, str(folder.parent)):016x}"] if user.is_absolute() else []  # not: no home
+    of_user = (
+        [user / "hw1" / f"{seed_of(0, str(folder.parent)):016x}"] if user.is_absolute() else []
+    )  # not: no home
     return [folder.parent / ".cache", *of_user]
 
 
@@ -111,7 +119,9 @@ def write(path: Path, paths: list[Path], decode: Callable[[Path], np.ndarray]) -
     shape = (len(paths), *first.shape)
     try:
         with whole(path) as file:
-            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            np.lib.format.write_array_header_1_0(
+                file, {"descr": "|u1", "fortran_order": False, "shape": shape}
+            )
             # The space is taken at once: a disk that is too full says so now, and not when an hour was decoded.
             os.posix_fallocate(file.fileno(), 0, file.tell() + len(paths) * first.nbytes)
             for image in chain([first], stream):
@@ -128,7 +138,12 @@ def read(path: Path, count: int, memory: float) -> Tensor | None:
     """The ``count`` images in the file ``path``, mapped or read as ``load`` says; None if it is missing or broken."""
     try:
         data = np.load(path, mmap_mode="r")
-        sound = isinstance(data, np.memmap) and data.dtype == np.uint8 and data.ndim == 4 and data.flags.c_contiguous
+        sound = (
+            isinstance(data, np.memmap)
+            and data.dtype == np.uint8
+            and data.ndim == 4
+            and data.flags.c_contiguous
+        )
         if not sound or len(data) != count or data.offset + data.nbytes != path.stat().st_size:
             return None
         if data.nbytes <= memory and processes.world() == 1:

@@ -22,7 +22,8 @@ VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", SURFACE: "--surface
     colour: f"--series-{k}" for k, colour in enumerate(SERIES)
 }
 DARK = {"--ink": "#e6e9ed", "--muted": "#a3acb8", "--grid": "#39414b", "--surface": "#171b20"} | {
-    f"--series-{k}": colour for k, colour in enumerate(("#6ea8f0", "#f0944d", "#5cc497", "#c290ec", "#f07f90", "#52c3d3"))
+    f"--series-{k}": colour
+    for k, colour in enumerate(("#6ea8f0", "#f0944d", "#5cc497", "#c290ec", "#f07f90", "#52c3d3"))
 }
 STYLE = {
     "svg.fonttype": "none",  # text stays text: it can be searched and takes the page's font
@@ -47,10 +48,15 @@ STYLE = {
     "legend.frameon": False,
     "legend.fontsize": 9,
 }
-PANEL = (4.2, 3.0)  # inches at 100 dots: narrower than a telephone's screen, so its text is not shrunk
+PANEL = (
+    4.2,
+    3.0,
+)  # inches at 100 dots: narrower than a telephone's screen, so its text is not shrunk
 
 
-def panel(width: float = PANEL[0], height: float = PANEL[1], *, axes: bool = True) -> tuple[Figure, Axes]:
+def panel(
+    width: float = PANEL[0], height: float = PANEL[1], *, axes: bool = True
+) -> tuple[Figure, Axes]:
     """An empty figure of ``width`` x ``height`` inches with one plot; without ``axes``, a bare drawing area in inches."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained" if axes else None)
@@ -63,12 +69,23 @@ def panel(width: float = PANEL[0], height: float = PANEL[1], *, axes: bool = Tru
 
 
 def lines(
-    series: dict[str, tuple[Sequence[float], Sequence[float]]], *, x: str, y: str, size: tuple[float, float] = PANEL
+    series: dict[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    x: str,
+    y: str,
+    size: tuple[float, float] = PANEL,
 ) -> Figure:
     """Curves by name, each (x values, y values), with a legend where there are two or more."""
     figure, axes = panel(*size)
     for k, (name, (xs, ys)) in enumerate(series.items()):
-        axes.plot(xs, ys, label=name, color=SERIES[k % len(SERIES)], marker="o" if len(xs) < 20 else None, markersize=3.5)
+        axes.plot(
+            xs,
+            ys,
+            label=name,
+            color=SERIES[k % len(SERIES)],
+            marker="o" if len(xs) < 20 else None,
+            markersize=3.5,
+        )
     if all(float(value).is_integer() for xs, _ in series.values() for value in xs):
         axes.xaxis.get_major_locator().set_params(integer=True)  # no epoch 2.5
     axes.set_xlabel(x)
@@ -80,22 +97,58 @@ def lines(
 
 
 def box(
-    axes: Axes, x: float, y: float, width: float, height: float, title: str, detail: str = "", *, series: int | None = None
+    axes: Axes,
+    x: float,
+    y: float,
+    width: float,
+    height: float,
+    title: str,
+    detail: str = "",
+    *,
+    series: int | None = None,
 ) -> None:
     """A labelled box of a drawing, its lower left corner at (x, y), all in inches; ``series``: its colour, or the ink's."""
     colour = MUTED if series is None else SERIES[series % len(SERIES)]
     style = "round,pad=0,rounding_size=0.06"
     for face, alpha, edge in ((colour, 0.12, "none"), ("none", 1.0, colour)):
-        axes.add_patch(FancyBboxPatch((x, y), width, height, boxstyle=style, facecolor=face, alpha=alpha, edgecolor=edge))
+        axes.add_patch(
+            FancyBboxPatch(
+                (x, y), width, height, boxstyle=style, facecolor=face, alpha=alpha, edgecolor=edge
+            )
+        )
     middle, count = x + width / 2, 1 + bool(detail)
-    axes.text(middle, y + height * (0.5 if count == 1 else 0.66), title, ha="center", va="center", fontsize=9.5, color=INK)
+    axes.text(
+        middle,
+        y + height * (0.5 if count == 1 else 0.66),
+        title,
+        ha="center",
+        va="center",
+        fontsize=9.5,
+        color=INK,
+    )
     if detail:
-        axes.text(middle, y + height * 0.3, detail, ha="center", va="center", fontsize=8, color=MUTED)
+        axes.text(
+            middle, y + height * 0.3, detail, ha="center", va="center", fontsize=8, color=MUTED
+        )
 
 
-def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], *, label: str = "", bend: float = 0.0) -> None:
+def arrow(
+    axes: Axes,
+    start: tuple[float, float],
+    end: tuple[float, float],
+    *,
+    label: str = "",
+    bend: float = 0.0,
+) -> None:
     """An arrow of a drawing; ``bend``: how far it bows, as a part of its length."""
-    style = {"arrowstyle": "-|>", "mutation_scale": 9, "color": MUTED, "linewidth": 1.1, "shrinkA": 0, "shrinkB": 0}
+    style = {
+        "arrowstyle": "-|>",
+        "mutation_scale": 9,
+        "color": MUTED,
+        "linewidth": 1.1,
+        "shrinkA": 0,
+        "shrinkB": 0,
+    }
     axes.add_patch(FancyArrowPatch(start, end, connectionstyle=f"arc3,rad={bend}", **style))
     if label:
         middle = ((start[0] + end[0]) / 2 + 0.06, (start[1] + end[1]) / 2)
@@ -106,7 +159,9 @@ def svg(figure: Figure) -> str:
     """The figure as an ``<svg>`` element without a background, its colours as CSS variables, for use inside a page."""
     with matplotlib.rc_context(STYLE):
         text = io.StringIO()
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        figure.savefig(
+            text, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
+        )
     drawing = text.getvalue()
     drawing = drawing[drawing.index("<svg") :]
     for colour, variable in VARIABLES.items():

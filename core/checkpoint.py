@@ -46,7 +46,9 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     Vectors (biases, BatchNorm's scales and statistics) stay float32: they are few, and a running variance may lie
     outside float16. Raises InputError if a weight is not finite in its format.
     """
-    fields = {field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(checkpoint)}
+    fields = {
+        field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(checkpoint)
+    }
     fields["weights"] = {name: _compact(name, value) for name, value in checkpoint.weights.items()}
     fields["format"] = FORMAT
     for name in ("classes", "mean", "std"):
@@ -64,9 +66,13 @@ def write(path: Path, content: Any) -> None:
 
 
 def _compact(name: str, value: torch.Tensor) -> torch.Tensor:
-    value = value.detach().to("cpu", torch.float16 if value.is_floating_point() and value.ndim >= 2 else None)
+    value = value.detach().to(
+        "cpu", torch.float16 if value.is_floating_point() and value.ndim >= 2 else None
+    )
     if value.is_floating_point() and not value.isfinite().all():
-        raise InputError(f"the weight {name} is not finite, so it is not saved; the training has diverged")
+        raise InputError(
+            f"the weight {name} is not finite, so it is not saved; the training has diverged"
+        )
     return value.contiguous().clone()  # a view would drag its whole storage into the file
 
 
@@ -77,13 +83,19 @@ def load(path: Path, problem: str) -> Checkpoint:
     """
     fields = read(path)
     if "format" not in fields or "weights" not in fields:
-        raise InputError(f"{path} is not a checkpoint of this project (bare weights?); make one with {problem}.train")
+        raise InputError(
+            f"{path} is not a checkpoint of this project (bare weights?); make one with {problem}.train"
+        )
     if fields.pop("format") != FORMAT:
-        raise InputError(f"{path} has another version's format; use the code it was made with, or train again")
+        raise InputError(
+            f"{path} has another version's format; use the code it was made with, or train again"
+        )
     if fields.get("problem") != problem:
         raise InputError(f"{path} is a checkpoint of {fields.get('problem')}, not of {problem}")
     try:
-        fields |= {name: tuple(fields[name]) for name in ("classes", "mean", "std") if name in fields}
+        fields |= {
+            name: tuple(fields[name]) for name in ("classes", "mean", "std") if name in fields
+        }
         return Checkpoint(**fields)
     except TypeError as error:
         raise InputError(f"{path} is not a whole checkpoint ({error})") from error
@@ -109,7 +121,9 @@ def read(path: Path) -> dict[str, Any]:
         why = "it holds more than plain weights" if foreign else "it is cut short or damaged"
         raise InputError(f"cannot load {path}: {why}; fetch it again or train it again") from error
     if not isinstance(content, dict):
-        raise InputError(f"{path} holds a {type(content).__name__}, not weights by their names; name another file")
+        raise InputError(
+            f"{path} holds a {type(content).__name__}, not weights by their names; name another file"
+        )
     return content
 
 
@@ -120,7 +134,11 @@ def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], where: str)
     says in that message where the weights come from.
     """
     own = model.state_dict()
-    faults = [f"missing: {some(sorted(own.keys() - weights.keys()))}"] if own.keys() - weights.keys() else []
+    faults = (
+        [f"missing: {some(sorted(own.keys() - weights.keys()))}"]
+        if own.keys() - weights.keys()
+        else []
+    )
     if weights.keys() - own.keys():
         faults.append(f"unexpected: {some(sorted(weights.keys() - own.keys()))}")
     shapes = [
@@ -131,5 +149,7 @@ def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], where: str)
     if shapes:
         faults.append(f"mis-shaped: {some(shapes)}")
     if faults:
-        raise InputError(f"{where} does not fit this network; {'; '.join(faults)}. Nothing was loaded")
+        raise InputError(
+            f"{where} does not fit this network; {'; '.join(faults)}. Nothing was loaded"
+        )
     model.load_state_dict(weights, strict=True)

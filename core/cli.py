@@ -30,7 +30,9 @@ def entry(main: Callable[[], int | None]) -> None:
     except OSError as error:
         if error.filename is None:  # of a pipe, a socket, a library: not of what the user named
             raise
-        print(f"{program}: {' '.join(f'{error.filename}: {error.strerror}'.split())}", file=sys.stderr)
+        print(
+            f"{program}: {' '.join(f'{error.filename}: {error.strerror}'.split())}", file=sys.stderr
+        )
         sys.exit(BAD_INPUT)
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)
@@ -39,7 +41,9 @@ def entry(main: Callable[[], int | None]) -> None:
 
 def some(names: list[str], at_most: int = 5) -> str:
     """The first few of ``names`` in words, and how many more there are: what an error's one line has room for."""
-    return ", ".join(names[:at_most]) + (f" and {len(names) - at_most} more" if len(names) > at_most else "")
+    return ", ".join(names[:at_most]) + (
+        f" and {len(names) - at_most} more" if len(names) > at_most else ""
+    )
 
 
 def say(message: str) -> None:
@@ -47,7 +51,9 @@ def say(message: str) -> None:
     try:
         print(message, flush=True)
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would try, and fail, again at its end
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # or Python would try, and fail, again at its end
 
 
 def warn(message: str) -> None:
@@ -56,7 +62,9 @@ def warn(message: str) -> None:
 
 def training_flags(parser: argparse.ArgumentParser, *, data: str, run: str) -> None:
     """Add the flags that all training commands have under the same names."""
-    parser.add_argument("--data", type=Path, default=Path(data), help="folder in the course's layout (%(default)s)")
+    parser.add_argument(
+        "--data", type=Path, default=Path(data), help="folder in the course's layout (%(default)s)"
+    )
     parser.add_argument("--run", type=Path, default=None, help=f"run folder ({run})")
     parser.add_argument("--epochs", type=positive, help="override the recipe's number of epochs")
     parser.add_argument("--batch-size", type=positive, help="override the recipe's batch size")
@@ -66,13 +74,19 @@ def training_flags(parser: argparse.ArgumentParser, *, data: str, run: str) -> N
         help="a data set of more GiB stays on the disk, memory-mapped (half of the memory that is free)",
     )  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
-    parser.add_argument("--fresh", action="store_true", help="start over; an older run is kept aside, not resumed")
+    parser.add_argument(
+        "--fresh", action="store_true", help="start over; an older run is kept aside, not resumed"
+    )
     parser.add_argument(
         "--max-minutes", type=minutes_from_start, metavar="MINUTES", dest="stop_at", default=math.inf,
         help="stop and save in time; the same command goes on",
     )  # fmt: skip
     parser.add_argument(
-        "--save-minutes", type=minutes, metavar="MINUTES", default=5.0, help="at most this much is lost to a kill (%(default)s)"
+        "--save-minutes",
+        type=minutes,
+        metavar="MINUTES",
+        default=5.0,
+        help="at most this much is lost to a kill (%(default)s)",
     )
 
 
@@ -97,14 +111,18 @@ def minutes_from_start(text: str) -> float:
 
     Under torchrun, since torchrun's: the processes that it starts again after a failure have what is left.
     """
-    return _started(os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else os.getpid()) + 60 * minutes(text)
+    return _started(
+        os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else os.getpid()
+    ) + 60 * minutes(text)
 
 
 def _started(process: int) -> float:
     """When ``process`` started, of ``time.monotonic``; now, where the system does not tell."""
     now = time.monotonic()
     try:
-        ticks = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19])  # since boot: see proc(5)
+        ticks = int(
+            Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+        )  # since boot: see proc(5)
         return now - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
     except (OSError, AttributeError, ValueError, IndexError):
         return now
@@ -122,12 +140,16 @@ def _free_memory() -> int:
     """Bytes that programs can have without swapping: Linux's MemAvailable, or the less that a container is allowed."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
-        free = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+        free = 1024 * next(
+            int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")
+        )
     except (OSError, StopIteration):
         free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     try:
         group = Path("/sys/fs/cgroup")
-        allowed = int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
+        allowed = int((group / "memory.max").read_text()) - int(
+            (group / "memory.current").read_text()
+        )
         # What is counted as used holds files that were read or written lately, as the cache of a data set; they make way.
         lines = (group / "memory.stat").read_text().splitlines()
         allowed += sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))

@@ -21,7 +21,9 @@ def choose(name: str = "auto") -> torch.device:
         return torch.device("cpu")
     try:
         device = torch.device("cuda" if name == "auto" else name)
-        torch.ones(1, device=device).sum().item()  # a driver, or a chip too old for this torch, fails only at work
+        torch.ones(
+            1, device=device
+        ).sum().item()  # a driver, or a chip too old for this torch, fails only at work
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         if name != "auto":
@@ -35,7 +37,10 @@ def describe(device: torch.device) -> str:
     """The device in words, for a log: the GPU's name, or the processor's with the number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    model = next((line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.machine())
+    model = next(
+        (line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name")),
+        platform.machine(),
+    )
     return f"{model}, {torch.get_num_threads()} threads"
 
 

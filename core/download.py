@@ -57,7 +57,9 @@ class Wanted:
     @property
     def source(self) -> str:
         """The address that a browser opens too."""
-        return f"https://drive.google.com/file/d/{self.drive_id}/view" if self.drive_id else self.url
+        return (
+            f"https://drive.google.com/file/d/{self.drive_id}/view" if self.drive_id else self.url
+        )
 
     def check(self, path: Path) -> str:
         """Describe the file at ``path`` by its size and hash. Raises Failed if they are not the manifest's."""
@@ -74,11 +76,32 @@ class Wanted:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog=PROGRAM, description="Make sure that the files of a manifest are there and right.")
-    parser.add_argument("what", nargs="?", choices=list(FOLDERS), default="checkpoints", help="%(default)s, if not said")
-    parser.add_argument("--manifest", type=Path, default=ROOT / "checkpoints" / "manifest.json", help="%(default)s")
-    parser.add_argument("--to", type=Path, metavar="FOLDER", help="where the files belong (the repository's folder for them)")
-    parser.add_argument("--timeout", type=positive, default=30, metavar="SECONDS", help="of a server's silence (%(default)s)")
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM, description="Make sure that the files of a manifest are there and right."
+    )
+    parser.add_argument(
+        "what",
+        nargs="?",
+        choices=list(FOLDERS),
+        default="checkpoints",
+        help="%(default)s, if not said",
+    )
+    parser.add_argument(
+        "--manifest", type=Path, default=ROOT / "checkpoints" / "manifest.json", help="%(default)s"
+    )
+    parser.add_argument(
+        "--to",
+        type=Path,
+        metavar="FOLDER",
+        help="where the files belong (the repository's folder for them)",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=positive,
+        default=30,
+        metavar="SECONDS",
+        help="of a server's silence (%(default)s)",
+    )
     args = parser.parse_args()
 
     listed = read_manifest(args.manifest, args.what)
@@ -106,7 +129,12 @@ def read_manifest(path: Path, what: str) -> list[Wanted]:
         return [_wanted(fields) for fields in json.loads(path.read_text(encoding="utf-8"))[what]]
     except OSError as error:
         raise InputError(f"cannot read the manifest {path}: {error.strerror}") from error
-    except (ValueError, LookupError, TypeError, AttributeError) as error:  # no JSON, or JSON of another shape
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+    ) as error:  # no JSON, or JSON of another shape
         raise InputError(f"the manifest {path} is broken in {what!r}: {error}") from error
 
 
@@ -116,7 +144,13 @@ def _wanted(fields: dict[str, Any]) -> Wanted:
         if not re.fullmatch(FORMS[key], value):
             raise ValueError(f"{key} of the entry {known['name']!r} cannot be {value!r}")
     size = int(known["bytes"]) if known["bytes"] else None
-    return Wanted(known["name"], size, known["sha256"] or known["sha256_prefix"], known["url"], known["drive_id"])
+    return Wanted(
+        known["name"],
+        size,
+        known["sha256"] or known["sha256_prefix"],
+        known["url"],
+        known["drive_id"],
+    )
 
 
 def obtain(wanted: Wanted, folder: Path, timeout: int) -> Path:
@@ -144,7 +178,9 @@ def obtain(wanted: Wanted, folder: Path, timeout: int) -> Path:
             ) from error
     print(f"{done} {wanted.name} ({found})")
     if not wanted.sha256:
-        known = "nothing could be verified" if wanted.bytes is None else "only its size was verified"
+        known = (
+            "nothing could be verified" if wanted.bytes is None else "only its size was verified"
+        )
         warn(f"{wanted.name}: the manifest knows no hash, so {known}")
     return path
 
@@ -153,13 +189,19 @@ def fetch(wanted: Wanted, path: Path, timeout: int) -> str:
     """Download beside ``path``, check, and rename; returns the file's description. Raises Failed or OSError."""
     part = path.with_name(f"{path.name}.part")
     for last in (False, True):
-        pieced = _from_drive(wanted, part, timeout) if wanted.drive_id else _from_server(wanted, part, timeout)
+        pieced = (
+            _from_drive(wanted, part, timeout)
+            if wanted.drive_id
+            else _from_server(wanted, part, timeout)
+        )
         try:
             description = wanted.check(part)
             break
         except Failed:
             part.unlink()
-            if last or not pieced:  # pieces of two versions do not fit: those get a second chance, from nothing
+            if (
+                last or not pieced
+            ):  # pieces of two versions do not fit: those get a second chance, from nothing
                 raise
     os.replace(part, path)
     return description
@@ -173,24 +215,39 @@ def _from_server(wanted: Wanted, part: Path, timeout: int) -> bool:
     for attempt in range(ATTEMPTS):
         time.sleep(BACKOFF * attempt)
         have = part.stat().st_size if part.exists() else 0
-        headers = {"Accept-Encoding": "identity"}  # a range counts the bytes sent, so these must be the file's own
-        if have and (version or wanted.sha256):  # with neither, a piece of another version would go unnoticed
+        headers = {
+            "Accept-Encoding": "identity"
+        }  # a range counts the bytes sent, so these must be the file's own
+        if have and (
+            version or wanted.sha256
+        ):  # with neither, a piece of another version would go unnoticed
             headers |= {"Range": f"bytes={have}-"} | ({"If-Range": version} if version else {})
         try:
-            with requests.get(wanted.url, headers=headers, stream=True, timeout=timeout) as response:
+            with requests.get(
+                wanted.url, headers=headers, stream=True, timeout=timeout
+            ) as response:
                 response.raise_for_status()
                 pieced = response.status_code == 206
                 if not pieced:
-                    tag = response.headers.get("ETag", "W/")  # a weak tag does not promise equal bytes
-                    have, version = 0, response.headers.get("Last-Modified") if tag.startswith("W/") else tag
+                    tag = response.headers.get(
+                        "ETag", "W/"
+                    )  # a weak tag does not promise equal bytes
+                    have, version = (
+                        0,
+                        response.headers.get("Last-Modified") if tag.startswith("W/") else tag,
+                    )
                 elif not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
                     part.unlink(missing_ok=True)
-                    raise requests.RequestException("the server sent another range than the one asked for")
+                    raise requests.RequestException(
+                        "the server sent another range than the one asked for"
+                    )
                 length = response.headers.get("Content-Length", "")
                 total = have + int(length) if length.isdigit() else wanted.bytes
                 size = _receive(response, part, have, total)
                 if total is not None and size < total:
-                    raise requests.RequestException(f"the connection ended after {size:,} of {total:,} bytes")
+                    raise requests.RequestException(
+                        f"the connection ended after {size:,} of {total:,} bytes"
+                    )
                 return pieced
         except requests.RequestException as error:
             status = None if error.response is None else error.response.status_code
@@ -206,7 +263,15 @@ def _receive(response: Any, part: Path, have: int, total: int | None) -> int:
     """Append the response's body to the first ``have`` bytes of ``part``; return the size it then has."""
     from tqdm import tqdm
 
-    bar = tqdm(desc=part.stem, initial=have, total=total, unit="B", unit_scale=True, leave=False, disable=None)
+    bar = tqdm(
+        desc=part.stem,
+        initial=have,
+        total=total,
+        unit="B",
+        unit_scale=True,
+        leave=False,
+        disable=None,
+    )
     with bar, part.open("ab" if have else "wb") as file:
         for block in response.iter_content(BLOCK):
             file.write(block)
@@ -232,7 +297,13 @@ def _from_drive(wanted: Wanted, part: Path, timeout: int) -> bool:
 
     part.unlink(missing_ok=True)  # gdown would take it for the whole file
     try:
-        done = gdown.download(id=wanted.drive_id, output=str(part), resume=True, quiet=not sys.stderr.isatty(), timeout=timeout)
+        done = gdown.download(
+            id=wanted.drive_id,
+            output=str(part),
+            resume=True,
+            quiet=not sys.stderr.isatty(),
+            timeout=timeout,
+        )
     except Exception as error:  # its own, those of requests, and what a changed page of Google makes its parser raise
         raise Failed(f"gdown: {error or type(error).__name__}") from error
     if not done or not part.is_file():

@@ -28,7 +28,9 @@ def whole(path: Path) -> Iterator[IO[bytes]]:
     """
     hidden = path.parent / f".{path.name[:50]}.{secrets.token_hex(8)}.part"
     try:
-        with open(hidden, "xb") as file:  # not mkstemp, whose files are private: an output is as public as any new file
+        with open(
+            hidden, "xb"
+        ) as file:  # not mkstemp, whose files are private: an output is as public as any new file
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -51,7 +53,9 @@ def writable_file(path: Path) -> Path:
     if stat.S_ISDIR(mode):
         raise InputError(f"the output {path} is a folder; name a file")
     if not stat.S_ISREG(mode):
-        raise InputError(f"the output {path} is a device, which a new file would replace; name a file")
+        raise InputError(
+            f"the output {path} is a device, which a new file would replace; name a file"
+        )
     writable_folder(path.parent)
     return path
 
@@ -61,11 +65,15 @@ def writable_folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise InputError(f"the output folder {path} cannot be made: a file is in the way") from error
+        raise InputError(
+            f"the output folder {path} cannot be made: a file is in the way"
+        ) from error
     except OSError as error:
         raise InputError(f"the output folder {path} cannot be made: {error.strerror}") from error
     try:
-        with tempfile.TemporaryFile(dir=path):  # asks the file system itself: root passes every os.access
+        with tempfile.TemporaryFile(
+            dir=path
+        ):  # asks the file system itself: root passes every os.access
             pass
     except OSError as error:
         raise InputError(f"cannot write in {path}: {error.strerror}") from error
@@ -98,7 +106,11 @@ def list_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     """
     readable_folder(folder)
     try:
-        names = [entry.name for entry in os.scandir(folder) if not entry.name.startswith(".") and entry.is_file()]
+        names = [
+            entry.name
+            for entry in os.scandir(folder)
+            if not entry.name.startswith(".") and entry.is_file()
+        ]
     except OSError as error:
         raise InputError(f"cannot read the folder {folder}: {error.strerror}") from error
     chosen = sorted((name for name in names if name.lower().endswith(suffixes)), key=natural)

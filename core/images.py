@@ -19,7 +19,9 @@ from tqdm import tqdm
 
 from core.cli import InputError
 
-warnings.filterwarnings("ignore", module="PIL")  # remarks on oddities of files that it decodes nevertheless
+warnings.filterwarnings(
+    "ignore", module="PIL"
+)  # remarks on oddities of files that it decodes nevertheless
 SUFFIXES = (".png", ".jpg", ".jpeg")
 THREADS = max(2, min(16, os.cpu_count() or 2))
 T = TypeVar("T")
@@ -42,14 +44,18 @@ def open_rgb(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             image.load()
-            if image.mode.startswith("I"):  # Pillow would clip 16 bits to 255 instead of scaling them
+            if image.mode.startswith(
+                "I"
+            ):  # Pillow would clip 16 bits to 255 instead of scaling them
                 image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
             return image.convert("RGB")
     except FileNotFoundError as error:
         raise BadImage(f"{path}: no such file") from error
     except Exception as error:  # Pillow's decoders raise nearly everything on a broken file
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        if os.path.isfile(path) and os.path.getsize(path) == 0:  # Path.is_file raises where the folder is closed to us
+        if (
+            os.path.isfile(path) and os.path.getsize(path) == 0
+        ):  # Path.is_file raises where the folder is closed to us
             reason = "the file is empty"
         raise BadImage(f"{path}: cannot be read as an image ({reason})") from error
 
@@ -66,7 +72,9 @@ def read_square(path: Path, size: int) -> np.ndarray:
     return np.array(image)
 
 
-def load(paths: list[Path], decode: Callable[[Path], np.ndarray], what: str = "images") -> torch.Tensor:
+def load(
+    paths: list[Path], decode: Callable[[Path], np.ndarray], what: str = "images"
+) -> torch.Tensor:
     """Decode a whole data set into memory: (N, C, H, W) uint8 with channels-last memory. See ``decoded``."""
     stream = decoded(paths, decode, what)
     first = next(stream)
@@ -76,7 +84,9 @@ def load(paths: list[Path], decode: Callable[[Path], np.ndarray], what: str = "i
     return torch.from_numpy(data).permute(0, 3, 1, 2)
 
 
-def decoded(paths: list[Path], decode: Callable[[Path], np.ndarray], what: str = "images") -> Iterator[np.ndarray]:
+def decoded(
+    paths: list[Path], decode: Callable[[Path], np.ndarray], what: str = "images"
+) -> Iterator[np.ndarray]:
     """Decode a data set by threads, in order, with a progress bar.
 
     ``decode`` gives (H, W, C) uint8. Raises InputError that names the first file which cannot be read or whose shape is
@@ -84,7 +94,9 @@ def decoded(paths: list[Path], decode: Callable[[Path], np.ndarray], what: str =
     """
     first = None
     try:
-        for path, image in zip(paths, progress(in_order(decode, paths), len(paths), what), strict=True):
+        for path, image in zip(
+            paths, progress(in_order(decode, paths), len(paths), what), strict=True
+        ):
             first = image if first is None else first
             if image.shape != first.shape:
                 raise InputError(f"{path} is {size_of(image)}, but {paths[0]} is {size_of(first)}")
@@ -97,7 +109,9 @@ def size_of(image: np.ndarray) -> str:
     return f"{image.shape[1]}x{image.shape[0]}"
 
 
-def in_order(work: Callable[[Path], T], items: Iterable[Path], ahead: int = 4 * THREADS) -> Iterator[T]:
+def in_order(
+    work: Callable[[Path], T], items: Iterable[Path], ahead: int = 4 * THREADS
+) -> Iterator[T]:
     """Map ``work`` over ``items`` in threads, in order, at most ``ahead`` of them started before their turn."""
     with ThreadPoolExecutor(THREADS) as pool:
         waiting: deque = deque()
@@ -114,4 +128,6 @@ def in_order(work: Callable[[Path], T], items: Iterable[Path], ahead: int = 4 * 
 
 def progress(items: Iterable[T], total: int, what: str) -> Iterable[T]:
     """``items`` with a progress bar on stderr where that is a terminal, and nothing elsewhere."""
-    return tqdm(items, total=total, desc=what, unit="img", leave=False, disable=not sys.stderr.isatty())
+    return tqdm(
+        items, total=total, desc=what, unit="img", leave=False, disable=not sys.stderr.isatty()
+    )

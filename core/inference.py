@@ -24,8 +24,16 @@ from core.cli import PARTIAL, InputError, positive, warn
 def flags(parser: argparse.ArgumentParser, checkpoint: Path) -> None:
     """Add the flags that all inference programs have under the same names."""
     parser.add_argument("--checkpoint", type=Path, default=checkpoint, help="%(default)s")
-    parser.add_argument("--device", default="auto", help="auto (a GPU that works, or else the CPU), cpu, cuda or cuda:N")
-    parser.add_argument("--batch-size", type=positive, help="images at a time; halved by itself when a GPU's memory is short")
+    parser.add_argument(
+        "--device",
+        default="auto",
+        help="auto (a GPU that works, or else the CPU), cpu, cuda or cuda:N",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=positive,
+        help="images at a time; halved by itself when a GPU's memory is short",
+    )
 
 
 class TooLarge(InputError):
@@ -41,13 +49,18 @@ def on_device(name: str, work: Callable[[torch.device], int]) -> int:
     where = device.choose(name)
     try:
         return work(where)
-    except (RuntimeError, TooLarge) as error:  # of a GPU: no memory, cuDNN, cuBLAS, the driver; few have a class of their own
+    except (
+        RuntimeError,
+        TooLarge,
+    ) as error:  # of a GPU: no memory, cuDNN, cuBLAS, the driver; few have a class of their own
         if where.type == "cpu":
             raise
         reason = f"{where} failed ({(str(error) or type(error).__name__).splitlines()[0]})"
         if name != "auto":
             raise InputError(f"{reason}; try --device cpu") from error
-    warn(f"{reason}; starting again on the CPU")  # out here, as the error's frames held the GPU's memory
+    warn(
+        f"{reason}; starting again on the CPU"
+    )  # out here, as the error's frames held the GPU's memory
     return work(torch.device("cpu"))
 
 
@@ -66,7 +79,9 @@ class Stream:
     one could be read.
     """
 
-    def __init__(self, paths: list[Path], decode: Callable[[Path], np.ndarray], batch_size: int) -> None:
+    def __init__(
+        self, paths: list[Path], decode: Callable[[Path], np.ndarray], batch_size: int
+    ) -> None:
         self.paths, self.bad = paths, []
         self._decode, self._batch_size = decode, batch_size
         self._start = time.perf_counter()
@@ -75,7 +90,9 @@ class Stream:
         paths: list[Path] = []
         decoded: list[np.ndarray] = []
         ahead = images.in_order(self._try, self.paths, ahead=self._batch_size + images.THREADS)
-        for path, image in zip(self.paths, images.progress(ahead, len(self.paths), "images"), strict=True):
+        for path, image in zip(
+            self.paths, images.progress(ahead, len(self.paths), "images"), strict=True
+        ):
             if isinstance(image, images.BadImage):
                 warn(str(image))
                 self.bad.append(path)
@@ -86,7 +103,9 @@ class Stream:
             paths.append(path)
             decoded.append(image)
         if not decoded and len(self.bad) == len(self.paths):
-            raise InputError(f"none of the {len(self.paths)} images could be read; nothing was written")
+            raise InputError(
+                f"none of the {len(self.paths)} images could be read; nothing was written"
+            )
         if decoded:
             yield _batch(paths, decoded)
 
@@ -100,7 +119,10 @@ class Stream:
         """Print the summary line on stderr, name the fallback if one was used, and return the exit status."""
         seconds = time.perf_counter() - self._start
         count = len(self.paths)
-        print(f"{count} images in {seconds:.1f} s ({count / seconds:.1f} images/s) on {device}", file=sys.stderr)
+        print(
+            f"{count} images in {seconds:.1f} s ({count / seconds:.1f} images/s) on {device}",
+            file=sys.stderr,
+        )
         if not self.bad:
             return 0
         warn(f"{len(self.bad)} of {count} images could not be read and got {fallback}")
@@ -117,7 +139,9 @@ class Predictor:
     Where a GPU's memory is too small for a batch, the batch is halved, for good.
     """
 
-    def __init__(self, classify: Callable[[Tensor], Tensor], checkpoint: Checkpoint, device: torch.device) -> None:
+    def __init__(
+        self, classify: Callable[[Tensor], Tensor], checkpoint: Checkpoint, device: torch.device
+    ) -> None:
         self._classify, self._checkpoint, self._device = classify, checkpoint, device
         self._at_most = sys.maxsize
         # A GPU's convolutions would round their inputs to TF32's 10 bits: predictions would depend on its make and the batch.
@@ -136,7 +160,9 @@ class Predictor:
             except torch.OutOfMemoryError as error:
                 if len(part) == 1:
                     size = "x".join(str(side) for side in reversed(part.shape[2:]))
-                    raise TooLarge(f"an image of {size} does not fit the memory of {self._device}; the CPU may do") from error
+                    raise TooLarge(
+                        f"an image of {size} does not fit the memory of {self._device}; the CPU may do"
+                    ) from error
                 self._at_most = len(part) // 2
                 torch.cuda.empty_cache()
                 warn(f"the GPU's memory is short; going on with batches of {self._at_most}")

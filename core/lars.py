@@ -28,7 +28,10 @@ class LARS(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         trust: float = 1e-3,
     ) -> None:
-        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust})
+        super().__init__(
+            parameters,
+            {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust},
+        )
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
@@ -49,7 +52,9 @@ class LARS(torch.optim.Optimizer):
             change = change.add(weight, alpha=group["weight_decay"])
             length, step = weight.norm(), change.norm()
             # No branch on the norms: reading them would make a GPU wait, once for every parameter.
-            change = change * torch.where((length > 0) & (step > 0), group["trust"] * length / step, 1.0)
+            change = change * torch.where(
+                (length > 0) & (step > 0), group["trust"] * length / step, 1.0
+            )
         state = self.state[weight]
         if "velocity" not in state:
             state["velocity"] = torch.zeros_like(weight)

@@ -16,10 +16,14 @@ from core.augment import inside
 
 def mixup(images: Tensor, weight: Tensor, partner: Tensor) -> Tensor:
     """weight * image + (1 - weight) * its partner, in the images' own float format; bytes raise NotImplementedError."""
-    return torch.lerp(images[partner], images, weight.to(images.device, images.dtype).view(-1, 1, 1, 1))
+    return torch.lerp(
+        images[partner], images, weight.to(images.device, images.dtype).view(-1, 1, 1, 1)
+    )
 
 
-def random_mixup(images: Tensor, alpha: float, rng: torch.Generator, p: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+def random_mixup(
+    images: Tensor, alpha: float, rng: torch.Generator, p: float = 1.0
+) -> tuple[Tensor, Tensor, Tensor]:
     """Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization", section 2: the weight is from Beta(alpha, alpha).
 
     An image is mixed with probability ``p`` and has else the weight 1. NOTE: the paper's code draws one weight a batch.
@@ -30,7 +34,9 @@ def random_mixup(images: Tensor, alpha: float, rng: torch.Generator, p: float = 
     return mixup(images, weight, partner), partner.to(images.device), weight.to(images.device)
 
 
-def cutmix(images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, partner: Tensor) -> Tensor:
+def cutmix(
+    images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, partner: Tensor
+) -> Tensor:
     """Fill each image's box, (N,) each in pixels, with the same pixels of its partner.
 
     Any dtype and any number of channels: a mask stacked as a channel is cut along. A height of 0 leaves the image as it is.
@@ -38,7 +44,9 @@ def cutmix(images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Ten
     return torch.where(inside(images, top, left, height, width), images[partner], images)
 
 
-def random_cutmix(images: Tensor, alpha: float, rng: torch.Generator, p: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+def random_cutmix(
+    images: Tensor, alpha: float, rng: torch.Generator, p: float = 1.0
+) -> tuple[Tensor, Tensor, Tensor]:
     """Yun et al. 2019, "CutMix: Regularization Strategy to Train Strong Classifiers", section 3.1; the paper's alpha is 1.
 
     A box of the image's shape and of 1 - Beta(alpha, alpha) of its area lies about any of its pixels, cut off at the border.
@@ -56,10 +64,14 @@ def random_cutmix(images: Tensor, alpha: float, rng: torch.Generator, p: float =
     return mixed, partner.to(images.device), weight.to(images.device)
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, partner: Tensor, weight: Tensor, label_smoothing: float = 0.0) -> Tensor:
+def cross_entropy(
+    logits: Tensor, labels: Tensor, partner: Tensor, weight: Tensor, label_smoothing: float = 0.0
+) -> Tensor:
     """The batch's mean of weight * CE(label) + (1 - weight) * CE(the partner's label), of logits (N, classes)."""
     own, other = (
-        nn.functional.cross_entropy(logits, target, reduction="none", label_smoothing=label_smoothing)
+        nn.functional.cross_entropy(
+            logits, target, reduction="none", label_smoothing=label_smoothing
+        )
         for target in (labels, labels[partner])
     )
     return (weight * own + (1 - weight) * other).mean()

@@ -10,7 +10,9 @@ from torch import nn
 from core.lars import LARS
 
 
-def make(name: str, network: nn.Module, lr: float, weight_decay: float, decay_vectors: bool) -> torch.optim.Optimizer:
+def make(
+    name: str, network: nn.Module, lr: float, weight_decay: float, decay_vectors: bool
+) -> torch.optim.Optimizer:
     """``adam``, ``adamw``, ``sgd`` (Nesterov's momentum 0.9) or ``lars`` over the parameters that have a gradient.
 
     Without ``decay_vectors``, biases and BatchNorm's scales and shifts do not decay; with ``lars`` they never do.
@@ -18,7 +20,10 @@ def make(name: str, network: nn.Module, lr: float, weight_decay: float, decay_ve
     parameters = [p for p in network.parameters() if p.requires_grad]
     decayed = [p for p in parameters if decay_vectors or p.ndim >= 2]
     others = [p for p in parameters if not decay_vectors and p.ndim < 2]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
     groups = [group for group in groups if group["params"]]
     if name == "adam":
         return torch.optim.Adam(groups, lr=lr)

@@ -38,11 +38,15 @@ def read_rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
     for column in columns:
         if header.count(column) != 1:
             fault = "no" if column not in header else "more than one"
-            raise InputError(f"{path} line {number}: {fault} column {column!r} (found: {', '.join(header)})")
+            raise InputError(
+                f"{path} line {number}: {fault} column {column!r} (found: {', '.join(header)})"
+            )
     rows = []
     for number, cells in lines[1:]:
         if len(cells) > len(header) or any(name in columns for name in header[len(cells) :]):
-            raise InputError(f"{path} line {number}: {len(cells)} cells, but the header has {len(header)}")
+            raise InputError(
+                f"{path} line {number}: {len(cells)} cells, but the header has {len(header)}"
+            )
         rows.append(dict(zip(header, cells, strict=False)))
         if not _is_utf8(cell for column, cell in rows[-1].items() if column != "filename"):
             raise InputError(f"{path} line {number} is not text in UTF-8; save it as csv in UTF-8")
@@ -63,7 +67,9 @@ def _numbered(path: Path, text: str) -> list[tuple[int, list[str]]]:
                 rows.append((reader.line_num, cells))
             first = reader.line_num + 1
     except csv.Error as error:
-        raise InputError(f"{path} line {first} is no row of a csv ({error}); close its quotes, or remove them") from error
+        raise InputError(
+            f"{path} line {first} is no row of a csv ({error}); close its quotes, or remove them"
+        ) from error
     return rows
 
 
@@ -79,7 +85,9 @@ def unique(rows: list[dict[str, str]], column: str, path: Path) -> None:
     """Raise InputError if two rows have the same ``column``."""
     doubled = [value for value, count in Counter(row[column] for row in rows).items() if count > 1]
     if doubled:
-        raise InputError(f"{path} names {some(doubled)} more than once; each {column} may stand in one row only")
+        raise InputError(
+            f"{path} names {some(doubled)} more than once; each {column} may stand in one row only"
+        )
 
 
 def locate(table: Path, folder: Path, rows: list[dict[str, str]]) -> list[Path]:
@@ -87,7 +95,9 @@ def locate(table: Path, folder: Path, rows: list[dict[str, str]]) -> list[Path]:
     readable_folder(folder)
     unique(rows, "filename", table)
     paths = [folder / row["filename"] for row in rows]
-    missing = [path.name for path in paths if not os.path.isfile(path)]  # Path.is_file raises at a name that is too long
+    missing = [
+        path.name for path in paths if not os.path.isfile(path)
+    ]  # Path.is_file raises at a name that is too long
     if missing:
         raise InputError(f"{table} names images that are not in {folder}: {some(missing)}")
     return paths
@@ -105,7 +115,10 @@ def write_rows(path: Path, columns: tuple[str, ...], rows: list[tuple[str, ...]]
 
 def score(predicted: dict[str, str], truth: dict[str, str]) -> tuple[int, int]:
     """(right, all) of two maps from file name to label. Raises InputError if their names are not the same."""
-    missing, extra = sorted(truth.keys() - predicted.keys()), sorted(predicted.keys() - truth.keys())
+    missing, extra = (
+        sorted(truth.keys() - predicted.keys()),
+        sorted(predicted.keys() - truth.keys()),
+    )
     faults = [f"no prediction for {some(missing)}"] if missing else []
     faults += [f"a prediction for the unknown {some(extra)}"] if extra else []
     if faults:
@@ -120,7 +133,10 @@ def wilson(right: int, count: int) -> tuple[float, float]:
     near 0 and 1 too, where right/count plus and minus a standard error's multiple does not.
     """
     z, p = 1.959964, right / count  # the normal distribution's 97.5 % quantile
-    centre, reach = p + z * z / (2 * count), z * math.sqrt(p * (1 - p) / count + (z / (2 * count)) ** 2)
+    centre, reach = (
+        p + z * z / (2 * count),
+        z * math.sqrt(p * (1 - p) / count + (z / (2 * count)) ** 2),
+    )
     scale = 1 + z * z / count
     return max(0.0, (centre - reach) / scale), min(1.0, (centre + reach) / scale)
 

@@ -70,7 +70,9 @@ def _in_memory(main: Callable[[], int | None]) -> int | None:
 
 def _in_the_group(main: Callable[[], int | None]) -> int | None:
     store, number, count = next(distributed.rendezvous("env://"))
-    store = distributed.PrefixStore(f"start {restarts()}", store)  # torchrun's holds the addresses of the failed ones still
+    store = distributed.PrefixStore(
+        f"start {restarts()}", store
+    )  # torchrun's holds the addresses of the failed ones still
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     distributed.init_process_group(backend, store=store, rank=number, world_size=count)
     try:
@@ -86,7 +88,9 @@ def _in_the_group(main: Callable[[], int | None]) -> int | None:
         if not _is_loss(error):
             raise
         if _is_first(store):
-            cli.warn("another process of the training was lost; the same command, without --fresh, goes on from the last save")
+            cli.warn(
+                "another process of the training was lost; the same command, without --fresh, goes on from the last save"
+            )
         return STOPPED
     distributed.destroy_process_group()
     return status
@@ -95,7 +99,11 @@ def _in_the_group(main: Callable[[], int | None]) -> int | None:
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
     # Nothing printed, warned or drawn as a progress bar; an exception's traceback comes after it.
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+    with (
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
         yield
 
 
@@ -106,7 +114,9 @@ def _is_first(store: distributed.Store) -> bool:
             return True
     except RuntimeError:  # the store was kept by a process that is lost
         pass
-    time.sleep(1)  # torchrun ends the others as soon as one ends: the first one must have spoken by then
+    time.sleep(
+        1
+    )  # torchrun ends the others as soon as one ends: the first one must have spoken by then
     return False
 
 
@@ -128,11 +138,17 @@ def choose(name: str) -> torch.device:
     if world() > 1 and torch.cuda.is_available() and name != "cpu":
         local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if name not in ("auto", "cuda"):
-            raise InputError(f"--device {name} is one GPU for {world()} processes; leave it out, or --device cpu")
+            raise InputError(
+                f"--device {name} is one GPU for {world()} processes; leave it out, or --device cpu"
+            )
         if local >= gpus:
-            raise InputError(f"more processes than the {gpus} GPUs of this machine; start {gpus}, or --device cpu")
+            raise InputError(
+                f"more processes than the {gpus} GPUs of this machine; start {gpus}, or --device cpu"
+            )
         torch.cuda.set_device(local)  # the one that "cuda" means from here on
-        return device.choose("cuda")  # not "auto": one process on the CPU would leave the others waiting for it
+        return device.choose(
+            "cuda"
+        )  # not "auto": one process on the CPU would leave the others waiting for it
     return device.choose(name)
 
 
@@ -152,7 +168,9 @@ def wrap(network: nn.Module, where: torch.device) -> nn.Module:
     return trained
 
 
-def _mean_in_order(_, bucket):  # GradBucket -> Future[Tensor]; torch refuses annotations that are strings, as here
+def _mean_in_order(
+    _, bucket
+):  # GradBucket -> Future[Tensor]; torch refuses annotations that are strings, as here
     # gloo's own sum of three or more adds a number's parts in an order that depends on where in the bucket it stands, and
     # after its first step DistributedDataParallel fills the buckets anew: a run that goes on would end at other bits.
     own = bucket.buffer()
@@ -177,7 +195,9 @@ def copy_buffers(network: nn.Module) -> None:
         return
     flat = torch.cat([buffer.flatten() for buffer in buffers])
     distributed.broadcast(flat, 0)
-    for buffer, values in zip(buffers, flat.split([buffer.numel() for buffer in buffers]), strict=True):
+    for buffer, values in zip(
+        buffers, flat.split([buffer.numel() for buffer in buffers]), strict=True
+    ):
         buffer.copy_(values.view_as(buffer))
 
 
@@ -192,7 +212,9 @@ def mine(items: Any) -> Any:
 def share(index: Tensor) -> Tensor:
     """This process's share of a batch. Raises InputError if the shares would not be of one size, so of one weight."""
     if len(index) % world():
-        raise InputError(f"{world()} processes cannot share a batch of {len(index)} evenly; name another --batch-size")
+        raise InputError(
+            f"{world()} processes cannot share a batch of {len(index)} evenly; name another --batch-size"
+        )
     return mine(index)
 
 
@@ -214,7 +236,11 @@ def total(counts: Tensor) -> Tensor:
 
 def means(numbers: list[float]) -> list[float]:
     """The mean of each number over the processes."""
-    return (total(torch.tensor(numbers, dtype=torch.float64)) / world()).tolist() if world() > 1 else numbers
+    return (
+        (total(torch.tensor(numbers, dtype=torch.float64)) / world()).tolist()
+        if world() > 1
+        else numbers
+    )
 
 
 def highest(*values: int) -> list[int]:

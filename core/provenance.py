@@ -41,10 +41,16 @@ def continued(about: dict[str, Any], now: dict[str, Any], epoch: int, step: int)
     A start that differs from the one before in nothing but its time is not noted.
     """
     latest = about.get("continued", [about])[-1]
-    known = {name: latest[name] for name in ("command", "commit", "processes", "device", "torch") if name in latest}
+    known = {
+        name: latest[name]
+        for name in ("command", "commit", "processes", "device", "torch")
+        if name in latest
+    }
     if known == {name: value for name, value in now.items() if name != "started"}:
         return about
-    return about | {"continued": [*about.get("continued", []), {"epoch": epoch, "step": step} | now]}
+    return about | {
+        "continued": [*about.get("continued", []), {"epoch": epoch, "step": step} | now]
+    }
 
 
 def commits(about: dict[str, Any]) -> str:
@@ -73,9 +79,14 @@ def content(*parts: Tensor | Path) -> str:
             if isinstance(part, Path):
                 pieces: list[Any] = [part.read_bytes()]
             else:
-                rows = part.movedim(1, -1) if part.ndim == 4 else part  # as the bytes lie, channels last
+                rows = (
+                    part.movedim(1, -1) if part.ndim == 4 else part
+                )  # as the bytes lie, channels last
                 whole.update(f"{tuple(rows.shape)} {rows.dtype}".encode())
-                pieces = [piece.contiguous().numpy() for piece in rows.split(max(1, PIECE * len(rows) // max(1, rows.nbytes)))]
+                pieces = [
+                    piece.contiguous().numpy()
+                    for piece in rows.split(max(1, PIECE * len(rows) // max(1, rows.nbytes)))
+                ]
             for digest in pool.map(lambda piece: hashlib.blake2b(piece).digest(), pieces):
                 whole.update(digest)
     return whole.hexdigest()
@@ -91,6 +102,8 @@ def commit() -> str:
     root = Path(__file__).parent
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
-        return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            command, cwd=root, capture_output=True, text=True, check=True
+        ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):  # OSError: there is no git
         return "unknown"

@@ -23,7 +23,9 @@ def generator(seed: int, *keys: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(seed_of(seed, *keys))
 
 
-def batches(count: int, batch_size: int, *, seed: int, epoch: int, start: int = 0) -> Iterator[tuple[int, torch.Tensor]]:
+def batches(
+    count: int, batch_size: int, *, seed: int, epoch: int, start: int = 0
+) -> Iterator[tuple[int, torch.Tensor]]:
     """Yield ``(step, indices)`` of one epoch's shuffled batches, from step ``start``; indices: (batch,) int64.
 
     A last batch smaller than the others is left out, as BatchNorm cannot learn from one image; only where the whole set

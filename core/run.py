@@ -64,7 +64,9 @@ class Run:
     ) -> None:
         self.folder, self.seed, self.watch, self.better = folder, seed, watch, better
         self.how_to_go_on = "the same command goes on" + (", without --fresh" if fresh else "")
-        self.identity = json.loads(json.dumps({"recipe": dataclasses.asdict(recipe), "data": data, "seed": seed}))
+        self.identity = json.loads(
+            json.dumps({"recipe": dataclasses.asdict(recipe), "data": data, "seed": seed})
+        )
         self._data = self.identity["data"] | (notes or {})
         self.epoch, self.next_step, self.total_steps = 0, 0, 0
         self.history: list[dict[str, Any]] = []
@@ -82,14 +84,18 @@ class Run:
         if processes.rank() == 0:
             if fresh:
                 runfolder.start_over(folder)
-            self._lock = runfolder.claim(folder)  # until the run is done or stopped, or the program ends
+            self._lock = runfolder.claim(
+                folder
+            )  # until the run is done or stopped, or the program ends
         processes.wait()
         self._start, self._continues = provenance.start(where), False
         self._about = self._start
         if (folder / "state.pt").exists():
             self._resume()
         elif (folder / "log.jsonl").exists():  # is written after the first state.pt
-            raise InputError(f"{folder} holds a run without its state.pt, so it cannot go on; name another --run, or --fresh")
+            raise InputError(
+                f"{folder} holds a run without its state.pt, so it cannot go on; name another --run, or --fresh"
+            )
         self._settle_best()
         self._write_about()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -104,7 +110,9 @@ class Run:
             if why := self.asked_to_stop():
                 self._stop(why)
             if self._continues:  # only now: a run that is done keeps what it was made by
-                self._about = provenance.continued(self._about, self._start, self.epoch + 1, self.next_step + 1)
+                self._about = provenance.continued(
+                    self._about, self._start, self.epoch + 1, self.next_step + 1
+                )
                 self._write_about()
                 self._continues = False
             self._epoch_start, self._earlier_seconds = time.monotonic() - self._earlier_seconds, 0.0
@@ -119,15 +127,23 @@ class Run:
         this step. Raises InputError if the processes cannot share it evenly, or if a process would see fewer images than
         ``at_least``: a BatchNorm over nothing but the batch needs two.
         """
-        for step, index in batches(count, batch_size, seed=self.seed, epoch=self.epoch, start=self.next_step):
+        for step, index in batches(
+            count, batch_size, seed=self.seed, epoch=self.epoch, start=self.next_step
+        ):
             torch.manual_seed(seed_of(self.seed, self.epoch, step, "torch", *processes.keys()))
             share = processes.share(index)
             if len(share) < at_least:
-                raise InputError(f"a batch has {len(share)} image for each process; this network needs {at_least} or more")
+                raise InputError(
+                    f"a batch has {len(share)} image for each process; this network needs {at_least} or more"
+                )
             yield share
         self._steps_done_at = time.monotonic()
-        longest = max(self._evaluations, default=math.inf)  # as long as none is known, it is thought to be long
-        ahead = self._steps_done_at - self._saved_at + longest  # a kill shortly before its end loses that
+        longest = max(
+            self._evaluations, default=math.inf
+        )  # as long as none is known, it is thought to be long
+        ahead = (
+            self._steps_done_at - self._saved_at + longest
+        )  # a kill shortly before its end loses that
         late = self._steps_done_at + max(self._evaluations, default=0.0) >= self._stop_at
         late, due = processes.highest(self._has_moved and late, ahead >= self._save_every)
         if late:  # the next start goes on with the evaluation
@@ -145,7 +161,9 @@ class Run:
         Several processes average their values, and save or stop after the same step as soon as it is time for one of them.
         Raises InputError, naming the step, at a value that is not finite.
         """
-        self._unread.append((self.next_step, {name: value.detach() for name, value in values.items()}))
+        self._unread.append(
+            (self.next_step, {name: value.detach() for name, value in values.items()})
+        )
         self.next_step += 1
         self.total_steps += 1
         if len(self._unread) >= CHECK_EVERY:
@@ -168,14 +186,20 @@ class Run:
         # Why to stop, and whether it is time to save: in one message, as there is one a step.
         now = time.monotonic()
         number, over, due = processes.highest(
-            self.stop_signal or 0, self._has_moved and now >= self._stop_at, now - self._saved_at >= self._save_every
+            self.stop_signal or 0,
+            self._has_moved and now >= self._stop_at,
+            now - self._saved_at >= self._save_every,
         )
         return signal.Signals(number).name if number else "--max-minutes" if over else "", bool(due)
 
     def _stop(self, why: str) -> None:
         if self._saved_step != self.total_steps:
             self._save()
-        step = f"step {self.next_step} of epoch {self.epoch + 1}" if self.next_step else f"epoch {self.epoch}"
+        step = (
+            f"step {self.next_step} of epoch {self.epoch + 1}"
+            if self.next_step
+            else f"epoch {self.epoch}"
+        )
         self._release()
         say(f"stopped by {why} after {step}; {self.how_to_go_on}")
         sys.exit(STOPPED)
@@ -183,11 +207,19 @@ class Run:
     def end_epoch(self, model_checkpoint: checkpoint.Checkpoint, **metrics: float) -> None:
         """Close an epoch: a log line, ``last.pt``, ``best.pt`` if it is, snapshots, and the state."""
         means = {name: self.mean(name) for name in self._read_values()}
-        metrics = {name: float(value) for name, value in metrics.items()}  # numpy's floats would not be read back
+        metrics = {
+            name: float(value) for name, value in metrics.items()
+        }  # numpy's floats would not be read back
         now = time.monotonic()
         self._evaluations.append(now - self._steps_done_at)
         seconds = round(now - self._epoch_start, 1)
-        line = {"epoch": self.epoch + 1, "steps": self.total_steps, **means, **metrics, "seconds": seconds}
+        line = {
+            "epoch": self.epoch + 1,
+            "steps": self.total_steps,
+            **means,
+            **metrics,
+            "seconds": seconds,
+        }
         self.history.append(line)
         self.epoch, self.next_step, self._sums, self._epoch_start = self.epoch + 1, 0, {}, now
         final = dataclasses.replace(
@@ -277,8 +309,16 @@ class Run:
             raise InputError(
                 f"{self.folder} holds another run: {'; '.join(changed)}. Name another --run, or start over with --fresh"
             )
-        self.epoch, self.next_step, self.total_steps = saved["epoch"], saved["next_step"], saved["total_steps"]
-        self._sums, self.history, self._saved_step = saved["sums"], saved["history"], self.total_steps
+        self.epoch, self.next_step, self.total_steps = (
+            saved["epoch"],
+            saved["next_step"],
+            saved["total_steps"],
+        )
+        self._sums, self.history, self._saved_step = (
+            saved["sums"],
+            saved["history"],
+            self.total_steps,
+        )
         self._earlier_seconds = saved.get("seconds", 0.0)  # older states have none
         try:
             for name, thing in self._state.items():
@@ -288,12 +328,18 @@ class Run:
             raise InputError(
                 f"{self.folder} was made by other code ({reason}); go back to it, or start over: --fresh"
             ) from error
-        self._about, self._continues = provenance.read(self.folder / "run.json") or self._start, True
+        self._about, self._continues = (
+            provenance.read(self.folder / "run.json") or self._start,
+            True,
+        )
         self._data = self._about.get("data", self._data)  # with the notes of its first start
         say(f"resumed {self.folder} at epoch {self.epoch + 1}, step {self.next_step + 1}")
 
     def _write_about(self) -> None:
-        self._write("run.json", json.dumps(self.identity | {"data": self._data} | self._about, indent=2) + "\n")
+        self._write(
+            "run.json",
+            json.dumps(self.identity | {"data": self._data} | self._about, indent=2) + "\n",
+        )
 
     def _write_log(self) -> None:
         self._write("log.jsonl", "".join(json.dumps(line) + "\n" for line in self.history))

@@ -37,7 +37,9 @@ def lock(folder: Path) -> IO[bytes] | None:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError) as error:
         file.close()
-        raise InputError(f"another program is training in {folder}; stop it first, or name another --run") from error
+        raise InputError(
+            f"another program is training in {folder}; stop it first, or name another --run"
+        ) from error
     except OSError:
         file.close()
         return None
@@ -69,7 +71,10 @@ def start_over(folder: Path) -> None:
 
 def set_aside(folder: Path) -> Path:
     """Rename a run's folder to the first free one of ``FOLDER.old-1``, ``FOLDER.old-2``, ...; the new name."""
-    folder, number = Path(os.path.abspath(folder)), 1  # a link is renamed itself, not what it leads to
+    folder, number = (
+        Path(os.path.abspath(folder)),
+        1,
+    )  # a link is renamed itself, not what it leads to
     while (aside := folder.with_name(f"{folder.name}.old-{number}")).exists():
         number += 1
     os.rename(folder, aside)

@@ -61,7 +61,10 @@ class RunLog:
         killed between the two, a snapshot without a line is left out. ``last.pt`` may then be one epoch newer than it is
         called here, which only the file itself could tell; going on puts it right.
         """
-        kept = {int(path.stem.split("_")[1]): path for path in (self.folder / "snapshots").glob("epoch_*.pt")}
+        kept = {
+            int(path.stem.split("_")[1]): path
+            for path in (self.folder / "snapshots").glob("epoch_*.pt")
+        }
         kept = {epoch: path for epoch, path in kept.items() if epoch <= self.last["epoch"]}
         if (self.folder / "last.pt").is_file():
             kept[self.last["epoch"]] = self.folder / "last.pt"
@@ -73,7 +76,10 @@ class RunLog:
         if len(kept) <= 3:
             return kept
         first, last = min(kept), max(kept)
-        middle = min((epoch for epoch in kept if first < epoch < last), key=lambda epoch: abs(epoch - (first + last) / 2))
+        middle = min(
+            (epoch for epoch in kept if first < epoch < last),
+            key=lambda epoch: abs(epoch - (first + last) / 2),
+        )
         return {epoch: kept[epoch] for epoch in (first, middle, last)}
 
 
@@ -87,7 +93,12 @@ def best_line(history: list[dict[str, Any]], watched: str, better: Callable) -> 
 
 
 def is_over(
-    history: list[dict[str, Any]], watched: str, better: Callable, epochs: int, patience: int, patience_from: int = 0
+    history: list[dict[str, Any]],
+    watched: str,
+    better: Callable,
+    epochs: int,
+    patience: int,
+    patience_from: int = 0,
 ) -> bool:
     """Whether a run has come to its end: it did ``epochs``, or ``patience`` of them brought nothing better.
 

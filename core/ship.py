@@ -25,7 +25,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=FOLDER, help="%(default)s")
     args = parser.parse_args()
     fields = describe(args.source, args.name)
-    read_manifest(args.folder / "manifest.json", "checkpoints")  # raises if there is none, or it is broken
+    read_manifest(
+        args.folder / "manifest.json", "checkpoints"
+    )  # raises if there is none, or it is broken
     manifest = json.loads((args.folder / "manifest.json").read_text())
     others = [one for one in manifest["checkpoints"] if one["name"] != args.name]
     manifest["checkpoints"] = sorted([*others, fields], key=lambda one: one["name"])
@@ -44,10 +46,14 @@ def describe(source: Path, name: str) -> dict[str, object]:
     saved = checkpoint.load(source, name.split("_")[0])
     content = source.read_bytes()
     if len(content) > checkpoint.MAX_BYTES:
-        raise InputError(f"{source} has {len(content):,} bytes; at most {checkpoint.MAX_BYTES:,} may lie in the repository")
+        raise InputError(
+            f"{source} has {len(content):,} bytes; at most {checkpoint.MAX_BYTES:,} may lie in the repository"
+        )
     watched = next((score for score in ("accuracy", "mean_iou") if score in saved.scores), None)
     if watched is None:
-        raise InputError(f"{source} is {saved.architecture} without a score; give a checkpoint that pN.train wrote")
+        raise InputError(
+            f"{source} is {saved.architecture} without a score; give a checkpoint that pN.train wrote"
+        )
     made = saved.made
     return {
         "name": name,

@@ -21,7 +21,9 @@ from core.cli import InputError, entry
 from demo.draw import Parameters, draw_all
 
 ROOT = Path(__file__).resolve().parents[1]
-DRAWING = Parameters(p1_train=40, p1_val=10, p2_unlabelled=640, p2_train=12, p2_val=4, p3_train=96, p3_val=24)
+DRAWING = Parameters(
+    p1_train=40, p1_val=10, p2_unlabelled=640, p2_train=12, p2_val=4, p3_train=96, p3_val=24
+)
 
 
 class Demo:
@@ -64,24 +66,42 @@ class Demo:
         """Note the score that a scoring command printed."""
         score = re.search(r"(?:accuracy|mean_iou): (\S+)", printed)
         self.rows.append(
-            (what, expected, f"{float(score[1]):.3f}" if score else "nothing", f"{time.perf_counter() - start:.0f}")
+            (
+                what,
+                expected,
+                f"{float(score[1]):.3f}" if score else "nothing",
+                f"{time.perf_counter() - start:.0f}",
+            )
         )
 
-    def grade_p1(self, what: str, expected: str, images: Path, truth: Path, checkpoint: Path) -> None:
+    def grade_p1(
+        self, what: str, expected: str, images: Path, truth: Path, checkpoint: Path
+    ) -> None:
         start, answer = time.perf_counter(), self.out / "answers" / f"{checkpoint.parent.name}.csv"
         self.run("bash", "hw1_1.sh", images, answer, "--checkpoint", checkpoint)
         self.row(what, expected, self.run("python3", "-m", "p1.score", answer, truth), start)
 
     def grade_p2(self, what: str, expected: str, office: Path, checkpoint: Path) -> None:
-        start, answer, asked = time.perf_counter(), self.out / "answers" / "p2.csv", self.out / "answers" / "p2_asked.csv"
+        start, answer, asked = (
+            time.perf_counter(),
+            self.out / "answers" / "p2.csv",
+            self.out / "answers" / "p2_asked.csv",
+        )
         without_labels(office / "val.csv", asked)
         self.run("bash", "hw1_2.sh", asked, office / "val", answer, "--checkpoint", checkpoint)
-        self.row(what, expected, self.run("python3", "-m", "p2.score", answer, office / "val.csv"), start)
+        self.row(
+            what, expected, self.run("python3", "-m", "p2.score", answer, office / "val.csv"), start
+        )
 
     def grade_p3(self, what: str, expected: str, images: Path, checkpoint: Path) -> None:
         start, masks = time.perf_counter(), self.out / "answers" / f"{checkpoint.parent.name}_masks"
         self.run("bash", "hw1_3.sh", images, masks, "--checkpoint", checkpoint)
-        self.row(what, expected, self.run("python3", "mean_iou_evaluate.py", "-g", images, "-p", masks), start)
+        self.row(
+            what,
+            expected,
+            self.run("python3", "mean_iou_evaluate.py", "-g", images, "-p", masks),
+            start,
+        )
 
 
 def without_labels(table: Path, asked: Path) -> None:
@@ -94,7 +114,12 @@ def without_labels(table: Path, asked: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="demo.sh", description=__doc__)
-    parser.add_argument("--out", type=Path, default=ROOT / "demo_out", help="%(default)s; a second run goes on there")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=ROOT / "demo_out",
+        help="%(default)s; a second run goes on there",
+    )
     args = parser.parse_args()
     out = args.out.resolve()
     data = out / "data"
@@ -107,9 +132,15 @@ def main() -> None:
     demo = Demo(out)
     demo.rows.append(("data drawn", "", "", f"{time.perf_counter() - start:.0f}"))
 
-    p1_val, office, p3_val = data / "p1_data" / "val_50", data / "p2_data" / "office", data / "p3_data" / "validation"
+    p1_val, office, p3_val = (
+        data / "p1_data" / "val_50",
+        data / "p2_data" / "office",
+        data / "p3_data" / "validation",
+    )
     p1 = demo.train("p1_A_demo", "p1.train", "--model", "A")
-    demo.grade_p1("p1 A on the drawn images (chance 0.020)", EXPECTED["p1"], p1_val, p1_val, p1 / "last.pt")
+    demo.grade_p1(
+        "p1 A on the drawn images (chance 0.020)", EXPECTED["p1"], p1_val, p1_val, p1 / "last.pt"
+    )
     byol = demo.train("p2_byol_demo", "p2.pretrain")
     p2 = demo.train("p2_C_demo", "p2.train", "--setting", "C", "--backbone", byol / "last.pt")
     demo.grade_p2("p2 C on the drawn images (chance 0.015)", EXPECTED["p2"], office, p2 / "last.pt")
@@ -119,30 +150,69 @@ def main() -> None:
     for entry_ in json.loads((ROOT / "checkpoints" / "manifest.json").read_text())["checkpoints"]:
         shipped, real = ROOT / "checkpoints" / entry_["name"], ROOT / "hw1_data"
         if entry_["name"].startswith("p1"):
-            demo.grade_p1(f"{entry_['name']}, shipped, on the drawn images", "about chance", p1_val, p1_val, shipped)
+            demo.grade_p1(
+                f"{entry_['name']}, shipped, on the drawn images",
+                "about chance",
+                p1_val,
+                p1_val,
+                shipped,
+            )
             if (real / "p1_data").is_dir():
                 val = real / "p1_data" / "val_50"
-                demo.grade_p1(f"{entry_['name']}, shipped, on the real images", entry_["score"], val, val, shipped)
+                demo.grade_p1(
+                    f"{entry_['name']}, shipped, on the real images",
+                    entry_["score"],
+                    val,
+                    val,
+                    shipped,
+                )
         if entry_["name"].startswith("p2"):
-            demo.grade_p2(f"{entry_['name']}, shipped, on the drawn images", "about chance", office, shipped)
+            demo.grade_p2(
+                f"{entry_['name']}, shipped, on the drawn images", "about chance", office, shipped
+            )
             if (real / "p2_data" / "office").is_dir():
                 val = real / "p2_data" / "office"
-                demo.grade_p2(f"{entry_['name']}, shipped, on the real images", entry_["score"], val, shipped)
+                demo.grade_p2(
+                    f"{entry_['name']}, shipped, on the real images", entry_["score"], val, shipped
+                )
         if entry_["name"].startswith("p3"):
-            demo.grade_p3(f"{entry_['name']}, shipped, on the drawn scenes", "about 0.38", p3_val, shipped)
+            demo.grade_p3(
+                f"{entry_['name']}, shipped, on the drawn scenes", "about 0.38", p3_val, shipped
+            )
             if (real / "p3_data").is_dir():
                 val = real / "p3_data" / "validation"
-                demo.grade_p3(f"{entry_['name']}, shipped, on the real scenes", entry_["score"], val, shipped)
+                demo.grade_p3(
+                    f"{entry_['name']}, shipped, on the real scenes", entry_["score"], val, shipped
+                )
 
-    began, shown = time.perf_counter(), [path.name.split("_")[0] for path in sorted(p3_val.glob("*_sat.jpg"))[:3]]
-    demo.run("python3", "-m", "report", "--runs", out / "runs", "--out", out / "report", "--data", data, "--images", *shown)
+    began, shown = (
+        time.perf_counter(),
+        [path.name.split("_")[0] for path in sorted(p3_val.glob("*_sat.jpg"))[:3]],
+    )
+    demo.run(
+        "python3",
+        "-m",
+        "report",
+        "--runs",
+        out / "runs",
+        "--out",
+        out / "report",
+        "--data",
+        data,
+        "--images",
+        *shown,
+    )
     demo.rows.append(("report made", "", "", f"{time.perf_counter() - began:.0f}"))
 
     widths = [max(len(row[k]) for row in demo.rows) for k in range(4)]
     print()
     for row in demo.rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    print(f"\nall in {(time.perf_counter() - start) / 60:.1f} minutes on {os.cpu_count()} cores; everything lies in {out}")
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
+    print(
+        f"\nall in {(time.perf_counter() - start) / 60:.1f} minutes on {os.cpu_count()} cores; everything lies in {out}"
+    )
     print(f"to look at: {out / 'report' / 'report.html'}")
 
 

@@ -26,7 +26,9 @@ VERSION = 1  # raise it when the same parameters draw something else
 NOTE = "drawn.json"  # lies in a drawn folder: what it was drawn with
 P1_CLASSES, OFFICE_CLASSES = classes(10), classes(13)
 JPEG_QUALITY = 90
-P1, MINI, OFFICE, P3, OFFICE_ORDER = range(5)  # what is drawn with the generator of (seed, one of these, index)
+P1, MINI, OFFICE, P3, OFFICE_ORDER = range(
+    5
+)  # what is drawn with the generator of (seed, one of these, index)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,28 +36,53 @@ class Parameters:
     """All that a drawing depends on; also the command's flags and their defaults."""
 
     seed: int = dataclasses.field(default=0, metadata={"help": "of everything random"})
-    p1_train: int = dataclasses.field(default=40, metadata={"help": "problem 1: training images a class"})
-    p1_val: int = dataclasses.field(default=10, metadata={"help": "problem 1: validation images a class"})
-    p2_unlabelled: int = dataclasses.field(default=1500, metadata={"help": "problem 2: images without labels"})
-    p2_train: int = dataclasses.field(default=20, metadata={"help": "problem 2: training images a class"})
-    p2_val: int = dataclasses.field(default=4, metadata={"help": "problem 2: validation images a class"})
+    p1_train: int = dataclasses.field(
+        default=40, metadata={"help": "problem 1: training images a class"}
+    )
+    p1_val: int = dataclasses.field(
+        default=10, metadata={"help": "problem 1: validation images a class"}
+    )
+    p2_unlabelled: int = dataclasses.field(
+        default=1500, metadata={"help": "problem 2: images without labels"}
+    )
+    p2_train: int = dataclasses.field(
+        default=20, metadata={"help": "problem 2: training images a class"}
+    )
+    p2_val: int = dataclasses.field(
+        default=4, metadata={"help": "problem 2: validation images a class"}
+    )
     p3_train: int = dataclasses.field(default=120, metadata={"help": "problem 3: training scenes"})
     p3_val: int = dataclasses.field(default=24, metadata={"help": "problem 3: validation scenes"})
-    size: int = dataclasses.field(default=512, metadata={"help": "problem 3: a scene's side in pixels, from 32 up"})
+    size: int = dataclasses.field(
+        default=512, metadata={"help": "problem 3: a scene's side in pixels, from 32 up"}
+    )
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder to draw into: a new or an empty one")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder to draw into: a new or an empty one"
+    )
     for field in dataclasses.fields(Parameters):
-        kind, text = int if field.name == "seed" else positive, f"{field.metadata['help']} (%(default)s)"
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, default=field.default, metavar="N", help=text)
+        kind, text = (
+            int if field.name == "seed" else positive,
+            f"{field.metadata['help']} (%(default)s)",
+        )
+        parser.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            type=kind,
+            default=field.default,
+            metavar="N",
+            help=text,
+        )
     return parser.parse_args()
 
 
 def main() -> None:
     args = arguments()
-    parameters = Parameters(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Parameters)})
+    parameters = Parameters(
+        **{field.name: getattr(args, field.name) for field in dataclasses.fields(Parameters)}
+    )
     print(f"drew {args.out}" if draw_all(args.out, parameters) else f"already drawn: {args.out}")
 
 
@@ -66,14 +93,20 @@ def draw_all(out: Path, parameters: Parameters) -> bool:
     else is in it, if it cannot be written, or if the seed is below 0 or the size below 32.
     """
     if parameters.seed < 0 or parameters.size < 32:
-        raise InputError(f"seed {parameters.seed} and size {parameters.size}: from 0 and from 32 up, please")
+        raise InputError(
+            f"seed {parameters.seed} and size {parameters.size}: from 0 and from 32 up, please"
+        )
     out, p = out.absolute(), parameters
     try:
         if is_drawn(out, parameters):
             return False
         writable_folder(out.parent)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name[:100]}.", suffix=".part") as hidden:
-            drawing = Path(hidden) / "drawing"  # one deeper, as the hidden folder itself is nobody else's to read
+        with tempfile.TemporaryDirectory(
+            dir=out.parent, prefix=f".{out.name[:100]}.", suffix=".part"
+        ) as hidden:
+            drawing = (
+                Path(hidden) / "drawing"
+            )  # one deeper, as the hidden folder itself is nobody else's to read
             draw_p1(drawing / "p1_data", p.p1_train, p.p1_val, p.seed)
             draw_p2(drawing / "p2_data", p.p2_unlabelled, p.p2_train, p.p2_val, p.seed)
             draw_p3(drawing / "p3_data", p.p3_train, p.p3_val, p.size, p.seed)
@@ -99,9 +132,15 @@ def is_drawn(out: Path, parameters: Parameters) -> bool:
     if not isinstance(found, dict):
         raise InputError(f"{out} is there already, and not by this program; name another folder")
     wanted = note(parameters)
-    other = [f"{name} {found.get(name)}, not {value}" for name, value in wanted.items() if found.get(name) != value]
+    other = [
+        f"{name} {found.get(name)}, not {value}"
+        for name, value in wanted.items()
+        if found.get(name) != value
+    ]
     if other:
-        raise InputError(f"{out} was drawn with {'; '.join(other)}: remove it or name another folder")
+        raise InputError(
+            f"{out} was drawn with {'; '.join(other)}: remove it or name another folder"
+        )
     return True
 
 
@@ -118,13 +157,20 @@ def draw_p1(folder: Path, train: int = 40, val: int = 10, seed: int = 0) -> None
 
     splits = {"train_50": range(train), "val_50": range(train, train + val)}
     make(folder, splits)
-    items = [(split, label, i) for split, numbers in splits.items() for label in range(len(P1_CLASSES)) for i in numbers]
+    items = [
+        (split, label, i)
+        for split, numbers in splits.items()
+        for label in range(len(P1_CLASSES))
+        for i in numbers
+    ]
     run(draw, items, "p1_data")
     rows = [(f"{label}_{number}.png", label) for split, label, number in items if split == "val_50"]
     write_csv(folder / "val_gt.csv", ("filename", "label"), rows)
 
 
-def draw_p2(folder: Path, unlabelled: int = 1500, train: int = 20, val: int = 4, seed: int = 0) -> None:
+def draw_p2(
+    folder: Path, unlabelled: int = 1500, train: int = 20, val: int = 4, seed: int = 0
+) -> None:
     """Problem 2 into ``folder``: ``mini/train`` with so many images, and ``office`` with so many a class and csv files.
 
     The images of ``mini`` are 84x84, of any shape in any paint, many of them no class of ``office``; those of
@@ -133,7 +179,9 @@ def draw_p2(folder: Path, unlabelled: int = 1500, train: int = 20, val: int = 4,
 
     def draw_mini(index: int) -> None:
         rng = np.random.default_rng([seed, MINI, index])
-        thing(rng, pick(rng, SHAPES), pick(rng, PAINTS), 84, 84).save(mini / f"{index}.jpg", quality=JPEG_QUALITY)
+        thing(rng, pick(rng, SHAPES), pick(rng, PAINTS), 84, 84).save(
+            mini / f"{index}.jpg", quality=JPEG_QUALITY
+        )
 
     def draw_office(item: tuple[str, str, int, int]) -> None:
         split, name, label, index = item
@@ -153,7 +201,11 @@ def draw_p2(folder: Path, unlabelled: int = 1500, train: int = 20, val: int = 4,
         every = np.repeat(np.arange(len(OFFICE_CLASSES)), count)
         labels = np.random.default_rng([seed, OFFICE_ORDER, first]).permutation(every)
         rows = [(i, f"{i:04}.jpg", int(label)) for i, label in enumerate(labels)]
-        run(draw_office, [(split, name, label, first + i) for i, name, label in rows], f"p2_data/office/{split}")
+        run(
+            draw_office,
+            [(split, name, label, first + i) for i, name, label in rows],
+            f"p2_data/office/{split}",
+        )
         write_csv(office / f"{split}.csv", ("id", "filename", "label"), rows)
         first += len(rows)
 
@@ -172,7 +224,9 @@ def draw_p3(folder: Path, train: int = 120, val: int = 24, size: int = 512, seed
         Image.fromarray(COLOURS[truth]).save(folder / split / mask_name(name))
 
     make(folder, ("train", "validation"))
-    items = [("train", i, i) for i in range(train)] + [("validation", i, train + i) for i in range(val)]
+    items = [("train", i, i) for i in range(train)] + [
+        ("validation", i, train + i) for i in range(val)
+    ]
     run(draw, items, "p3_data")
 
 

@@ -12,7 +12,12 @@ def smooth(rng: Generator, height: int, width: int, bumps: float) -> np.ndarray:
     step = max(height, width) / bumps
     rows, columns = int(np.ceil(height / step)), int(np.ceil(width / step))
     grid = Image.fromarray(rng.standard_normal((rows + 2, columns + 2), dtype=np.float32))
-    box = (1, 1, 1 + width / step, 1 + height / step)  # a row of knots outside keeps the border as lively as the rest
+    box = (
+        1,
+        1,
+        1 + width / step,
+        1 + height / step,
+    )  # a row of knots outside keeps the border as lively as the rest
     return np.asarray(grid.resize((width, height), Image.Resampling.BICUBIC, box=box))
 
 
@@ -30,6 +35,8 @@ def crowns(rng: Generator, size: int) -> np.ndarray:
     Blurred white noise: on so small a scale ``smooth`` would show the lattice that it is made of.
     """
     half = (size + 1) // 2
-    noise = Image.fromarray(rng.integers(256, size=(half, half), dtype=np.uint8)).filter(ImageFilter.GaussianBlur(0.9))
+    noise = Image.fromarray(rng.integers(256, size=(half, half), dtype=np.uint8)).filter(
+        ImageFilter.GaussianBlur(0.9)
+    )
     field = np.asarray(noise.resize((size, size), Image.Resampling.BICUBIC), dtype=np.float32)
     return (field - field.mean()) / field.std()

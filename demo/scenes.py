@@ -58,7 +58,9 @@ def scene(rng: Generator, index: int, size: int) -> tuple[np.ndarray, np.ndarray
     picture = paint(rng, classes, depth, farms, blocks)
     if kind.cloud is not None:
         veil = np.clip(0.5 + 1.6 * (fractal(rng, size, 3) + kind.cloud), 0, 1)
-        picture += (veil * 0.97)[..., None] * (np.float32([244, 246, 250]) + 7 * fractal(rng, size, 8)[..., None] - picture)
+        picture += (veil * 0.97)[..., None] * (
+            np.float32([244, 246, 250]) + 7 * fractal(rng, size, 8)[..., None] - picture
+        )
         classes[veil > 0.5] = UNKNOWN
     return finish(rng, picture), classes
 
@@ -93,16 +95,24 @@ class Grid:
     def mean(self, field: np.ndarray) -> np.ndarray:
         """``field`` (size, size) averaged over every rectangle, so that a rectangle's pixels decide alike."""
         cell = self.cell.reshape(-1)
-        total, count = np.bincount(cell, field.reshape(-1), self.CELLS), np.bincount(cell, minlength=self.CELLS)
+        total, count = (
+            np.bincount(cell, field.reshape(-1), self.CELLS),
+            np.bincount(cell, minlength=self.CELLS),
+        )
         return (total / np.maximum(count, 1))[self.cell]
 
     def edge(self) -> np.ndarray:
         """Distance in pixels to the border of the own rectangle: (size, size) float32."""
-        across, along = np.minimum(self.u, 1 - self.u) * self.width, np.minimum(self.v, 1 - self.v) * self.height
+        across, along = (
+            np.minimum(self.u, 1 - self.u) * self.width,
+            np.minimum(self.v, 1 - self.v) * self.height,
+        )
         return np.minimum(across, along)
 
 
-def lay_out(rng: Generator, kind: Kind, size: int, farms: Grid, blocks: Grid) -> tuple[np.ndarray, np.ndarray]:
+def lay_out(
+    rng: Generator, kind: Kind, size: int, farms: Grid, blocks: Grid
+) -> tuple[np.ndarray, np.ndarray]:
     """Which class is where, (size, size) uint8, and how deep in a river or lake a pixel is (0 at the shore)."""
     leaning = {RANGELAND: kind.rangeland, FOREST: kind.forest, BARREN: kind.barren}
     fields = np.stack([fractal(rng, size, 2.5) + np.float32(bias) for bias in leaning.values()])
@@ -116,13 +126,17 @@ def lay_out(rng: Generator, kind: Kind, size: int, farms: Grid, blocks: Grid) ->
     depth = fractal(rng, size, 2) + np.float32(kind.lake)
     if kind.river:
         course = smooth(rng, size, size, 2.5) + 0.1 * smooth(rng, size, size, 9)
-        slope = np.hypot(*np.gradient(course)) + 0.3 / size  # divides out, so that the river is equally wide all along
+        slope = (
+            np.hypot(*np.gradient(course)) + 0.3 / size
+        )  # divides out, so that the river is equally wide all along
         depth = np.maximum(depth, (kind.river - np.abs(course) / slope / size) * 20)
     classes[depth > 0] = WATER
     return classes, depth
 
 
-def paint(rng: Generator, classes: np.ndarray, depth: np.ndarray, farms: Grid, blocks: Grid) -> np.ndarray:
+def paint(
+    rng: Generator, classes: np.ndarray, depth: np.ndarray, farms: Grid, blocks: Grid
+) -> np.ndarray:
     """The ground's colours (size, size, 3) float32, about 0..255: each class has its own colours and its own grain."""
     size = len(classes)
     relief = fractal(rng, size, 5)
@@ -138,7 +152,14 @@ def paint(rng: Generator, classes: np.ndarray, depth: np.ndarray, farms: Grid, b
     }
     for name, grid in (("farm", farms), ("block", blocks)):
         fields |= {f"{name}_{part}": field for part, field in vars(grid).items()}
-    painters = {URBAN: urban, AGRICULTURE: agriculture, RANGELAND: rangeland, FOREST: forest, WATER: water, BARREN: barren}
+    painters = {
+        URBAN: urban,
+        AGRICULTURE: agriculture,
+        RANGELAND: rangeland,
+        FOREST: forest,
+        WATER: water,
+        BARREN: barren,
+    }
     picture = np.empty((size * size, 3), dtype=np.float32)
     for label, painter in painters.items():
         here = np.flatnonzero(classes == label)
@@ -175,16 +196,27 @@ def agriculture(rng: Generator, at: At) -> np.ndarray:
     """Parcels of one crop each, some cut in two, ploughed in lines; round ones where water comes from a turning arm."""
     half = rng.random(Grid.CELLS) < 0.4
     cell = (at("farm_cell") + (half[at("farm_cell")] & (at("farm_u") > 0.5)) * 1777) % Grid.CELLS
-    crops = CROPS[rng.choice(len(CROPS), 5)] + rng.normal(0, 4, (5, 3))  # a region grows a few crops, not all
-    table = crops[rng.integers(5, size=Grid.CELLS)] + rng.normal(0, 8, (Grid.CELLS, 1)) + rng.normal(0, 2, (Grid.CELLS, 3))
+    crops = CROPS[rng.choice(len(CROPS), 5)] + rng.normal(
+        0, 4, (5, 3)
+    )  # a region grows a few crops, not all
+    table = (
+        crops[rng.integers(5, size=Grid.CELLS)]
+        + rng.normal(0, 8, (Grid.CELLS, 1))
+        + rng.normal(0, 2, (Grid.CELLS, 3))
+    )
     table = table.astype(np.float32)
     colour = table[cell]
     if rng.random() < 0.25:
-        aside, above = (at("farm_u") - 0.5) * at("farm_width"), (at("farm_v") - 0.5) * at("farm_height")
+        aside, above = (
+            (at("farm_u") - 0.5) * at("farm_width"),
+            (at("farm_v") - 0.5) * at("farm_height"),
+        )
         watered = np.hypot(aside, above) < 0.47 * np.minimum(at("farm_width"), at("farm_height"))
         colour[watered] = table[(at("farm_cell")[watered] + 97) % Grid.CELLS]
     way = rng.random(Grid.CELLS)[cell] < 0.7
-    lines = np.sin(np.where(way, at("farm_y"), at("farm_x")) * np.float32(2 * np.pi / rng.uniform(4, 7)))
+    lines = np.sin(
+        np.where(way, at("farm_y"), at("farm_x")) * np.float32(2 * np.pi / rng.uniform(4, 7))
+    )
     strength = rng.uniform(0, 9, Grid.CELLS).astype(np.float32)[cell]
     colour += (lines * strength + 4 * at("patch") + 3 * at("relief") + 3 * at("grain"))[:, None]
     track = np.clip(1.6 - at("farm_edge"), 0, 1) * rng.uniform(0.2, 0.7)
@@ -195,12 +227,29 @@ def urban(rng: Generator, at: At) -> np.ndarray:
     """Blocks with streets round them, full of roofs with shadows and a little green."""
     pitch = rng.uniform(8, 12)
     column, row = np.floor(at("block_x") / pitch), np.floor(at("block_y") / pitch)
-    house = (at("block_cell") * 31 + row.astype(np.int64) * 57 + column.astype(np.int64)) % Grid.CELLS
-    roofs = np.float32([(168, 160, 152), (142, 98, 80), (196, 192, 186), (120, 116, 116), (164, 128, 104), (214, 212, 208)])
-    table = roofs[rng.integers(len(roofs), size=Grid.CELLS)] + rng.normal(0, 9, (Grid.CELLS, 1)).astype(np.float32)
+    house = (
+        at("block_cell") * 31 + row.astype(np.int64) * 57 + column.astype(np.int64)
+    ) % Grid.CELLS
+    roofs = np.float32(
+        [
+            (168, 160, 152),
+            (142, 98, 80),
+            (196, 192, 186),
+            (120, 116, 116),
+            (164, 128, 104),
+            (214, 212, 208),
+        ]
+    )
+    table = roofs[rng.integers(len(roofs), size=Grid.CELLS)] + rng.normal(
+        0, 9, (Grid.CELLS, 1)
+    ).astype(np.float32)
     within_x, within_y = at("block_x") / pitch - column, at("block_y") / pitch - row
     reach = rng.uniform(0.55, 0.95, (2, Grid.CELLS)).astype(np.float32)
-    roof = (within_x < reach[0][house]) & (within_y < reach[1][house]) & (rng.random(Grid.CELLS) < 0.8)[house]
+    roof = (
+        (within_x < reach[0][house])
+        & (within_y < reach[1][house])
+        & (rng.random(Grid.CELLS) < 0.8)[house]
+    )
     shadow = ~roof & (within_x < reach[0][house] + 0.2) & (within_y < reach[1][house] + 0.2)
     colour = ramp((112, 108, 96), (92, 106, 70), at("patch") * 0.5 + 0.5)
     colour[shadow] *= 0.6
@@ -212,7 +261,11 @@ def urban(rng: Generator, at: At) -> np.ndarray:
 
 def rangeland(rng: Generator, at: At) -> np.ndarray:
     """Dry grass in soft patches, dotted with bushes."""
-    colour = ramp((138, 126, 84), (118, 122, 70), 0.5 + 0.5 * at("patch") + 0.4 * at("relief") + rng.normal(0, 0.5))
+    colour = ramp(
+        (138, 126, 84),
+        (118, 122, 70),
+        0.5 + 0.5 * at("patch") + 0.4 * at("relief") + rng.normal(0, 0.5),
+    )
     bush = np.clip((at("clump") - 1.5) * 2.5, 0, 1)[:, None]
     colour += bush * (np.float32([72, 82, 46]) - colour)
     return colour + (4 * at("grain") + 4 * at("clump") + 4 * at("slope"))[:, None]
@@ -226,13 +279,22 @@ def forest(rng: Generator, at: At) -> np.ndarray:
 
 def water(rng: Generator, at: At) -> np.ndarray:
     """Nearly flat: green at the shore, blue where it is deep."""
-    shore, deep = ((74, 104, 98), (28, 58, 88)) if rng.random() < 0.7 else ((104, 112, 90), (62, 86, 88))  # clear or silty
-    return ramp(shore, deep, np.clip(at("depth") * 2.5, 0, 1)) + (1.5 * at("grain") + 2 * at("patch"))[:, None]
+    shore, deep = (
+        ((74, 104, 98), (28, 58, 88)) if rng.random() < 0.7 else ((104, 112, 90), (62, 86, 88))
+    )  # clear or silty
+    return (
+        ramp(shore, deep, np.clip(at("depth") * 2.5, 0, 1))
+        + (1.5 * at("grain") + 2 * at("patch"))[:, None]
+    )
 
 
 def barren(rng: Generator, at: At) -> np.ndarray:
     """Pale sand and rock in slanting light."""
-    colour = ramp((162, 142, 116), (212, 196, 168), 0.5 + 0.28 * at("slope") + 0.2 * at("relief") + rng.normal(0, 0.2))
+    colour = ramp(
+        (162, 142, 116),
+        (212, 196, 168),
+        0.5 + 0.28 * at("slope") + 0.2 * at("relief") + rng.normal(0, 0.2),
+    )
     return colour + (5 * at("grain") + 3 * at("clump"))[:, None]
 
 
@@ -240,5 +302,9 @@ def finish(rng: Generator, picture: np.ndarray) -> np.ndarray:
     """The camera: (H, W, 3) float32 to uint8 with a scene's light and tint, soft edges and noise."""
     light = rng.uniform(0.82, 1.18) * rng.uniform(0.96, 1.04, 3)
     picture = np.clip(picture * light.astype(np.float32), 0, 255).astype(np.uint8)
-    soft = np.asarray(Image.fromarray(picture).filter(ImageFilter.GaussianBlur(0.6)), dtype=np.float32)
-    return np.clip(soft + 2.5 * rng.standard_normal((*soft.shape[:2], 1), dtype=np.float32), 0, 255).astype(np.uint8)
+    soft = np.asarray(
+        Image.fromarray(picture).filter(ImageFilter.GaussianBlur(0.6)), dtype=np.float32
+    )
+    return np.clip(
+        soft + 2.5 * rng.standard_normal((*soft.shape[:2], 1), dtype=np.float32), 0, 255
+    ).astype(np.uint8)

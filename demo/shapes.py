@@ -48,7 +48,19 @@ SHAPES = {
     "arrow": [mirrored((0, -1.1), (0.95, 0), (0.36, 0), (0.36, 1))],
     "hourglass": [mirrored((0.85, -1), (0.12, 0), (0.85, 1))],
     "flower": [polar(0.78 + 0.3 * np.cos(5 * ROUND)), polar(0.25)],
-    "bolt": [np.array([(0.35, -1.1), (-0.75, 0.2), (-0.1, 0.2), (-0.35, 1.1), (0.75, -0.3), (0.1, -0.3), (0.75, -1.1)])],
+    "bolt": [
+        np.array(
+            [
+                (0.35, -1.1),
+                (-0.75, 0.2),
+                (-0.1, 0.2),
+                (-0.35, 1.1),
+                (0.75, -0.3),
+                (0.1, -0.3),
+                (0.75, -1.1),
+            ]
+        )
+    ],
     "frame": [polar(1.15, even(4, 0.125)), polar(0.7, even(4, 0.125))],
     "gear": [polar(0.9 + 0.14 * np.sign(np.sin(9 * ROUND + 0.1))), polar(0.35)],
     "drop": [np.stack([0.85 * np.sin(ROUND) * np.sin(ROUND / 2) ** 1.5, -np.cos(ROUND)], axis=1)],
@@ -58,7 +70,15 @@ SHAPES = {
 
 # A paint is a pattern, mostly in its own hue (0..1 round the circle of hues). The labels have the first five, the
 # unlabelled images all.
-PAINTS = {"plain": 0.0, "striped": 0.6, "dotted": 0.36, "checked": 0.13, "ringed": 0.8, "wavy": 0.5, "cloudy": 0.92}
+PAINTS = {
+    "plain": 0.0,
+    "striped": 0.6,
+    "dotted": 0.36,
+    "checked": 0.13,
+    "ringed": 0.8,
+    "wavy": 0.5,
+    "cloudy": 0.92,
+}
 OWN_HUE = 0.75  # share of things in their paint's hue; the rest have any hue, so that the pattern must be seen too
 
 
@@ -67,7 +87,9 @@ def classes(shapes: int) -> list[tuple[str, str]]:
     return [(shape, paint) for shape in list(SHAPES)[:shapes] for paint in list(PAINTS)[:5]]
 
 
-def thing(rng: Generator, shape: str, paint: str, width: int, height: int, studio: float = 0.0) -> Image.Image:
+def thing(
+    rng: Generator, shape: str, paint: str, width: int, height: int, studio: float = 0.0
+) -> Image.Image:
     """Draw one thing at a random place, size and turn: ``width`` x ``height`` RGB.
 
     ``studio`` is the chance of a pale background that is empty otherwise.
@@ -79,12 +101,23 @@ def thing(rng: Generator, shape: str, paint: str, width: int, height: int, studi
         canvas = backdrop(rng, width, height, saturation=(0.05, 0.55), value=(0.2, 0.95))
         for _ in range(rng.integers(5)):
             other = list(SHAPES)[rng.integers(len(SHAPES))]
-            speck = Cover(other, rng.uniform(0, [width, height]), rng.uniform(0.04, 0.13) * side, rng.uniform(0, TURN))
-            canvas = mix(canvas, colour(rng.random(), *rng.uniform(0.3, 0.9, 2)), speck.on(width, height))
+            speck = Cover(
+                other,
+                rng.uniform(0, [width, height]),
+                rng.uniform(0.04, 0.13) * side,
+                rng.uniform(0, TURN),
+            )
+            canvas = mix(
+                canvas, colour(rng.random(), *rng.uniform(0.3, 0.9, 2)), speck.on(width, height)
+            )
 
     radius = rng.uniform(0.27, 0.41) * side
-    place = np.array([rng.uniform(1.1 * radius, length - 1.1 * radius) for length in (width, height)])
-    body = Cover(shape, place, radius, rng.uniform(-0.07, 0.07) * TURN)  # less than would make one shape another
+    place = np.array(
+        [rng.uniform(1.1 * radius, length - 1.1 * radius) for length in (width, height)]
+    )
+    body = Cover(
+        shape, place, radius, rng.uniform(-0.07, 0.07) * TURN
+    )  # less than would make one shape another
     shadow = body.on(width, height, shift=rng.uniform(0.05, 0.2), blur=0.1)
     canvas = mix(canvas, 0.3 * canvas, rng.uniform(0.3, 0.9) * shadow)
     canvas = mix(canvas, painted(rng, paint, body, width, height), body.on(width, height))
@@ -106,7 +139,10 @@ class Cover:
         mask = Image.new("L", (width * fine, height * fine))
         draw = ImageDraw.Draw(mask)
         for points, fill in zip(SHAPES[self.shape], (255, 0), strict=False):
-            draw.polygon((fine * (self.place + self.radius * (points @ self.axes + shift))).ravel().tolist(), fill=fill)
+            draw.polygon(
+                (fine * (self.place + self.radius * (points @ self.axes + shift))).ravel().tolist(),
+                fill=fill,
+            )
         mask = mask.reduce(fine)
         if blur:
             mask = mask.filter(ImageFilter.GaussianBlur(blur * self.radius))
@@ -114,8 +150,12 @@ class Cover:
 
     def coordinates(self, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
         """Of each pixel in the shape's own axes, 1 being its radius: two of (height, width) float32."""
-        right = (np.arange(width, dtype=np.float32) - np.float32(self.place[0])) / np.float32(self.radius)
-        down = (np.arange(height, dtype=np.float32) - np.float32(self.place[1]))[:, None] / np.float32(self.radius)
+        right = (np.arange(width, dtype=np.float32) - np.float32(self.place[0])) / np.float32(
+            self.radius
+        )
+        down = (np.arange(height, dtype=np.float32) - np.float32(self.place[1]))[
+            :, None
+        ] / np.float32(self.radius)
         (a, b), (c, d) = self.axes.astype(np.float32)
         return a * right + b * down, c * right + d * down
 
@@ -128,7 +168,11 @@ def painted(rng: Generator, paint: str, body: Cover, width: int, height: int) ->
     hue = PAINTS[paint] + rng.normal(0, 0.03) if rng.random() < OWN_HUE else rng.random()
     saturation, value = rng.uniform(0.55, 1), rng.uniform(0.55, 0.95)
     ground = colour(hue, saturation, value)
-    ink = colour(hue, 0.2 * saturation, 0.97) if rng.random() < 0.5 else colour(hue, saturation, 0.3 * value)
+    ink = (
+        colour(hue, 0.2 * saturation, 0.97)
+        if rng.random() < 0.5
+        else colour(hue, saturation, 0.3 * value)
+    )
     if paint == "plain":
         wave = np.full_like(u, -1)
     elif paint == "striped":
@@ -148,10 +192,16 @@ def painted(rng: Generator, paint: str, body: Cover, width: int, height: int) ->
     return surface * (1 - 0.12 * (u + v))
 
 
-def backdrop(rng: Generator, width: int, height: int, saturation: tuple, value: tuple) -> np.ndarray:
+def backdrop(
+    rng: Generator, width: int, height: int, saturation: tuple, value: tuple
+) -> np.ndarray:
     """Two colours blended by a soft field, a slope, a table's edge or wallpaper: (3, height, width) float32."""
-    first, second = (colour(rng.random(), rng.uniform(*saturation), rng.uniform(*value)) for _ in range(2))
-    across, down = np.meshgrid(np.linspace(-1, 1, width, dtype=np.float32), np.linspace(-1, 1, height, dtype=np.float32))
+    first, second = (
+        colour(rng.random(), rng.uniform(*saturation), rng.uniform(*value)) for _ in range(2)
+    )
+    across, down = np.meshgrid(
+        np.linspace(-1, 1, width, dtype=np.float32), np.linspace(-1, 1, height, dtype=np.float32)
+    )
     angle = rng.uniform(0, TURN)
     slope = math.cos(angle) * across + math.sin(angle) * down
     kind = rng.integers(4)
@@ -163,13 +213,17 @@ def backdrop(rng: Generator, width: int, height: int, saturation: tuple, value: 
         share = 0.5 + 20 * (down - rng.uniform(-0.5, 0.5) + 0.1 * math.cos(angle) * across)
     else:
         share = 0.3 + 0.3 * np.sin(slope * rng.uniform(6, 22))
-    texture = rng.uniform(1, 8) * smooth(rng, height, width, max(width, height) / rng.uniform(2.5, 6))
+    texture = rng.uniform(1, 8) * smooth(
+        rng, height, width, max(width, height) / rng.uniform(2.5, 6)
+    )
     return mix(first, second, np.clip(share, 0, 1)) + texture
 
 
 def colour(hue: float, saturation: float, value: float) -> np.ndarray:
     """(3, 1, 1) float32 in 0..255; the hue goes round from 1 to 0."""
-    return 255 * np.array(colorsys.hsv_to_rgb(hue % 1, saturation, value), dtype=np.float32).reshape(3, 1, 1)
+    return 255 * np.array(
+        colorsys.hsv_to_rgb(hue % 1, saturation, value), dtype=np.float32
+    ).reshape(3, 1, 1)
 
 
 def mix(below: np.ndarray, above: np.ndarray, share: np.ndarray) -> np.ndarray:

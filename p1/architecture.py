@@ -13,7 +13,12 @@ from torchvision.models.mobilenetv2 import InvertedResidual
 from core import charts
 from p1.data import SIZE
 
-CONVOLUTION, RESIDUAL, MEAN, LINEAR = "convolution", "inverted residual", "mean over all pixels", "linear layer"
+CONVOLUTION, RESIDUAL, MEAN, LINEAR = (
+    "convolution",
+    "inverted residual",
+    "mean over all pixels",
+    "linear layer",
+)
 SERIES = {CONVOLUTION: 0, RESIDUAL: 1, MEAN: None, LINEAR: 2}
 
 
@@ -49,7 +54,9 @@ def shapes(network: nn.Module, size: int = SIZE) -> dict[nn.Module, torch.Size]:
     """The output's shape of every module that runs on one image of ``size``. Leaves ``network`` in evaluation mode."""
     seen: dict[nn.Module, torch.Size] = {}
     hooks = [
-        module.register_forward_hook(lambda module, inputs, output: seen.__setitem__(module, output.shape))
+        module.register_forward_hook(
+            lambda module, inputs, output: seen.__setitem__(module, output.shape)
+        )
         for module in network.modules()
     ]
     try:
@@ -78,13 +85,19 @@ def stages(network: MobileNetV2) -> list[Stage]:
             groups.append([block])
     found = [_stage(group, seen) for group in groups]
     last = found[-1]
-    found.append(Stage(MEAN, 1, last.size, 1, 0, last.channels, 1, 0, 0))  # a function in torchvision, no module: not hooked
-    return found + [_stage([layer], seen) for layer in network.classifier if isinstance(layer, nn.Linear)]
+    found.append(
+        Stage(MEAN, 1, last.size, 1, 0, last.channels, 1, 0, 0)
+    )  # a function in torchvision, no module: not hooked
+    return found + [
+        _stage([layer], seen) for layer in network.classifier if isinstance(layer, nn.Linear)
+    ]
 
 
 def _stage(blocks: list[nn.Module], seen: dict[nn.Module, torch.Size]) -> Stage:
     first, output = blocks[0], seen[blocks[-1]]
-    macs = sum(multiply_adds(module, seen[module]) for block in blocks for module in block.modules())
+    macs = sum(
+        multiply_adds(module, seen[module]) for block in blocks for module in block.modules()
+    )
     parameters = sum(weight.numel() for block in blocks for weight in block.parameters())
     if isinstance(first, nn.Linear):
         return Stage(LINEAR, len(blocks), 1, 1, 0, output[1], 1, parameters, macs)
@@ -110,7 +123,13 @@ def layers(block: InvertedResidual) -> list[Layer]:
     for module in block.modules():
         if isinstance(module, nn.Conv2d):
             depthwise = module.groups == module.in_channels > 1
-            sizes = (module.kernel_size[0], module.stride[0], depthwise, module.in_channels, module.out_channels)
+            sizes = (
+                module.kernel_size[0],
+                module.stride[0],
+                depthwise,
+                module.in_channels,
+                module.out_channels,
+            )
             found.append(Layer(*sizes, then=()))
         elif found and not list(module.children()):
             name = type(module).__name__.removesuffix("2d")
@@ -141,16 +160,30 @@ def drawing(found: list[Stage]) -> Figure:
     top, middle = pitch * len(found) + 0.3, left + width / 2
     for name, x in columns.items():
         axes.text(x, top, name, ha="center", va="center", fontsize=8, color=charts.MUTED)
-    axes.text(middle, top, f"image, 3×{SIZE}×{SIZE}", ha="center", va="center", fontsize=9, color=charts.INK)
+    axes.text(
+        middle,
+        top,
+        f"image, 3×{SIZE}×{SIZE}",
+        ha="center",
+        va="center",
+        fontsize=9,
+        color=charts.INK,
+    )
     above = top - 0.09
     for k, stage in enumerate(found):
         y = top - 0.25 - pitch * k - height
         charts.arrow(axes, (middle, above), (middle, y + height))
         title = f"{stage.repeats} × {stage.what}" if stage.what == RESIDUAL else stage.what
         charts.box(axes, left, y, width, height, title, _detail(stage), series=SERIES[stage.what])
-        output = f"{stage.channels}×{stage.size}×{stage.size}" if stage.size > 1 else f"{stage.channels}"
-        for x, text in zip(columns.values(), (output, short(stage.parameters), short(stage.macs)), strict=True):
-            axes.text(x, y + height / 2, text, ha="center", va="center", fontsize=8.5, color=charts.INK)
+        output = (
+            f"{stage.channels}×{stage.size}×{stage.size}" if stage.size > 1 else f"{stage.channels}"
+        )
+        for x, text in zip(
+            columns.values(), (output, short(stage.parameters), short(stage.macs)), strict=True
+        ):
+            axes.text(
+                x, y + height / 2, text, ha="center", va="center", fontsize=8.5, color=charts.INK
+            )
         above = y
     return figure
 
@@ -161,7 +194,9 @@ def _detail(stage: Stage) -> str:
     kernel = f"{stage.kernel}×{stage.kernel}"
     if stage.what == MEAN:
         return kernel
-    return f"{kernel}, stride {stage.stride}" + (f", expansion {stage.expansion}" if stage.expansion else "")
+    return f"{kernel}, stride {stage.stride}" + (
+        f", expansion {stage.expansion}" if stage.expansion else ""
+    )
 
 
 def short(number: int) -> str:
@@ -169,7 +204,11 @@ def short(number: int) -> str:
     for unit, name in ((1e6, " M"), (1e3, " k"), (1, "")):
         if number >= unit:
             value = number / unit
-            return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}{name}" if name else str(number)
+            return (
+                f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}{name}"
+                if name
+                else str(number)
+            )
     return "–"
 
 
@@ -179,7 +218,15 @@ def block_drawing(block: InvertedResidual) -> Figure:
     pitch, height, left, width = 0.66, 0.46, 0.3, 2.6
     figure, axes = charts.panel(4.2, pitch * len(found) + 0.9, axes=False)
     middle, top, bottom = left + width / 2, pitch * len(found) + 0.74, 0.16
-    axes.text(middle, top, f"{found[0].inputs} channels", ha="center", va="center", fontsize=9, color=charts.INK)
+    axes.text(
+        middle,
+        top,
+        f"{found[0].inputs} channels",
+        ha="center",
+        va="center",
+        fontsize=9,
+        color=charts.INK,
+    )
     above = top - 0.1
     for k, layer in enumerate(found):
         y = top - 0.4 - pitch * k - height + 0.06
@@ -194,7 +241,23 @@ def block_drawing(block: InvertedResidual) -> Figure:
         side, start = left + width + 0.3, top - 0.2
         axes.plot([middle, side, side], [start, start, bottom], color=charts.MUTED, linewidth=1.1)
         charts.arrow(axes, (side, bottom), (middle + 0.12, bottom))
-        axes.text(side + 0.08, (start + bottom) / 2, "shortcut", ha="left", va="center", fontsize=8, color=charts.MUTED)
+        axes.text(
+            side + 0.08,
+            (start + bottom) / 2,
+            "shortcut",
+            ha="left",
+            va="center",
+            fontsize=8,
+            color=charts.MUTED,
+        )
     sum_ = "+" if block.use_res_connect else f"{found[-1].outputs} channels"
-    axes.text(middle, bottom, sum_, ha="center", va="center", fontsize=12 if sum_ == "+" else 9, color=charts.INK)
+    axes.text(
+        middle,
+        bottom,
+        sum_,
+        ha="center",
+        va="center",
+        fontsize=12 if sum_ == "+" else 9,
+        color=charts.INK,
+    )
     return figure

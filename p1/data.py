@@ -26,7 +26,9 @@ def label_of(name: str) -> int:
     """The label that a training file's name begins with. Raises InputError. (A test file's name has none.)"""
     match = re.match(r"(\d+)_", name)
     if not match or int(match[1]) >= len(CLASSES):
-        raise InputError(f"{name}: no label 0..{len(CLASSES) - 1} before an underscore in the file's name")
+        raise InputError(
+            f"{name}: no label 0..{len(CLASSES) - 1} before an underscore in the file's name"
+        )
     return int(match[1])
 
 

@@ -18,7 +18,10 @@ from p1.inference import load_network
 from p1.model import features as of_network
 from p1.model import logits
 
-ORIGINAL = {"A": (0.6476, 58), "B": (0.9714, 1)}  # the original report's accuracies, and of which epoch; B's is contaminated
+ORIGINAL = {
+    "A": (0.6476, 58),
+    "B": (0.9714, 1),
+}  # the original report's accuracies, and of which epoch; B's is contaminated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +35,9 @@ class Predictions:
 def features(path: Path, images: Tensor, where: torch.device) -> np.ndarray:
     """(N, 1792) float32: the second-last layer of the checkpoint at ``path`` on ``images`` (N, 3, 32, 32) uint8."""
     network, saved = load_network(path, where)
-    return _in_batches(Predictor(lambda inputs: of_network(network, inputs), saved, where), images, where)
+    return _in_batches(
+        Predictor(lambda inputs: of_network(network, inputs), saved, where), images, where
+    )
 
 
 def predictions(path: Path, images: Tensor, where: torch.device) -> Predictions:
@@ -44,12 +49,16 @@ def predictions(path: Path, images: Tensor, where: torch.device) -> Predictions:
 
 
 def _in_batches(predict: Predictor, images: Tensor, where: torch.device) -> np.ndarray:
-    return np.concatenate([predict(batch) for batch in images.split(32 if where.type == "cpu" else 512)])
+    return np.concatenate(
+        [predict(batch) for batch in images.split(32 if where.type == "cpu" else 512)]
+    )
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
     """(classes, classes) int64: how many images of a row's class were taken for a column's. Both arguments: (N,) int."""
-    return np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)
+    return np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(
+        classes, classes
+    )
 
 
 def confused_pairs(matrix: np.ndarray, at_most: int) -> list[tuple[int, int]]:
@@ -78,40 +87,93 @@ def confusion_drawing(matrix: np.ndarray) -> Figure:
             continue
         squares = np.stack([x, y], 1)[:, None, :] + corners
         alpha = 0.2 + 0.8 * np.sqrt(shares[y, x])  # so that a single mistake in 50 can be seen
-        axes.add_collection(PolyCollection(squares, facecolors=charts.SERIES[series], alpha=alpha, edgecolors="none"))
+        axes.add_collection(
+            PolyCollection(
+                squares, facecolors=charts.SERIES[series], alpha=alpha, edgecolors="none"
+            )
+        )
     ticks = np.arange(0, count, max(1, count // 10))
-    axes.set(xlim=(-0.5, count - 0.5), ylim=(count - 0.5, -0.5), xticks=ticks, yticks=ticks, aspect="equal")
+    axes.set(
+        xlim=(-0.5, count - 0.5),
+        ylim=(count - 0.5, -0.5),
+        xticks=ticks,
+        yticks=ticks,
+        aspect="equal",
+    )
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     axes.tick_params(labelsize=8)
     return figure
 
 
-def mistakes_drawing(images: np.ndarray, titles: list[str], details: list[str], columns: int = 4) -> Figure:
+def mistakes_drawing(
+    images: np.ndarray, titles: list[str], details: list[str], columns: int = 4
+) -> Figure:
     """``images`` (N, h, w, 3) uint8 in rows of ``columns``, a title and a smaller detail under each."""
     side, pitch, room = 0.8, 1.03, 1.28
     rows = -(-len(images) // columns)
     figure, axes = charts.panel(4.2, rows * room + 0.06, axes=False)
     for k, image in enumerate(images):
-        x, y = 0.06 + (k % columns) * pitch + (pitch - side) / 2, (rows - k // columns) * room - side
+        x, y = (
+            0.06 + (k % columns) * pitch + (pitch - side) / 2,
+            (rows - k // columns) * room - side,
+        )
         _show(axes, image, x, y, side)
-        axes.text(x + side / 2, y - 0.12, titles[k], ha="center", va="center", fontsize=9, color=charts.INK)
-        axes.text(x + side / 2, y - 0.29, details[k], ha="center", va="center", fontsize=8, color=charts.MUTED)
+        axes.text(
+            x + side / 2,
+            y - 0.12,
+            titles[k],
+            ha="center",
+            va="center",
+            fontsize=9,
+            color=charts.INK,
+        )
+        axes.text(
+            x + side / 2,
+            y - 0.29,
+            details[k],
+            ha="center",
+            va="center",
+            fontsize=8,
+            color=charts.MUTED,
+        )
     return figure
 
 
-def pairs_drawing(images: np.ndarray, labels: np.ndarray, made: Predictions, pairs: list[tuple[int, int]]) -> Figure:
+def pairs_drawing(
+    images: np.ndarray, labels: np.ndarray, made: Predictions, pairs: list[tuple[int, int]]
+) -> Figure:
     """A row for each (true, predicted): three images of that mistake, and three rightly predicted ones of the second class.
 
     ``images``: (N, h, w, 3) uint8. Of both kinds those with the highest confidence are shown.
     """
     side, room, first, second = 0.49, 0.62, 1.0, 2.64
     figure, axes = charts.panel(4.2, len(pairs) * room + 0.36, axes=False)
-    for x, text in ((0.5, "true → taken"), (first + 0.76, "such mistakes"), (second + 0.76, "rightly recognised")):
-        axes.text(x, len(pairs) * room + 0.2, text, ha="center", va="center", fontsize=8, color=charts.MUTED)
+    for x, text in (
+        (0.5, "true → taken"),
+        (first + 0.76, "such mistakes"),
+        (second + 0.76, "rightly recognised"),
+    ):
+        axes.text(
+            x,
+            len(pairs) * room + 0.2,
+            text,
+            ha="center",
+            va="center",
+            fontsize=8,
+            color=charts.MUTED,
+        )
     for row, (true, taken) in enumerate(pairs):
         y = (len(pairs) - 1 - row) * room + 0.06
-        axes.text(0.5, y + side / 2, f"{true} → {taken}", ha="center", va="center", fontsize=10, color=charts.INK)
+        axes.text(
+            0.5,
+            y + side / 2,
+            f"{true} → {taken}",
+            ha="center",
+            va="center",
+            fontsize=10,
+            color=charts.INK,
+        )
         for left, true_class in ((first, true), (second, taken)):
             such = np.flatnonzero((labels == true_class) & (made.predicted == taken))
             such = such[np.argsort(-made.confidence[such], kind="stable")][:3]

@@ -46,13 +46,19 @@ def main() -> int:
 def label(args: argparse.Namespace, paths: list[Path], where: torch.device) -> int:
     """The program's work on the device ``where``; the exit status."""
     network, saved = load_network(args.checkpoint, where)
-    predict = Predictor(lambda images: logits(network, images, saved.flip_test).argmax(1), saved, where)
+    predict = Predictor(
+        lambda images: logits(network, images, saved.flip_test).argmax(1), saved, where
+    )
 
     labels = dict.fromkeys(paths, FALLBACK)
     stream = Stream(paths, data.decode, args.batch_size or (32 if where.type == "cpu" else 512))
     for batch in stream:
-        labels.update(zip(batch.paths, (saved.classes[k] for k in predict(batch.images)), strict=True))
-    write_rows(args.output, ("filename", "label"), [(path.name, label) for path, label in labels.items()])
+        labels.update(
+            zip(batch.paths, (saved.classes[k] for k in predict(batch.images)), strict=True)
+        )
+    write_rows(
+        args.output, ("filename", "label"), [(path.name, label) for path, label in labels.items()]
+    )
     return stream.report(device.describe(where), f"the label {FALLBACK}")
 
 
@@ -60,7 +66,9 @@ def load_network(path: Path, where: torch.device) -> tuple[MobileNetV2, checkpoi
     """A checkpoint's network, ready on ``where``, and the checkpoint. Raises InputError if it is none of p1's 50 classes."""
     saved = checkpoint.load(path, "p1")
     if saved.architecture != ARCHITECTURE or saved.classes != data.CLASSES:
-        raise InputError(f"{path} is {saved.architecture} of {len(saved.classes)} classes, not {ARCHITECTURE} of 50")
+        raise InputError(
+            f"{path} is {saved.architecture} of {len(saved.classes)} classes, not {ARCHITECTURE} of 50"
+        )
     network = mobilenet_v2(len(saved.classes))
     checkpoint.load_weights(network, saved.weights, str(path))
     return device.prepare(network.eval(), where), saved

@@ -40,14 +40,18 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     args = arguments()
     recipe = PRETRAIN[args.recipe]
-    recipe = dataclasses.replace(recipe, epochs=args.epochs or recipe.epochs, batch_size=args.batch_size or recipe.batch_size)
+    recipe = dataclasses.replace(
+        recipe, epochs=args.epochs or recipe.epochs, batch_size=args.batch_size or recipe.batch_size
+    )
     where = processes.choose(args.device)
 
     table, folder = args.labels or args.data / "labels.csv", args.data / "train"
     rows = read_rows(table, ("filename", "label"))
     paths = locate(table, folder, rows)
     if len(paths) < HOLD_OUT:
-        raise InputError(f"{table} names {len(paths)} images; at least {HOLD_OUT} are needed, one of them to measure on")
+        raise InputError(
+            f"{table} names {len(paths)} images; at least {HOLD_OUT} are needed, one of them to measure on"
+        )
     names = [row["label"] for row in rows]
     classes = tuple(sorted(set(names), key=natural))
     labels = torch.tensor([classes.index(name) for name in names])
@@ -55,13 +59,21 @@ def main() -> None:
     kept_paths = [path for path, out in zip(paths, held, strict=True) if not out]
     train_images = cache.load(kept_paths, data.decode, f"{data.KIND}-kept", args.data_memory)
     val_images = cache.load(paths[::HOLD_OUT], data.decode, f"{data.KIND}-held", args.data_memory)
-    known = {"train": content(train_images, labels[~held]), "val": content(val_images, labels[held])}
-    train_images, train_labels = cache.resident(train_images, where, args.data_memory), labels[~held].to(where)
+    known = {
+        "train": content(train_images, labels[~held]),
+        "val": content(val_images, labels[held]),
+    }
+    train_images, train_labels = (
+        cache.resident(train_images, where, args.data_memory),
+        labels[~held].to(where),
+    )
 
     torch.manual_seed(seed_of(args.seed, "weights"))
     network = device.prepare(mobilenet_v2(len(classes)), where)
     average = copy.deepcopy(network) if recipe.average else network
-    optimizer = optimiser.make(recipe.optimiser, network, recipe.lr, recipe.weight_decay, recipe.decay_vectors)
+    optimizer = optimiser.make(
+        recipe.optimiser, network, recipe.lr, recipe.weight_decay, recipe.decay_vectors
+    )
     run = Run(
         args.run or Path(f"runs/p1_pretrain_{recipe.name}"), recipe=recipe, seed=args.seed, where=where,
         data=known,

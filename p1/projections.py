@@ -30,7 +30,9 @@ def pca(features: np.ndarray, labels: np.ndarray) -> Projection:
     """The two directions of the largest variance of ``features`` (N, D); explained 1, 2: their shares of all variance."""
     method = PCA(2, svd_solver="arpack", random_state=SEED)
     xy = method.fit_transform(features.astype(np.float64))
-    explained = {f"explained {k + 1}": share for k, share in enumerate(method.explained_variance_ratio_)}
+    explained = {
+        f"explained {k + 1}": share for k, share in enumerate(method.explained_variance_ratio_)
+    }
     return Projection(xy.astype(np.float32), explained | separation(xy, labels))
 
 
@@ -42,7 +44,9 @@ def tsne(features: np.ndarray, labels: np.ndarray) -> Projection:
     """
     perplexity = min(PERPLEXITY, (len(features) - 1) / 3)
     method = TSNE(2, perplexity=perplexity, init="pca", learning_rate="auto", random_state=SEED)
-    with threadpool_limits(1):  # threads add up in any order, and t-SNE makes another picture of another rounding
+    with threadpool_limits(
+        1
+    ):  # threads add up in any order, and t-SNE makes another picture of another rounding
         xy = method.fit_transform(features)
     numbers = {"perplexity": perplexity, "seed": SEED, "divergence": method.kl_divergence_}
     return Projection(xy.astype(np.float32), numbers | separation(xy, labels))
@@ -50,16 +54,23 @@ def tsne(features: np.ndarray, labels: np.ndarray) -> Projection:
 
 def separation(points: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """neighbours: see ``neighbour_accuracy``; silhouette: -1 (classes mixed) to 1 (far apart), Rousseeuw 1987, section 2."""
-    return {"neighbours": neighbour_accuracy(points, labels), "silhouette": silhouette_score(points, labels)}
+    return {
+        "neighbours": neighbour_accuracy(points, labels),
+        "silhouette": silhouette_score(points, labels),
+    }
 
 
-def neighbour_accuracy(points: np.ndarray, labels: np.ndarray, neighbours: int = NEIGHBOURS) -> float:
+def neighbour_accuracy(
+    points: np.ndarray, labels: np.ndarray, neighbours: int = NEIGHBOURS
+) -> float:
     """Share of the ``points`` (N, D) whose label most of their nearest others have, by Euclidean distance.
 
     Of labels with as many votes the one with the nearest voter counts. ``labels``: (N,) int.
     """
     neighbours = min(neighbours, len(points) - 1)
-    nearest = NearestNeighbors(n_neighbors=neighbours).fit(points).kneighbors(return_distance=False)  # leaves out itself
+    nearest = (
+        NearestNeighbors(n_neighbors=neighbours).fit(points).kneighbors(return_distance=False)
+    )  # leaves out itself
     voters = labels[nearest]
     votes = (voters[:, :, None] == voters[:, None, :]).sum(2)
     chosen = np.take_along_axis(voters, votes.argmax(1)[:, None], 1)[:, 0]
@@ -80,10 +91,16 @@ def finding(pca: list[float], tsne: list[float], full: list[float], count: int) 
 
     return {
         "stages": len(full),
-        "little": sum(in_picture < in_full / 2 for in_picture, in_full in zip(pca, full, strict=True)),
+        "little": sum(
+            in_picture < in_full / 2 for in_picture, in_full in zip(pca, full, strict=True)
+        ),
         "steps": len(tsne) - 1,
-        "rises": sum(clearly_above(later, earlier) for earlier, later in zip(tsne, tsne[1:], strict=False)),
-        "ahead": sum(clearly_above(by_tsne, by_pca) for by_pca, by_tsne in zip(pca, tsne, strict=True)),
+        "rises": sum(
+            clearly_above(later, earlier) for earlier, later in zip(tsne, tsne[1:], strict=False)
+        ),
+        "ahead": sum(
+            clearly_above(by_tsne, by_pca) for by_pca, by_tsne in zip(pca, tsne, strict=True)
+        ),
     }
 
 

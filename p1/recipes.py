@@ -43,7 +43,9 @@ REPORT_A = Recipe(
 )  # fmt: skip
 
 # The original report's model B: 0.9714 after 1 epoch, from weights that had seen the validation images (see p1/README.md).
-REPORT_B = dataclasses.replace(REPORT_A, model="B", epochs=150, patience=15, jitter=(0.0, 0.0, 0.0, 0.0), rotation=0)
+REPORT_B = dataclasses.replace(
+    REPORT_A, model="B", epochs=150, patience=15, jitter=(0.0, 0.0, 0.0, 0.0), rotation=0
+)
 
 # As far as two CPU cores get in about an hour.
 HOUR_A = Recipe(
@@ -56,11 +58,17 @@ HOUR_B = dataclasses.replace(HOUR_A, model="B", epochs=8, lr=0.02)
 
 # Model B's initial weights, from other images and labels: see p1/pretrain.py.
 HOUR_PRETRAIN = dataclasses.replace(HOUR_A, epochs=4)
-REPORT_PRETRAIN = dataclasses.replace(REPORT_A, jitter=(0.0, 0.0, 0.0, 0.0), rotation=0)  # augmented as the report's B
+REPORT_PRETRAIN = dataclasses.replace(
+    REPORT_A, jitter=(0.0, 0.0, 0.0, 0.0), rotation=0
+)  # augmented as the report's B
 
 # For the drawn data of demo.sh: a minute.
 DEMO_A = dataclasses.replace(HOUR_A, name="demo", epochs=5, batch_size=64, lr=0.05, average=0.95)
 DEMO_B = dataclasses.replace(DEMO_A, model="B", lr=0.02)
 
-RECIPES = {"report": {"A": REPORT_A, "B": REPORT_B}, "hour": {"A": HOUR_A, "B": HOUR_B}, "demo": {"A": DEMO_A, "B": DEMO_B}}
+RECIPES = {
+    "report": {"A": REPORT_A, "B": REPORT_B},
+    "hour": {"A": HOUR_A, "B": HOUR_B},
+    "demo": {"A": DEMO_A, "B": DEMO_B},
+}
 PRETRAIN = {"report": REPORT_PRETRAIN, "hour": HOUR_PRETRAIN}

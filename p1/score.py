@@ -14,15 +14,22 @@ from p1 import data
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("predictions", type=Path, help="csv: filename,label")
-    parser.add_argument("truth", type=Path, help="csv with the same columns, or a folder of {label}_{id}.png")
+    parser.add_argument(
+        "truth", type=Path, help="csv with the same columns, or a folder of {label}_{id}.png"
+    )
     args = parser.parse_args()
     if args.truth.is_dir():
-        truth = {path.name: str(data.label_of(path.name)) for path in list_files(args.truth, data.SUFFIXES)}
+        truth = {
+            path.name: str(data.label_of(path.name))
+            for path in list_files(args.truth, data.SUFFIXES)
+        }
     else:
         truth = read_labels(args.truth)
     right, count = score(read_labels(args.predictions), truth)
     low, high = wilson(right, count)
-    print(f"accuracy: {right / count:.4f} ({right} of {count}; 95 % interval {low:.3f} to {high:.3f})")
+    print(
+        f"accuracy: {right / count:.4f} ({right} of {count}; 95 % interval {low:.3f} to {high:.3f})"
+    )
 
 
 if __name__ == "__main__":

@@ -23,26 +23,42 @@ from p1.recipes import RECIPES, Recipe
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", choices=["A", "B"], default="A", help="A: from scratch, B: pre-trained (%(default)s)")
+    parser.add_argument(
+        "--model",
+        choices=["A", "B"],
+        default="A",
+        help="A: from scratch, B: pre-trained (%(default)s)",
+    )
     parser.add_argument("--recipe", choices=list(RECIPES), default="report", help="%(default)s")
-    parser.add_argument("--pretrained", type=Path, help="model B's initial weights: a state dict or a checkpoint of p1")
+    parser.add_argument(
+        "--pretrained",
+        type=Path,
+        help="model B's initial weights: a state dict or a checkpoint of p1",
+    )
     training_flags(parser, data="hw1_data/p1_data", run="runs/p1_MODEL_RECIPE")
     args = parser.parse_args()
     if (args.model == "B") != (args.pretrained is not None):
-        raise InputError("--pretrained FILE belongs to --model B, and model B needs it (bash hw1_download.sh pretrained)")
+        raise InputError(
+            "--pretrained FILE belongs to --model B, and model B needs it (bash hw1_download.sh pretrained)"
+        )
     return args
 
 
 def main() -> None:
     args = arguments()
     recipe = RECIPES[args.recipe][args.model]
-    recipe = dataclasses.replace(recipe, epochs=args.epochs or recipe.epochs, batch_size=args.batch_size or recipe.batch_size)
+    recipe = dataclasses.replace(
+        recipe, epochs=args.epochs or recipe.epochs, batch_size=args.batch_size or recipe.batch_size
+    )
     where = processes.choose(args.device)
 
     train_images, train_labels, _ = data.load(args.data / "train_50", args.data_memory)
     val_images, val_labels, _ = data.load(args.data / "val_50", args.data_memory)
     known = {"train": content(train_images, train_labels), "val": content(val_images, val_labels)}
-    train_images, train_labels = cache.resident(train_images, where, args.data_memory), train_labels.to(where)
+    train_images, train_labels = (
+        cache.resident(train_images, where, args.data_memory),
+        train_labels.to(where),
+    )
 
     torch.manual_seed(seed_of(args.seed, "weights"))
     network = mobilenet_v2(len(data.CLASSES))
@@ -50,7 +66,9 @@ def main() -> None:
         print(load_pretrained(network, read_pretrained(args.pretrained), str(args.pretrained)))
     network = device.prepare(network, where)
     average = copy.deepcopy(network) if recipe.average else network
-    optimizer = optimiser.make(recipe.optimiser, network, recipe.lr, recipe.weight_decay, recipe.decay_vectors)
+    optimizer = optimiser.make(
+        recipe.optimiser, network, recipe.lr, recipe.weight_decay, recipe.decay_vectors
+    )
     run = Run(
         args.run or Path(f"runs/p1_{args.model}_{recipe.name}"), recipe=recipe, seed=args.seed, where=where,
         data={**known, "pretrained_file": content(args.pretrained) if args.pretrained else None},
@@ -59,7 +77,16 @@ def main() -> None:
         watch="accuracy", fresh=args.fresh, stop_at=args.stop_at, save_minutes=args.save_minutes,
     )  # fmt: skip
 
-    fit(run, recipe, network, average, optimizer, (train_images, train_labels), (val_images, val_labels), where)
+    fit(
+        run,
+        recipe,
+        network,
+        average,
+        optimizer,
+        (train_images, train_labels),
+        (val_images, val_labels),
+        where,
+    )
 
 
 def fit(
@@ -81,12 +108,16 @@ def fit(
         network.train()
         for index in run.batches(len(images), recipe.batch_size):
             if recipe.schedule == "cosine":
-                factor = optimiser.warmup_cosine(run.total_steps, recipe.warmup_epochs * steps, recipe.epochs * steps)
+                factor = optimiser.warmup_cosine(
+                    run.total_steps, recipe.warmup_epochs * steps, recipe.epochs * steps
+                )
                 optimiser.set_lr(optimizer, recipe.lr * factor)
             inputs = augmented(cache.take(images, index, where), recipe, generator(*run.keys()))
             with device.autocast(where, recipe.bf16):
                 out = trained(inputs)
-            loss = nn.functional.cross_entropy(out.float(), labels[index.to(where)], label_smoothing=recipe.label_smoothing)
+            loss = nn.functional.cross_entropy(
+                out.float(), labels[index.to(where)], label_smoothing=recipe.label_smoothing
+            )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -95,7 +126,11 @@ def fit(
                 update_average(average, network, warmed_up(recipe.average, run.total_steps))
             run.step(loss=loss)
         result = evaluate(average, *val_set, recipe, where)
-        run.end_epoch(as_checkpoint(average, recipe, classes), lr=optimizer.param_groups[0]["lr"], accuracy=result)
+        run.end_epoch(
+            as_checkpoint(average, recipe, classes),
+            lr=optimizer.param_groups[0]["lr"],
+            accuracy=result,
+        )
 
 
 def augmented(images: Tensor, recipe: Recipe, rng: torch.Generator) -> Tensor:
@@ -111,18 +146,24 @@ def augmented(images: Tensor, recipe: Recipe, rng: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def evaluate(network: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, where: torch.device) -> float:
+def evaluate(
+    network: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, where: torch.device
+) -> float:
     """Accuracy over all of ``images`` (N, 3, 32, 32) uint8, in the training's number format."""
     network.eval()
     right = torch.tensor(0)
-    for batch, truth in processes.mine(list(zip(images.split(100), labels.split(100), strict=True))):
+    for batch, truth in processes.mine(
+        list(zip(images.split(100), labels.split(100), strict=True))
+    ):
         with device.autocast(where, recipe.bf16):
             inputs = augment.normalise(augment.to_float(batch.to(where)), recipe.mean, recipe.std)
             right += (logits(network, inputs, recipe.flip_test).argmax(1).cpu() == truth).sum()
     return processes.total(right).item() / len(labels)
 
 
-def as_checkpoint(network: nn.Module, recipe: Recipe, classes: tuple[str, ...]) -> checkpoint.Checkpoint:
+def as_checkpoint(
+    network: nn.Module, recipe: Recipe, classes: tuple[str, ...]
+) -> checkpoint.Checkpoint:
     return checkpoint.Checkpoint(
         problem="p1", architecture=ARCHITECTURE, classes=classes, input_size=data.SIZE, mean=recipe.mean, std=recipe.std,
         flip_test=recipe.flip_test, recipe={}, scores={}, made={}, weights=network.state_dict(),

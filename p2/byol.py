@@ -16,13 +16,20 @@ from core.average import update_average
 
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     """The projector's and the predictor's shape: dense, BatchNorm, ReLU, dense (section 3.3)."""
-    return nn.Sequential(nn.Linear(inputs, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, outputs))
+    return nn.Sequential(
+        nn.Linear(inputs, hidden),
+        nn.BatchNorm1d(hidden),
+        nn.ReLU(inplace=True),
+        nn.Linear(hidden, outputs),
+    )
 
 
 class BYOL(nn.Module):
     """``backbone``: images (N, 3, H, W) -> features (N, ``features``). Its training is this module's ``forward``."""
 
-    def __init__(self, backbone: nn.Module, features: int, hidden: int = 4096, projection: int = 256) -> None:
+    def __init__(
+        self, backbone: nn.Module, features: int, hidden: int = 4096, projection: int = 256
+    ) -> None:
         super().__init__()
         self.online = nn.Sequential(backbone, mlp(features, hidden, projection))
         self.predictor = mlp(projection, hidden, projection)
@@ -66,4 +73,8 @@ def spread(projections: Tensor) -> Tensor:
 
 def target_decay(base: float, schedule: str, step: int, total: int) -> float:
     """The target's decay at ``step`` of ``total``: constant, or from ``base`` to 1 by a cosine (appendix J)."""
-    return base if schedule == "constant" else 1 - (1 - base) * (math.cos(math.pi * step / total) + 1) / 2
+    return (
+        base
+        if schedule == "constant"
+        else 1 - (1 - base) * (math.cos(math.pi * step / total) + 1) / 2
+    )

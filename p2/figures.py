@@ -48,7 +48,12 @@ def networks() -> BYOL:
 
 
 def parts(byol: BYOL) -> dict[str, nn.Module]:
-    return {"backbone": byol.online[0], "projector": byol.online[1], "predictor": byol.predictor, "target": byol.target}
+    return {
+        "backbone": byol.online[0],
+        "projector": byol.online[1],
+        "predictor": byol.predictor,
+        "target": byol.target,
+    }
 
 
 def parameters(byol: BYOL) -> dict[str, float]:
@@ -80,23 +85,46 @@ def method(byol: BYOL) -> Figure:
         name = BACKBONE.removesuffix("_backbone")
         out = f"{name}, {widths(network[1])[0]} features\n{_millions(network[0])}"
         charts.box(axes, x, heights["backbone"], width, tall, "backbone", out, series=series)
-        charts.box(axes, x, heights["projector"], width, tall, "projector", _mlp(network[1]), series=series)
+        charts.box(
+            axes, x, heights["projector"], width, tall, "projector", _mlp(network[1]), series=series
+        )
     for name in ("backbone", "projector"):
         y = heights[name] + tall / 2
         charts.arrow(axes, (left + width, y), (right, y))
         axes.text(2.0, y + 0.07, "EMA", ha="center", va="bottom", fontsize=8, color=charts.MUTED)
     online = left + width / 2
     charts.arrow(axes, (online, heights["projector"]), (online, heights["predictor"] + tall))
-    charts.box(axes, left, heights["predictor"], width, tall, "predictor", _mlp(byol.predictor), series=ONLINE)
+    charts.box(
+        axes,
+        left,
+        heights["predictor"],
+        width,
+        tall,
+        "predictor",
+        _mlp(byol.predictor),
+        series=ONLINE,
+    )
     target = right + width / 2
     axes.plot((target - 0.3, target + 0.3), (1.5, 1.5), color=charts.SERIES[TARGET], linewidth=2.2)
-    axes.text(target - 0.38, 1.5, "stop-gradient", ha="right", va="center", fontsize=8, color=charts.MUTED)
-    charts.box(axes, 0.35, 0.34, 3.3, 0.5, "loss: 2 - 2 cos(prediction, target)", "and the same with the views exchanged")
+    axes.text(
+        target - 0.38, 1.5, "stop-gradient", ha="right", va="center", fontsize=8, color=charts.MUTED
+    )
+    charts.box(
+        axes,
+        0.35,
+        0.34,
+        3.3,
+        0.5,
+        "loss: 2 - 2 cos(prediction, target)",
+        "and the same with the views exchanged",
+    )
     charts.arrow(axes, (online, heights["predictor"]), (online, 0.84))
     charts.arrow(axes, (target, heights["projector"]), (target, 0.84))
     trained = f"online: {counts['trained'] / 1e6:.1f} M, by gradient"
     for middle, series, what in ((online, ONLINE, trained), (target, TARGET, "target: by EMA")):
-        axes.text(middle, 0.16, what, ha="center", va="center", fontsize=8.5, color=charts.SERIES[series])
+        axes.text(
+            middle, 0.16, what, ha="center", va="center", fontsize=8.5, color=charts.SERIES[series]
+        )
     return figure
 
 
@@ -121,7 +149,13 @@ def setting_curves(runs: dict[str, RunLog], name: str, label: str) -> Figure:
     axes.set_ylabel(label)
     axes.xaxis.get_major_locator().set_params(integer=True)
     with matplotlib.rc_context(charts.STYLE):
-        axes.legend(ncols=len(runs), loc="lower center", bbox_to_anchor=(0.5, 1.0), handlelength=1.2, columnspacing=1.0)
+        axes.legend(
+            ncols=len(runs),
+            loc="lower center",
+            bbox_to_anchor=(0.5, 1.0),
+            handlelength=1.2,
+            columnspacing=1.0,
+        )
     return figure
 
 
@@ -133,7 +167,11 @@ def difference_chart(differences: dict[str, tuple[float, float, float]]) -> Figu
         axes.plot((low, high), (k, k), color=colour, linewidth=2.2, solid_capstyle="butt")
         axes.plot(difference, k, "o", color=colour, markersize=6)
     axes.axvline(0, color=charts.INK, linewidth=1)
-    axes.set(yticks=range(len(differences)), yticklabels=list(differences), xlabel="points of accuracy, with 95 % interval")
+    axes.set(
+        yticks=range(len(differences)),
+        yticklabels=list(differences),
+        xlabel="points of accuracy, with 95 % interval",
+    )
     axes.set_ylim(len(differences) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0, labelcolor=charts.INK)
     axes.grid(visible=False, axis="y")
@@ -164,7 +202,11 @@ def answers(path: Path, office: Path, where: torch.device) -> tuple[np.ndarray, 
 def digests(office: Path) -> set[str]:
     """By which a run's record may name ``office/val``: of the images and labels or, of an older run, of its files."""
     table = office / "train.csv"
-    classes = data.classes_of([row["label"] for row in read_rows(table, ("label",))]) if table.is_file() else ()
+    classes = (
+        data.classes_of([row["label"] for row in read_rows(table, ("label",))])
+        if table.is_file()
+        else ()
+    )
     images, labels, paths, _ = data.load_labelled(office / "val.csv", office / "val", classes)
     return {content(images, labels), fingerprint(paths)}
 
@@ -176,7 +218,9 @@ def first_backbone(seed: int) -> nn.Module:
         return make_backbone()
 
 
-def probed(run: RunLog, path: Path | None, probe: knn.Probe, where: torch.device) -> dict[str, float]:
+def probed(
+    run: RunLog, path: Path | None, probe: knn.Probe, where: torch.device
+) -> dict[str, float]:
     """The kNN probe of a backbone's file, or of the random backbone that ``run`` began with: accuracy, and its interval.
 
     In the number format and normalisation of the run, as its own log's would be.
@@ -185,7 +229,11 @@ def probed(run: RunLog, path: Path | None, probe: knn.Probe, where: torch.device
     if path:
         load_backbone(backbone, path)
     recorded = run.about["recipe"]
-    inputs = {"mean": tuple(recorded["mean"]), "std": tuple(recorded["std"]), "bf16": recorded["bf16"]}
+    inputs = {
+        "mean": tuple(recorded["mean"]),
+        "std": tuple(recorded["std"]),
+        "bf16": recorded["bf16"],
+    }
     recipe = dataclasses.replace(REPORT_PRETRAIN, **inputs)  # the probe reads these three of it
     accuracy = knn.accuracy(device.prepare(backbone, where), probe, recipe, where)
     low, high = wilson(round(accuracy * len(probe.val_labels)), len(probe.val_labels))
@@ -205,16 +253,29 @@ def comparable(runs: list[RunLog]) -> dict[str, RunLog]:
     for run in runs:
         about, setting = run.about, run.about["data"].get("setting")
         if setting in SETTINGS:
-            group = groups.setdefault(str((about["recipe"], about["seed"], about["data"]["train"], about["data"]["val"])), {})
+            group = groups.setdefault(
+                str((about["recipe"], about["seed"], about["data"]["train"], about["data"]["val"])),
+                {},
+            )
             group.setdefault(setting, []).append(run)
 
     def rank(run: RunLog) -> tuple[bool, bool]:
-        return run.is_finished, run.name == f"p2_{run.about['data']['setting']}_{run.about['recipe']['name']}"
+        return (
+            run.is_finished,
+            run.name == f"p2_{run.about['data']['setting']}_{run.about['recipe']['name']}",
+        )
 
     def size(group: dict[str, RunLog]) -> tuple[int, int, int]:
-        return sum(run.is_finished for run in group.values()), len(group), sum(len(run.history) for run in group.values())
+        return (
+            sum(run.is_finished for run in group.values()),
+            len(group),
+            sum(len(run.history) for run in group.values()),
+        )
 
-    chosen = ({setting: max(group[setting], key=rank) for setting in SETTINGS if setting in group} for group in groups.values())
+    chosen = (
+        {setting: max(group[setting], key=rank) for setting in SETTINGS if setting in group}
+        for group in groups.values()
+    )
     return max(chosen, key=size, default={})
 
 
@@ -224,7 +285,9 @@ def other_starts(settings: dict[str, RunLog]) -> list[tuple[str, str]]:
     for pair in COMPARED:
         if set(pair) <= settings.keys() and SETTINGS[pair[0]].start == SETTINGS[pair[1]].start:
             first, second = (settings[name].about["data"] for name in pair)
-            what = "backbone_file" if "backbone_file" in first.keys() & second.keys() else "backbone"  # older runs lack the one
+            what = (
+                "backbone_file" if "backbone_file" in first.keys() & second.keys() else "backbone"
+            )  # older runs lack the one
             if first[what] != second[what]:
                 found.append(pair)
     return found
@@ -232,11 +295,16 @@ def other_starts(settings: dict[str, RunLog]) -> list[tuple[str, str]]:
 
 def pretraining(runs: list[RunLog], settings: dict[str, RunLog]) -> dict[str, RunLog]:
     """The pre-training run of each ``start``: byol, labels. The one that ``settings`` began from, else the longest."""
-    kinds = {"byol": lambda about: "views" in about["recipe"], "labels": lambda about: "labels" in about["data"]}
+    kinds = {
+        "byol": lambda about: "views" in about["recipe"],
+        "labels": lambda about: "labels" in about["data"],
+    }
     used = {Path(run.about["data"]["backbone"]).parent.name for run in settings.values()}
     found = {}
     for start, is_one in kinds.items():
-        of_kind = [run for run in runs if "setting" not in run.about["data"] and is_one(run.about)]  # settings have labels too
+        of_kind = [
+            run for run in runs if "setting" not in run.about["data"] and is_one(run.about)
+        ]  # settings have labels too
         if of_kind:
             found[start] = max(of_kind, key=lambda run: (run.name in used, run.last["steps"]))
     return found

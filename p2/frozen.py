@@ -18,13 +18,18 @@ def applies(frozen: bool, recipe: TransferRecipe) -> bool:
     return frozen and recipe.crop_scale == (1.0, 1.0)
 
 
-def both_features(backbone: nn.Module, images: Tensor, recipe: TransferRecipe, where: torch.device) -> Tensor:
+def both_features(
+    backbone: nn.Module, images: Tensor, recipe: TransferRecipe, where: torch.device
+) -> Tensor:
     """Pooled features (2, N, D) float32 on ``where``, of ``images`` (N, 3, 128, 128) uint8 and of their mirror images.
 
     Of several processes each computes its share of them.
     """
     share = processes.mine(images)
-    own = torch.stack([knn.features(backbone, share, recipe, where, mirrored) for mirrored in (False, True)], dim=1)
+    own = torch.stack(
+        [knn.features(backbone, share, recipe, where, mirrored) for mirrored in (False, True)],
+        dim=1,
+    )
     every = torch.zeros(len(images), *own.shape[1:])
     processes.mine(every)[:] = own
     return processes.total(every).transpose(0, 1).to(where)
@@ -37,7 +42,9 @@ def drawn(features: Tensor, index: Tensor, rng: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def evaluate(head: nn.Module, features: Tensor, labels: Tensor, recipe: TransferRecipe, where: torch.device) -> float:
+def evaluate(
+    head: nn.Module, features: Tensor, labels: Tensor, recipe: TransferRecipe, where: torch.device
+) -> float:
     """Accuracy of ``head`` on ``both_features`` of the validation images, as ``p2.train`` has it of a whole network."""
     with device.autocast(where, recipe.bf16):
         out, mirrored = head(features).float()

@@ -27,8 +27,12 @@ from p2.model import ARCHITECTURE, Classifier, logits  # noqa: E402
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="hw1_2.sh", description=__doc__)
-    parser.add_argument("table", metavar="images.csv", type=Path, help="csv with the columns id and filename")
-    parser.add_argument("images", type=Path, help="folder of the images that it names; others there do not count")
+    parser.add_argument(
+        "table", metavar="images.csv", type=Path, help="csv with the columns id and filename"
+    )
+    parser.add_argument(
+        "images", type=Path, help="folder of the images that it names; others there do not count"
+    )
     parser.add_argument("output", type=Path, help="csv to write: id,filename,label")
     flags(parser, ROOT / "checkpoints" / "p2_c.pt")
     return parser.parse_args()
@@ -42,7 +46,9 @@ def main() -> int:
     return on_device(args.device, lambda where: label(args, rows, paths, where))
 
 
-def label(args: argparse.Namespace, rows: list[dict[str, str]], paths: list[Path], where: torch.device) -> int:
+def label(
+    args: argparse.Namespace, rows: list[dict[str, str]], paths: list[Path], where: torch.device
+) -> int:
     """The program's work on the device ``where``; the exit status."""
     predict, classes = predictor(args.checkpoint, where)
     fallback = classes[0]
@@ -50,7 +56,9 @@ def label(args: argparse.Namespace, rows: list[dict[str, str]], paths: list[Path
     stream = Stream(paths, data.decode, args.batch_size or (16 if where.type == "cpu" else 128))
     for batch in stream:
         labels.update(zip(batch.paths, (classes[k] for k in predict(batch.images)), strict=True))
-    answers = [(row["id"], row["filename"], labels[path]) for row, path in zip(rows, paths, strict=True)]
+    answers = [
+        (row["id"], row["filename"], labels[path]) for row, path in zip(rows, paths, strict=True)
+    ]
     write_rows(args.output, ("id", "filename", "label"), answers)
     return stream.report(device.describe(where), f"the label {fallback}")
 
@@ -62,11 +70,15 @@ def predictor(path: Path, where: torch.device) -> tuple[Predictor, tuple[str, ..
     """
     saved = checkpoint.load(path, "p2")
     if saved.architecture != ARCHITECTURE or not saved.classes:
-        raise InputError(f"{path} is {saved.architecture}, not {ARCHITECTURE}; make one with p2.train")
+        raise InputError(
+            f"{path} is {saved.architecture}, not {ARCHITECTURE}; make one with p2.train"
+        )
     network = Classifier(len(saved.classes))
     checkpoint.load_weights(network, saved.weights, str(path))
     network = device.prepare(network.eval(), where)
-    return Predictor(lambda images: logits(network, images, saved.flip_test).argmax(1), saved, where), saved.classes
+    return Predictor(
+        lambda images: logits(network, images, saved.flip_test).argmax(1), saved, where
+    ), saved.classes
 
 
 if __name__ == "__main__":

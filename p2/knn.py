@@ -37,28 +37,43 @@ def load(office: Path, memory: float = math.inf) -> Probe | None:
 
     ``memory``: see ``cache.load``.
     """
-    missing = [str(table) for table in (office / "train.csv", office / "val.csv") if not table.is_file()]
+    missing = [
+        str(table) for table in (office / "train.csv", office / "val.csv") if not table.is_file()
+    ]
     if missing:
         print(f"no kNN probe, as there is no {' and no '.join(missing)}", flush=True)
         return None
-    images, labels, _, classes = data.load_labelled(office / "train.csv", office / "train", memory=memory)
-    val_images, val_labels, _, _ = data.load_labelled(office / "val.csv", office / "val", classes, memory)
+    images, labels, _, classes = data.load_labelled(
+        office / "train.csv", office / "train", memory=memory
+    )
+    val_images, val_labels, _, _ = data.load_labelled(
+        office / "val.csv", office / "val", classes, memory
+    )
     return Probe(images, labels, val_images, val_labels)
 
 
 def identity(probe: Probe | None) -> str | None:
     """What ``core.provenance.content`` knows the probe by; it is asked for by all processes, of which rank 0 has the probe."""
-    known = processes.of_first(lambda: content(probe.images, probe.labels, probe.val_images, probe.val_labels) if probe else "")
+    known = processes.of_first(
+        lambda: (
+            content(probe.images, probe.labels, probe.val_images, probe.val_labels) if probe else ""
+        )
+    )
     return known or None
 
 
-def accuracy(backbone: nn.Module, probe: Probe, recipe: PretrainRecipe | TransferRecipe, where: torch.device) -> float:
+def accuracy(
+    backbone: nn.Module, probe: Probe, recipe: PretrainRecipe | TransferRecipe, where: torch.device
+) -> float:
     """Accuracy, 0..1, on the probe's validation images of the labels that the training images' features give them.
 
     Leaves ``backbone`` in evaluation mode.
     """
     backbone.eval()
-    known, asked = features(backbone, probe.images, recipe, where), features(backbone, probe.val_images, recipe, where)
+    known, asked = (
+        features(backbone, probe.images, recipe, where),
+        features(backbone, probe.val_images, recipe, where),
+    )
     return (classify(known, probe.labels, asked) == probe.val_labels).double().mean().item()
 
 
@@ -84,7 +99,11 @@ def features(
 
 
 def classify(
-    known: Tensor, labels: Tensor, asked: Tensor, neighbours: int = NEIGHBOURS, temperature: float = TEMPERATURE
+    known: Tensor,
+    labels: Tensor,
+    asked: Tensor,
+    neighbours: int = NEIGHBOURS,
+    temperature: float = TEMPERATURE,
 ) -> Tensor:
     """Class indices (M,) of the features ``asked`` (M, D), by a vote of their nearest among ``known`` (N, D), ``labels`` (N,).
 

@@ -53,10 +53,14 @@ def load_backbone(backbone: ResNet, path: Path) -> None:
     if "format" in content:
         saved = checkpoint.load(path, "p2")
         if saved.architecture != BACKBONE:
-            raise InputError(f"{path} is {saved.architecture}, not a {BACKBONE}; make one with p2.pretrain")
+            raise InputError(
+                f"{path} is {saved.architecture}, not a {BACKBONE}; make one with p2.pretrain"
+            )
         weights = saved.weights
     else:
-        weights = {name: value for name, value in content.items() if name not in ("fc.weight", "fc.bias")}
+        weights = {
+            name: value for name, value in content.items() if name not in ("fc.weight", "fc.bias")
+        }
     checkpoint.load_weights(backbone, weights, str(path))
 
 

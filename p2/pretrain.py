@@ -25,9 +25,15 @@ from p2.recipes import PRETRAIN, PretrainRecipe, View
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--method", choices=("byol", "supervised"), default="byol", help="%(default)s")
+    parser.add_argument(
+        "--method", choices=("byol", "supervised"), default="byol", help="%(default)s"
+    )
     parser.add_argument("--recipe", choices=list(PRETRAIN), default="report", help="%(default)s")
-    parser.add_argument("--labels", type=Path, help="csv for --method supervised: id,filename,label (DATA/mini/labels.csv)")
+    parser.add_argument(
+        "--labels",
+        type=Path,
+        help="csv for --method supervised: id,filename,label (DATA/mini/labels.csv)",
+    )
     training_flags(parser, data="hw1_data/p2_data", run="runs/p2_METHOD_RECIPE")
     return parser.parse_args()
 
@@ -37,9 +43,13 @@ def main() -> None:
     if args.method == "supervised":
         return supervise.main(args)
     if args.labels:
-        raise InputError("--method byol takes no labels; leave --labels out, or add --method supervised")
+        raise InputError(
+            "--method byol takes no labels; leave --labels out, or add --method supervised"
+        )
     recipe = PRETRAIN[args.recipe]
-    recipe = dataclasses.replace(recipe, epochs=args.epochs or recipe.epochs, batch_size=args.batch_size or recipe.batch_size)
+    recipe = dataclasses.replace(
+        recipe, epochs=args.epochs or recipe.epochs, batch_size=args.batch_size or recipe.batch_size
+    )
     where = processes.choose(args.device)
 
     images, _ = data.load_unlabelled(args.data / "mini" / "train", args.data_memory)
@@ -47,12 +57,18 @@ def main() -> None:
     images = cache.resident(images, where, args.data_memory)
     steps = steps_per_epoch(len(images), recipe.batch_size)
     # Rank 0 probes alone: only its log has the accuracy.
-    probe = knn.load(args.data / "office", args.data_memory) if recipe.probe_every and processes.rank() == 0 else None
+    probe = (
+        knn.load(args.data / "office", args.data_memory)
+        if recipe.probe_every and processes.rank() == 0
+        else None
+    )
 
     torch.manual_seed(seed_of(args.seed, "weights"))
     byol = device.prepare(BYOL(make_backbone(), FEATURES), where)
     trained = processes.wrap(byol, where)
-    optimizer = optimiser.make(recipe.optimiser, byol, recipe.lr, recipe.weight_decay, recipe.decay_vectors)
+    optimizer = optimiser.make(
+        recipe.optimiser, byol, recipe.lr, recipe.weight_decay, recipe.decay_vectors
+    )
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.1, patience=10)
     run = Run(
         args.run or Path(f"runs/p2_byol_{recipe.name}"), recipe=recipe, seed=args.seed, where=where,
@@ -62,9 +78,13 @@ def main() -> None:
 
     for epoch in run.epochs(recipe.epochs, recipe.patience, patience_from=recipe.plateau_from):
         byol.train()
-        for index in run.batches(len(images), recipe.batch_size, at_least=2):  # for the projector's BatchNorm
+        for index in run.batches(
+            len(images), recipe.batch_size, at_least=2
+        ):  # for the projector's BatchNorm
             if recipe.schedule == "cosine":
-                factor = optimiser.warmup_cosine(run.total_steps, recipe.warmup_epochs * steps, recipe.epochs * steps)
+                factor = optimiser.warmup_cosine(
+                    run.total_steps, recipe.warmup_epochs * steps, recipe.epochs * steps
+                )
                 optimiser.set_lr(optimizer, recipe.lr * factor)
             batch = augment.to_float(cache.take(images, index, where))
             views = [
@@ -78,7 +98,12 @@ def main() -> None:
             optimizer.step()
             processes.copy_buffers(byol)
             byol.update_target(
-                target_decay(recipe.target_decay, recipe.target_schedule, run.total_steps, recipe.epochs * steps)
+                target_decay(
+                    recipe.target_decay,
+                    recipe.target_schedule,
+                    run.total_steps,
+                    recipe.epochs * steps,
+                )
             )
             run.step(loss=loss, spread=spread)
         measured = {"lr": optimizer.param_groups[0]["lr"]}

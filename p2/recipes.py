@@ -13,7 +13,12 @@ class View:
 
     crop_scale: tuple[float, float] = (0.08, 1.0)
     crop_last: bool = False  # the report's order; the paper crops first
-    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)  # brightness, contrast, saturation, hue
+    jitter: tuple[float, float, float, float] = (
+        0.4,
+        0.4,
+        0.2,
+        0.1,
+    )  # brightness, contrast, saturation, hue
     jitter_p: float = 0.8
     grey_p: float = 0.2
     blur_size: int = 13  # pixels; the paper's 23 of 224, for 128
@@ -32,7 +37,9 @@ class PretrainRecipe:
 
     name: str
     epochs: int
-    patience: int  # epochs without a lower loss, from plateau_from on, before the run ends; 0: never
+    patience: (
+        int  # epochs without a lower loss, from plateau_from on, before the run ends; 0: never
+    )
     batch_size: int
     views: tuple[View, View]
     optimiser: str
@@ -77,7 +84,13 @@ class TransferRecipe:
 # less than the share of 1e-4 that ReduceLROnPlateau counts as lower.
 # NOTE: the report drew each augmentation once a batch; here every image has its own draw. bfloat16 where the machine has it.
 REPORT_VIEW = View(
-    crop_last=True, jitter=(0.8, 0.8, 0.8, 0.2), jitter_p=0.3, grey_p=0.2, blur_size=3, blur_sigma=(1.0, 2.0), blur_p=0.2
+    crop_last=True,
+    jitter=(0.8, 0.8, 0.8, 0.2),
+    jitter_p=0.3,
+    grey_p=0.2,
+    blur_size=3,
+    blur_sigma=(1.0, 2.0),
+    blur_p=0.2,
 )
 REPORT_PRETRAIN = PretrainRecipe(
     name="report", epochs=300, patience=10, batch_size=128, views=(REPORT_VIEW, REPORT_VIEW), optimiser="adam", lr=3e-4,
@@ -120,8 +133,13 @@ HOUR_SUPERVISED = dataclasses.replace(HOUR_TRANSFER, epochs=1, warmup_epochs=0.1
 
 # For the drawn data of demo.sh: two minutes in all, of which BYOL's part is a sample only.
 DEMO_PRETRAIN = dataclasses.replace(HOUR_PRETRAIN, name="demo", epochs=1)
-DEMO_TRANSFER = dataclasses.replace(HOUR_TRANSFER, name="demo", epochs=5, batch_size=32, crop_scale=(0.6, 1.0))
+DEMO_TRANSFER = dataclasses.replace(
+    HOUR_TRANSFER, name="demo", epochs=5, batch_size=32, crop_scale=(0.6, 1.0)
+)
 
-PRETRAIN = {recipe.name: recipe for recipe in (REPORT_PRETRAIN, PAPER_PRETRAIN, HOUR_PRETRAIN, DEMO_PRETRAIN)}
+PRETRAIN = {
+    recipe.name: recipe
+    for recipe in (REPORT_PRETRAIN, PAPER_PRETRAIN, HOUR_PRETRAIN, DEMO_PRETRAIN)
+}
 SUPERVISED = {recipe.name: recipe for recipe in (REPORT_SUPERVISED, HOUR_SUPERVISED)}
 TRANSFER = {recipe.name: recipe for recipe in (REPORT_TRANSFER, HOUR_TRANSFER, DEMO_TRANSFER)}

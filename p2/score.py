@@ -16,7 +16,9 @@ def main() -> None:
     args = parser.parse_args()
     right, count = score(read_labels(args.predictions), read_labels(args.truth))
     low, high = wilson(right, count)
-    print(f"accuracy: {right / count:.4f} ({right} of {count}; 95 % interval {low:.3f} to {high:.3f})")
+    print(
+        f"accuracy: {right / count:.4f} ({right} of {count}; 95 % interval {low:.3f} to {high:.3f})"
+    )
 
 
 if __name__ == "__main__":

@@ -26,13 +26,19 @@ from p2.train import augmented
 def main(args: argparse.Namespace) -> None:
     """``args``: the flags of ``p2.pretrain``. The log has the loss and the accuracy on the training's own images."""
     if args.recipe not in SUPERVISED:
-        raise InputError(f"--method supervised has no recipe {args.recipe!r}; there are {' and '.join(SUPERVISED)}")
+        raise InputError(
+            f"--method supervised has no recipe {args.recipe!r}; there are {' and '.join(SUPERVISED)}"
+        )
     recipe = SUPERVISED[args.recipe]
-    recipe = dataclasses.replace(recipe, epochs=args.epochs or recipe.epochs, batch_size=args.batch_size or recipe.batch_size)
+    recipe = dataclasses.replace(
+        recipe, epochs=args.epochs or recipe.epochs, batch_size=args.batch_size or recipe.batch_size
+    )
     where = processes.choose(args.device)
 
     table = args.labels or args.data / "mini" / "labels.csv"
-    images, labels, _, classes = data.load_labelled(table, args.data / "mini" / "train", memory=args.data_memory)
+    images, labels, _, classes = data.load_labelled(
+        table, args.data / "mini" / "train", memory=args.data_memory
+    )
     known = {"train": content(images, labels), "labels": content(table)}
     images, labels = cache.resident(images, where, args.data_memory), labels.to(where)
     steps = steps_per_epoch(len(images), recipe.batch_size)
@@ -42,7 +48,9 @@ def main(args: argparse.Namespace) -> None:
     torch.manual_seed(seed_of(args.seed, "weights"))
     network = device.prepare(Classifier(len(classes)), where)
     trained = processes.wrap(network, where)
-    optimizer = optimiser.make(recipe.optimiser, network, recipe.lr, recipe.weight_decay, recipe.decay_vectors)
+    optimizer = optimiser.make(
+        recipe.optimiser, network, recipe.lr, recipe.weight_decay, recipe.decay_vectors
+    )
     run = Run(
         args.run or Path(f"runs/p2_supervised_{recipe.name}"), recipe=recipe, seed=args.seed, where=where,
         data={**known, "probe": knn.identity(probe)},
@@ -54,13 +62,17 @@ def main(args: argparse.Namespace) -> None:
         network.train()
         for index in run.batches(len(images), recipe.batch_size):
             if recipe.schedule == "cosine":
-                factor = optimiser.warmup_cosine(run.total_steps, recipe.warmup_epochs * steps, recipe.epochs * steps)
+                factor = optimiser.warmup_cosine(
+                    run.total_steps, recipe.warmup_epochs * steps, recipe.epochs * steps
+                )
                 optimiser.set_lr(optimizer, recipe.lr * factor)
             inputs = augmented(cache.take(images, index, where), recipe, generator(*run.keys()))
             truth = labels[index.to(where)]
             with device.autocast(where, recipe.bf16):
                 out = trained(inputs)
-            loss = nn.functional.cross_entropy(out.float(), truth, label_smoothing=recipe.label_smoothing)
+            loss = nn.functional.cross_entropy(
+                out.float(), truth, label_smoothing=recipe.label_smoothing
+            )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

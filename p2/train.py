@@ -30,12 +30,20 @@ from p2.settings import SETTINGS, Setting
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--setting", choices=list(SETTINGS), default="C", help="%(default)s; see p2/settings.py")
-    which.add_argument("--all-settings", action="store_true", help="A to E, one after another, and their table")
+    which.add_argument(
+        "--setting", choices=list(SETTINGS), default="C", help="%(default)s; see p2/settings.py"
+    )
+    which.add_argument(
+        "--all-settings", action="store_true", help="A to E, one after another, and their table"
+    )
     parser.add_argument("--recipe", choices=list(TRANSFER), default="report", help="%(default)s")
     parser.add_argument("--backbone", type=Path, help="initial backbone of the one --setting")
-    parser.add_argument("--labels-backbone", type=Path, help="of settings B and D (DATA/pretrain_model_SL.pt)")
-    parser.add_argument("--byol-backbone", type=Path, help="of settings C and E (runs/p2_byol_RECIPE/last.pt)")
+    parser.add_argument(
+        "--labels-backbone", type=Path, help="of settings B and D (DATA/pretrain_model_SL.pt)"
+    )
+    parser.add_argument(
+        "--byol-backbone", type=Path, help="of settings C and E (runs/p2_byol_RECIPE/last.pt)"
+    )
     training_flags(parser, data="hw1_data/p2_data", run="runs/p2_SETTING_RECIPE")
     return parser.parse_args()
 
@@ -54,11 +62,15 @@ def train_all(args: argparse.Namespace) -> None:
     Settings that are done are not done again. Raises InputError, before any work, if initial weights are missing or unfit.
     """
     if args.backbone or args.run:
-        raise InputError("--backbone and --run are for one --setting; --all-settings has --labels-backbone, --byol-backbone")
+        raise InputError(
+            "--backbone and --run are for one --setting; --all-settings has --labels-backbone, --byol-backbone"
+        )
     starts = {setting.name: first_weights(setting, args) for setting in SETTINGS.values()}
     refuse_missing(starts)
     for path in sorted({path for path in starts.values() if path}):
-        load_backbone(make_backbone(), path)  # so that what does not fit is not found out hours later
+        load_backbone(
+            make_backbone(), path
+        )  # so that what does not fit is not found out hours later
 
     if args.fresh and processes.rank() == 0:
         # All at once: what goes on after a stop, without --fresh, must not take an older run for one of its own.
@@ -71,7 +83,10 @@ def train_all(args: argparse.Namespace) -> None:
         print(f"setting {setting.name}", flush=True)
         run, count = train(setting, args)
         rows.append(row(setting, starts[setting.name], run, count))
-        for number, handler in handlers.items():  # nothing is unsaved now: the next run may be left unbegun at once
+        for (
+            number,
+            handler,
+        ) in handlers.items():  # nothing is unsaved now: the next run may be left unbegun at once
             signal.signal(number, handler)
         why = run.asked_to_stop()
         if why and len(rows) < len(SETTINGS):  # came too late for the run's last step
@@ -109,14 +124,20 @@ def row(setting: Setting, start: Path | None, run: Run, count: int) -> tuple[str
 def train(setting: Setting, args: argparse.Namespace) -> tuple[Run, int]:
     """Train one setting, or go on: its run and the number of validation images."""
     recipe = TRANSFER[args.recipe]
-    recipe = dataclasses.replace(recipe, epochs=args.epochs or recipe.epochs, batch_size=args.batch_size or recipe.batch_size)
+    recipe = dataclasses.replace(
+        recipe, epochs=args.epochs or recipe.epochs, batch_size=args.batch_size or recipe.batch_size
+    )
     where = processes.choose(args.device)
     start = first_weights(setting, args)
     refuse_missing({setting.name: start})
 
     office = args.data / "office"
-    images, labels, _, classes = data.load_labelled(office / "train.csv", office / "train", memory=args.data_memory)
-    val_images, val_labels, _, _ = data.load_labelled(office / "val.csv", office / "val", classes, args.data_memory)
+    images, labels, _, classes = data.load_labelled(
+        office / "train.csv", office / "train", memory=args.data_memory
+    )
+    val_images, val_labels, _, _ = data.load_labelled(
+        office / "val.csv", office / "val", classes, args.data_memory
+    )
     known = {"train": content(images, labels), "val": content(val_images, val_labels)}
     images, labels = cache.resident(images, where, args.data_memory), labels.to(where)
     steps = steps_per_epoch(len(images), recipe.batch_size)
@@ -128,7 +149,9 @@ def train(setting: Setting, args: argparse.Namespace) -> tuple[Run, int]:
     network = device.prepare(network, where)
     head_only = frozen.applies(setting.frozen, recipe)
     trained = processes.wrap(network.head if head_only else network, where)
-    optimizer = optimiser.make(recipe.optimiser, network, recipe.lr, recipe.weight_decay, recipe.decay_vectors)
+    optimizer = optimiser.make(
+        recipe.optimiser, network, recipe.lr, recipe.weight_decay, recipe.decay_vectors
+    )
     run = Run(
         run_folder(setting, args), recipe=recipe, seed=args.seed, where=where,
         data={
@@ -148,7 +171,9 @@ def train(setting: Setting, args: argparse.Namespace) -> tuple[Run, int]:
             val_features = frozen.both_features(network.backbone, val_images, recipe, where)
         for index in run.batches(len(images), recipe.batch_size):
             if recipe.schedule == "cosine":
-                factor = optimiser.warmup_cosine(run.total_steps, recipe.warmup_epochs * steps, recipe.epochs * steps)
+                factor = optimiser.warmup_cosine(
+                    run.total_steps, recipe.warmup_epochs * steps, recipe.epochs * steps
+                )
                 optimiser.set_lr(optimizer, recipe.lr * factor)
             rng = generator(*run.keys())
             if head_only:
@@ -157,7 +182,9 @@ def train(setting: Setting, args: argparse.Namespace) -> tuple[Run, int]:
                 inputs = augmented(cache.take(images, index, where), recipe, rng)
             with device.autocast(where, recipe.bf16):
                 out = trained(inputs)
-            loss = nn.functional.cross_entropy(out.float(), labels[index.to(where)], label_smoothing=recipe.label_smoothing)
+            loss = nn.functional.cross_entropy(
+                out.float(), labels[index.to(where)], label_smoothing=recipe.label_smoothing
+            )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -167,7 +194,11 @@ def train(setting: Setting, args: argparse.Namespace) -> tuple[Run, int]:
             result = frozen.evaluate(network.head, val_features, val_labels, recipe, where)
         else:
             result = evaluate(network, val_images, val_labels, recipe, where)
-        run.end_epoch(as_checkpoint(network, recipe, classes), lr=optimizer.param_groups[0]["lr"], accuracy=result)
+        run.end_epoch(
+            as_checkpoint(network, recipe, classes),
+            lr=optimizer.param_groups[0]["lr"],
+            accuracy=result,
+        )
     return run, len(val_labels)
 
 
@@ -195,7 +226,9 @@ def augmented(images: Tensor, recipe: TransferRecipe, rng: torch.Generator) -> T
 
 
 @torch.no_grad()
-def evaluate(network: nn.Module, images: Tensor, labels: Tensor, recipe: TransferRecipe, where: torch.device) -> float:
+def evaluate(
+    network: nn.Module, images: Tensor, labels: Tensor, recipe: TransferRecipe, where: torch.device
+) -> float:
     """Accuracy over all of ``images`` (N, 3, 128, 128) uint8, in the training's number format."""
     network.eval()
     right = torch.tensor(0)
@@ -206,7 +239,9 @@ def evaluate(network: nn.Module, images: Tensor, labels: Tensor, recipe: Transfe
     return processes.total(right).item() / len(labels)
 
 
-def as_checkpoint(network: Classifier, recipe: TransferRecipe, classes: tuple[str, ...]) -> checkpoint.Checkpoint:
+def as_checkpoint(
+    network: Classifier, recipe: TransferRecipe, classes: tuple[str, ...]
+) -> checkpoint.Checkpoint:
     return checkpoint.Checkpoint(
         problem="p2", architecture=ARCHITECTURE, classes=classes, input_size=data.SIZE, mean=recipe.mean, std=recipe.std,
         flip_test=recipe.flip_test, recipe={}, scores={}, made={}, weights=network.state_dict(),

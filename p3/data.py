@@ -17,7 +17,16 @@ CLASSES = ("urban", "agriculture", "rangeland", "forest", "water", "barren", "un
 KIND = "p3-pairs"  # of cache
 UNKNOWN = 6  # no class of the metric
 COLOURS = np.array(
-    [(0, 255, 255), (255, 255, 0), (255, 0, 255), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)], dtype=np.uint8
+    [
+        (0, 255, 255),
+        (255, 255, 0),
+        (255, 0, 255),
+        (0, 255, 0),
+        (0, 0, 255),
+        (255, 255, 255),
+        (0, 0, 0),
+    ],
+    dtype=np.uint8,
 )
 # A channel is on from 128 up; the code is 4 red + 2 green + blue. Pure red, 4, is nobody's colour: unknown.
 CLASS_OF_CODE = np.array([6, 4, 3, 0, 6, 2, 1, 5], dtype=np.uint8)
@@ -47,17 +56,23 @@ def list_images(folder: Path) -> list[Path]:
     years, a ``.png`` beside a JPEG of the same name.
     Raises InputError if there is none, or if two images would have the same mask.
     """
-    paths = [path for path in list_files(folder, images.SUFFIXES) if not path.stem.endswith("_mask")]
+    paths = [
+        path for path in list_files(folder, images.SUFFIXES) if not path.stem.endswith("_mask")
+    ]
     marked = [path for path in paths if path.stem.endswith("_sat")]
     jpegs = {path.stem for path in paths if path.suffix.lower() != ".png"}
-    paths = marked or [path for path in paths if path.suffix.lower() != ".png" or path.stem not in jpegs]
+    paths = marked or [
+        path for path in paths if path.suffix.lower() != ".png" or path.stem not in jpegs
+    ]
     if not paths:
         raise InputError(f"no image but only masks in {folder}")
     names: dict[str, Path] = {}
     for path in paths:
         other = names.setdefault(mask_name(path.name), path)
         if other is not path:
-            raise InputError(f"{other.name} and {path.name} in {folder} would both become {mask_name(path.name)}; remove one")
+            raise InputError(
+                f"{other.name} and {path.name} in {folder} would both become {mask_name(path.name)}; remove one"
+            )
     return paths
 
 
@@ -67,7 +82,9 @@ def read_pair(path: Path) -> np.ndarray:
     mask_path = path.with_name(mask_name(path.name))
     classes = classes_of(images.read_rgb(mask_path))
     if classes.shape != image.shape[:2]:
-        raise InputError(f"{mask_path} is {images.size_of(classes)}, but {path.name} is {images.size_of(image)}")
+        raise InputError(
+            f"{mask_path} is {images.size_of(classes)}, but {path.name} is {images.size_of(image)}"
+        )
     return np.dstack([image, classes])
 
 
@@ -93,7 +110,9 @@ def split(pairs: Tensor) -> tuple[Tensor, Tensor]:
 def confusion(truth: Tensor, predicted: Tensor) -> Tensor:
     """Pixels counted by (true class, predicted class): (7, 7) int64, from two tensors of classes of one shape."""
     count = len(CLASSES)
-    return torch.bincount((truth.long() * count + predicted).flatten(), minlength=count * count).view(count, count)
+    return torch.bincount(
+        (truth.long() * count + predicted).flatten(), minlength=count * count
+    ).view(count, count)
 
 
 def mean_iou(counts: Tensor) -> tuple[float, list[float]]:

@@ -29,13 +29,17 @@ from core.inference import Predictor, Stream, flags, on_device  # noqa: E402
 from p3 import data  # noqa: E402
 from p3.model import ARCHITECTURES, logits  # noqa: E402
 
-FALLBACK = data.CLASSES.index("agriculture")  # of an image that cannot be read: the commonest class, all over
+FALLBACK = data.CLASSES.index(
+    "agriculture"
+)  # of an image that cannot be read: the commonest class, all over
 LEAST = 32  # pixels a side that the networks need
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="hw1_3.sh", description=__doc__)
-    parser.add_argument("images", type=Path, help="folder of xxxx_sat.jpg (or xxxx.jpg), of any size")
+    parser.add_argument(
+        "images", type=Path, help="folder of xxxx_sat.jpg (or xxxx.jpg), of any size"
+    )
     parser.add_argument("output", type=Path, help="folder for xxxx_mask.png (or xxxx.png)")
     flags(parser, ROOT / "checkpoints" / "p3_b.pt")
     return parser.parse_args()
@@ -45,9 +49,15 @@ def main() -> int:
     args = arguments()
     paths = data.list_images(args.images)
     if args.output.resolve() == args.images.resolve():  # the masks there may be the true ones
-        there = [name for path in paths if os.path.exists(args.images / (name := data.mask_name(path.name)))]
+        there = [
+            name
+            for path in paths
+            if os.path.exists(args.images / (name := data.mask_name(path.name)))
+        ]
         if there:
-            raise InputError(f"{some(there)} in {args.images} would be overwritten; name another output folder")
+            raise InputError(
+                f"{some(there)} in {args.images} would be overwritten; name another output folder"
+            )
     return on_device(args.device, lambda where: segment(args, paths, where))
 
 
@@ -60,12 +70,16 @@ def segment(args: argparse.Namespace, paths: list[Path], where: torch.device) ->
         writing: deque = deque()
         for batch in stream:
             for path, classes in zip(batch.paths, predict(batch.images), strict=True):
-                writing.append(pool.submit(write_mask, args.output / data.mask_name(path.name), classes))
+                writing.append(
+                    pool.submit(write_mask, args.output / data.mask_name(path.name), classes)
+                )
             while len(writing) > 2 * images.THREADS:
                 writing.popleft().result()
         for path in stream.bad:
             classes = np.full(size_in_header(path), FALLBACK, dtype=np.uint8)
-            writing.append(pool.submit(write_mask, args.output / data.mask_name(path.name), classes))
+            writing.append(
+                pool.submit(write_mask, args.output / data.mask_name(path.name), classes)
+            )
         for one in writing:
             one.result()
     return stream.report(device.describe(where), f"a mask of {data.CLASSES[FALLBACK]} all over")
@@ -78,7 +92,9 @@ def predictor(path: Path, where: torch.device) -> Predictor:
     """
     saved = checkpoint.load(path, "p3")
     if saved.architecture not in ARCHITECTURES or saved.classes != data.CLASSES:
-        raise InputError(f"{path} is {saved.architecture} of {len(saved.classes)} classes, not one of p3's networks")
+        raise InputError(
+            f"{path} is {saved.architecture} of {len(saved.classes)} classes, not one of p3's networks"
+        )
     network = ARCHITECTURES[saved.architecture]()
     checkpoint.load_weights(network, saved.weights, str(path))
     network = device.prepare(network.eval(), where)
@@ -88,7 +104,9 @@ def predictor(path: Path, where: torch.device) -> Predictor:
 def classify(network: nn.Module, batch: Tensor, flip_test: bool) -> Tensor:
     """Normalised images (N, 3, H, W) of any size -> classes (N, H, W) uint8. A side under 32 pixels is padded with its edge."""
     height, width = batch.shape[2:]
-    padded = nn.functional.pad(batch, (0, max(0, LEAST - width), 0, max(0, LEAST - height)), mode="replicate")
+    padded = nn.functional.pad(
+        batch, (0, max(0, LEAST - width), 0, max(0, LEAST - height)), mode="replicate"
+    )
     return logits(network, padded, flip_test)[:, :, :height, :width].argmax(1).to(torch.uint8)
 
 

@@ -27,11 +27,16 @@ class FCN32s(nn.Module):
             if isinstance(layer, nn.MaxPool2d):
                 layer.ceil_mode = True  # NOTE: as in the paper's Caffe, so that no border of an odd size is dropped
         # NOTE: padding 3 keeps the map's size; the paper pads the image by 100 instead.
-        self.fc6 = nn.Sequential(nn.Conv2d(512, 4096, 7, padding=3), nn.ReLU(inplace=True), nn.Dropout2d())
+        self.fc6 = nn.Sequential(
+            nn.Conv2d(512, 4096, 7, padding=3), nn.ReLU(inplace=True), nn.Dropout2d()
+        )
         self.fc7 = nn.Sequential(nn.Conv2d(4096, 4096, 1), nn.ReLU(inplace=True), nn.Dropout2d())
         self.score = nn.Conv2d(4096, classes, 1)
         self.upscore = nn.ConvTranspose2d(classes, classes, 64, stride=32, bias=False)
-        for dense in (self.fc6[0], self.fc7[0]):  # torch's own default dies out over these two wide layers
+        for dense in (
+            self.fc6[0],
+            self.fc7[0],
+        ):  # torch's own default dies out over these two wide layers
             nn.init.kaiming_normal_(dense.weight, nonlinearity="relu")
             nn.init.zeros_(dense.bias)
         nn.init.zeros_(self.score.weight)
@@ -62,7 +67,9 @@ class DeepLabv3(nn.Module):
 
     def __init__(self, classes: int = CLASSES) -> None:
         super().__init__()
-        self.network = deeplabv3_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=classes, aux_loss=False)
+        self.network = deeplabv3_mobilenet_v3_large(
+            weights=None, weights_backbone=None, num_classes=classes, aux_loss=False
+        )
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
                 # NOTE: torchvision's MobileNetV3 has 0.01; in few steps from scratch its running statistics then lag so
@@ -91,13 +98,25 @@ def load_pretrained(network: nn.Module, weights: dict[str, Tensor], where: str) 
             taken = {name: value for name, value in weights.items() if name.startswith("features.")}
             taken["fc6.0.weight"] = weights["classifier.0.weight"].view(4096, 512, 7, 7)
             taken["fc7.0.weight"] = weights["classifier.3.weight"].view(4096, 4096, 1, 1)
-            taken["fc6.0.bias"], taken["fc7.0.bias"] = weights["classifier.0.bias"], weights["classifier.3.bias"]
+            taken["fc6.0.bias"], taken["fc7.0.bias"] = (
+                weights["classifier.0.bias"],
+                weights["classifier.3.bias"],
+            )
             kept, left_out = ("score.weight", "score.bias", "upscore.weight"), "classifier.6"
         else:
-            taken = {f"network.{name}": value for name, value in weights.items() if not name.startswith("aux_classifier.")}
-            kept, left_out = ("network.classifier.4.weight", "network.classifier.4.bias"), "classifier.4, aux_classifier"
+            taken = {
+                f"network.{name}": value
+                for name, value in weights.items()
+                if not name.startswith("aux_classifier.")
+            }
+            kept, left_out = (
+                ("network.classifier.4.weight", "network.classifier.4.bias"),
+                "classifier.4, aux_classifier",
+            )
     except (KeyError, RuntimeError) as error:
-        raise InputError(f"{where} does not fit {type(network).__name__} ({error}). Nothing was loaded") from error
+        raise InputError(
+            f"{where} does not fit {type(network).__name__} ({error}). Nothing was loaded"
+        ) from error
     checkpoint.load_weights(network, taken | {name: own[name] for name in kept}, where)
     return f"left out of {where}: {left_out}; started anew: {', '.join(kept)}"
 

@@ -76,7 +76,9 @@ def stages(network: nn.Module, size: int = SIZE) -> list[Stage]:
     for hook in hooks:
         hook.remove()
     found = [Stage("image", "red, green, blue", 3, size, size, 1, 1, 0, 0)]
-    for part in fcn_parts(network) if isinstance(network, FCN32s) else deeplab_parts(network, shapes):
+    for part in (
+        fcn_parts(network) if isinstance(network, FCN32s) else deeplab_parts(network, shapes)
+    ):
         inside = tuple(f"{module}." for module in part.modules)
         convs = [
             (name, module)
@@ -98,7 +100,9 @@ def stages(network: nn.Module, size: int = SIZE) -> list[Stage]:
 
 def multiply_adds(conv: nn.Conv2d | nn.ConvTranspose2d, inputs: torch.Size, out: torch.Size) -> int:
     """Products of a convolution for one image: its weights, once a position of the output; transposed, of the input."""
-    return (inputs if isinstance(conv, nn.ConvTranspose2d) else out)[2:].numel() * conv.weight.numel()
+    return (inputs if isinstance(conv, nn.ConvTranspose2d) else out)[
+        2:
+    ].numel() * conv.weight.numel()
 
 
 def on_the_map(dilation: int, side: int) -> float:
@@ -117,15 +121,23 @@ def fcn_parts(network: FCN32s) -> Iterator[Part]:
     for number, end in enumerate(pools, 1):
         convs = [layer for layer in features[start:end] if isinstance(layer, nn.Conv2d)]
         what = f"{len(convs)} × {words(convs[0])}, max pool {features[end].kernel_size}"
-        yield Part(f"block {number}", what, [f"features.{index}" for index in range(start, end + 1)])
+        yield Part(
+            f"block {number}", what, [f"features.{index}" for index in range(start, end + 1)]
+        )
         start = end + 1
     yield Part("fc6", words(network.fc6[0]), ["fc6"])
     yield Part("fc7", words(network.fc7[0]), ["fc7"])
     yield Part("score", words(network.score), ["score"])
-    yield Part("upscore", f"transposed {words(network.upscore)[5:]}, stride {network.upscore.stride[0]}", ["upscore"])
+    yield Part(
+        "upscore",
+        f"transposed {words(network.upscore)[5:]}, stride {network.upscore.stride[0]}",
+        ["upscore"],
+    )
 
 
-def deeplab_parts(network: DeepLabv3, shapes: dict[str, tuple[torch.Size, torch.Size]]) -> Iterator[Part]:
+def deeplab_parts(
+    network: DeepLabv3, shapes: dict[str, tuple[torch.Size, torch.Size]]
+) -> Iterator[Part]:
     """MobileNetV3's bottlenecks, those alike together, then the branches of atrous spatial pyramid pooling, then the head."""
     backbone = list(network.network.backbone.named_children())
     yield Part("stem", words(backbone[0][1][0]), [f"network.backbone.{backbone[0][0]}"])
@@ -135,8 +147,14 @@ def deeplab_parts(network: DeepLabv3, shapes: dict[str, tuple[torch.Size, torch.
 
     for (*_, dilation, (kernel, squeezed)), group in itertools.groupby(backbone[1:-1], kind):
         names = [name for name, _ in group]
-        name = f"block{'s' if len(names) > 1 else ''} {'–'.join(dict.fromkeys((names[0], names[-1])))}"
-        what = f"{kernel}×{kernel}" + (" + SE" if squeezed else "") + (f", dilation {dilation}" if dilation > 1 else "")
+        name = (
+            f"block{'s' if len(names) > 1 else ''} {'–'.join(dict.fromkeys((names[0], names[-1])))}"
+        )
+        what = (
+            f"{kernel}×{kernel}"
+            + (" + SE" if squeezed else "")
+            + (f", dilation {dilation}" if dilation > 1 else "")
+        )
         yield Part(name, what, [f"network.backbone.{name}" for name in names])
     yield Part("widen", words(backbone[-1][1][0]), [f"network.backbone.{backbone[-1][0]}"])
 
@@ -144,17 +162,33 @@ def deeplab_parts(network: DeepLabv3, shapes: dict[str, tuple[torch.Size, torch.
     for index, branch in enumerate(aspp.convs):
         conv = next(module for module in branch if isinstance(module, nn.Conv2d))
         pooling = isinstance(branch, ASPPPooling)
-        name = "mean" if pooling else f"rate {conv.dilation[0]}" if conv.kernel_size[0] > 1 else "point"
+        name = (
+            "mean"
+            if pooling
+            else f"rate {conv.dilation[0]}"
+            if conv.kernel_size[0] > 1
+            else "point"
+        )
         yield Part(name, words(conv), [f"network.classifier.0.convs.{index}"], branch=True)
-    yield Part("ASPP", f"concat {aspp.project[0].in_channels}, {words(aspp.project[0])}", ["network.classifier.0.project"])
-    head = [f"network.classifier.{index}" for index in range(1, len(network.network.classifier) - 1)]
+    yield Part(
+        "ASPP",
+        f"concat {aspp.project[0].in_channels}, {words(aspp.project[0])}",
+        ["network.classifier.0.project"],
+    )
+    head = [
+        f"network.classifier.{index}" for index in range(1, len(network.network.classifier) - 1)
+    ]
     yield Part("smooth", words(network.network.classifier[1]), head)
     yield Part("score", words(score), [f"network.classifier.{len(head) + 1}"])
 
 
 def depthwise(block: InvertedResidual) -> tuple[int, bool]:
     """(the depthwise kernel's side, whether a squeeze and excitation follows it)."""
-    (kernel,) = {conv.kernel_size[0] for conv in block.modules() if isinstance(conv, nn.Conv2d) and conv.groups > 1}
+    (kernel,) = {
+        conv.kernel_size[0]
+        for conv in block.modules()
+        if isinstance(conv, nn.Conv2d) and conv.groups > 1
+    }
     return kernel, any(isinstance(module, SqueezeExcitation) for module in block.modules())
 
 
@@ -168,7 +202,12 @@ def words(conv: nn.Conv2d | nn.ConvTranspose2d) -> str:
 
 def drawing(found: list[Stage]) -> Figure:
     """The stages from top to bottom, branches side by side; at the right of each its parameters and multiply-adds."""
-    rows = [list(group) for _, group in itertools.groupby(found, lambda stage: "branches" if stage.branch else stage.name)]
+    rows = [
+        list(group)
+        for _, group in itertools.groupby(
+            found, lambda stage: "branches" if stage.branch else stage.name
+        )
+    ]
     heights = [BRANCH if row[0].branch else HIGH for row in rows]
     height = sum(heights) + GAP * len(rows) + 0.62
     figure, axes = charts.panel(WIDTH, height, axes=False)
@@ -178,7 +217,11 @@ def drawing(found: list[Stage]) -> Figure:
         axes.text(x, top + 0.12, name, ha="right", va="center", fontsize=8, color=charts.MUTED)
     ends: list[tuple[float, float]] = []  # where the arrows to the next row start
     for row, high in zip(rows, heights, strict=True):
-        wide, step = (BOX, 0.0) if len(row) == 1 else ((WIDTH - 2 * LEFT) / len(row) - 0.05, (WIDTH - 2 * LEFT) / len(row))
+        wide, step = (
+            (BOX, 0.0)
+            if len(row) == 1
+            else ((WIDTH - 2 * LEFT) / len(row) - 0.05, (WIDTH - 2 * LEFT) / len(row))
+        )
         starts, bottom = [], top - high
         for index, stage in enumerate(row):
             x = LEFT + index * step
@@ -186,18 +229,39 @@ def drawing(found: list[Stage]) -> Figure:
             if stage.branch:
                 branch_box(axes, x, bottom, wide, high, stage)
             else:
-                charts.box(axes, x, bottom, wide, high, f"{stage.name}: {stage.what}", shape(stage), series=series_of(stage))
+                charts.box(
+                    axes,
+                    x,
+                    bottom,
+                    wide,
+                    high,
+                    f"{stage.name}: {stage.what}",
+                    shape(stage),
+                    series=series_of(stage),
+                )
                 for at, count in zip(right, (stage.parameters, stage.multiply_adds), strict=True):
-                    axes.text(at, bottom + high / 2, short(count), ha="right", va="center", fontsize=9, color=charts.INK)
+                    axes.text(
+                        at,
+                        bottom + high / 2,
+                        short(count),
+                        ha="right",
+                        va="center",
+                        fontsize=9,
+                        color=charts.INK,
+                    )
             starts.append((middle, bottom))
             for end in ends:  # several come together along the box's upper side
                 aim = middle if len(ends) == 1 else middle + (end[0] - middle) * 0.35
                 charts.arrow(axes, end, (aim, top))
         ends, top = starts, bottom - GAP
     total = (sum(stage.parameters for stage in found), sum(stage.multiply_adds for stage in found))
-    axes.text(LEFT, top + 0.02, "all together", ha="left", va="center", fontsize=9, color=charts.INK)
+    axes.text(
+        LEFT, top + 0.02, "all together", ha="left", va="center", fontsize=9, color=charts.INK
+    )
     for at, count in zip(right, total, strict=True):
-        axes.text(at, top + 0.02, short(count), ha="right", va="center", fontsize=9, color=charts.INK)
+        axes.text(
+            at, top + 0.02, short(count), ha="right", va="center", fontsize=9, color=charts.INK
+        )
     return figure
 
 
@@ -207,7 +271,15 @@ def branch_box(axes: Axes, x: float, y: float, wide: float, high: float, stage: 
     made = (stage.name, stage.what, f"{stage.channels} ch.")
     for index, line in enumerate((*made, short(stage.parameters), short(stage.multiply_adds))):
         size, colour = (9, charts.INK) if index in (0, 3, 4) else (8, charts.MUTED)
-        axes.text(x + wide / 2, y + high * (0.88 - 0.19 * index), line, ha="center", va="center", fontsize=size, color=colour)
+        axes.text(
+            x + wide / 2,
+            y + high * (0.88 - 0.19 * index),
+            line,
+            ha="center",
+            va="center",
+            fontsize=size,
+            color=colour,
+        )
 
 
 def series_of(stage: Stage) -> int | None:
@@ -216,7 +288,9 @@ def series_of(stage: Stage) -> int | None:
 
 
 def shape(stage: Stage) -> str:
-    return f"{stage.channels} × {stage.height}×{stage.width}" + (f", stride {stage.stride:g}" if stage.stride > 1 else "")
+    return f"{stage.channels} × {stage.height}×{stage.width}" + (
+        f", stride {stage.stride:g}" if stage.stride > 1 else ""
+    )
 
 
 def short(count: int) -> str:

@@ -31,8 +31,13 @@ def mask(predict: Predictor, image: np.ndarray) -> np.ndarray:
 
 def confusion(predict: Predictor, folder: Path) -> Tensor:
     """``data.confusion`` over all images of a folder with their masks, one at a time. Raises InputError."""
-    paths, counts = data.list_images(folder), torch.zeros(len(data.CLASSES), len(data.CLASSES), dtype=torch.int64)
-    for image, truth in images.progress(images.in_order(read_pair, paths, ahead=images.THREADS), len(paths), folder.name):
+    paths, counts = (
+        data.list_images(folder),
+        torch.zeros(len(data.CLASSES), len(data.CLASSES), dtype=torch.int64),
+    )
+    for image, truth in images.progress(
+        images.in_order(read_pair, paths, ahead=images.THREADS), len(paths), folder.name
+    ):
         counts += data.confusion(torch.from_numpy(truth), torch.from_numpy(mask(predict, image)))
     return counts
 
@@ -44,7 +49,10 @@ def scores(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     """
     known = truth != data.UNKNOWN
     mean, _ = data.mean_iou(data.confusion(torch.from_numpy(truth), torch.from_numpy(predicted)))
-    found = {"mean_iou": mean, "accuracy": float((truth == predicted)[known].mean()) if known.any() else math.nan}
+    found = {
+        "mean_iou": mean,
+        "accuracy": float((truth == predicted)[known].mean()) if known.any() else math.nan,
+    }
     return {name: value for name, value in found.items() if not math.isnan(value)}
 
 

@@ -48,10 +48,16 @@ HOUR_B = Recipe(
     ignore_unknown=True, optimiser="adamw", lr=1e-3, schedule="cosine", warmup_epochs=0.5, weight_decay=0.01,
     decay_vectors=False, mean=IMAGENET_MEAN, std=IMAGENET_STD, average=0.995, flip_test=False, bf16=True,
 )  # fmt: skip
-HOUR_A = dataclasses.replace(HOUR_B, model="A", epochs=8, crop=128, lr=1e-4)  # VGG16 costs eleven times as much a pixel
+HOUR_A = dataclasses.replace(
+    HOUR_B, model="A", epochs=8, crop=128, lr=1e-4
+)  # VGG16 costs eleven times as much a pixel
 
 # For the drawn data of demo.sh: a minute or two.
 DEMO_B = dataclasses.replace(HOUR_B, name="demo", epochs=10, batch_size=8, average=0.9)
 DEMO_A = dataclasses.replace(DEMO_B, model="A", lr=1e-4)
 
-RECIPES = {"report": {"A": REPORT_A, "B": REPORT_B}, "hour": {"A": HOUR_A, "B": HOUR_B}, "demo": {"A": DEMO_A, "B": DEMO_B}}
+RECIPES = {
+    "report": {"A": REPORT_A, "B": REPORT_B},
+    "hour": {"A": HOUR_A, "B": HOUR_B},
+    "demo": {"A": DEMO_A, "B": DEMO_B},
+}

@@ -24,9 +24,15 @@ from p3.recipes import RECIPES, Recipe
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", choices=list(OF_MODEL), default="B", help="A: FCN32s, B: DeepLabv3 (%(default)s)")
+    parser.add_argument(
+        "--model", choices=list(OF_MODEL), default="B", help="A: FCN32s, B: DeepLabv3 (%(default)s)"
+    )
     parser.add_argument("--recipe", choices=list(RECIPES), default="report", help="%(default)s")
-    parser.add_argument("--pretrained", type=Path, help="torchvision's state dict to start from; without it, from scratch")
+    parser.add_argument(
+        "--pretrained",
+        type=Path,
+        help="torchvision's state dict to start from; without it, from scratch",
+    )
     training_flags(parser, data="hw1_data/p3_data", run="runs/p3_MODEL_RECIPE")
     return parser.parse_args()
 
@@ -34,14 +40,18 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     args = arguments()
     recipe = RECIPES[args.recipe][args.model]
-    recipe = dataclasses.replace(recipe, epochs=args.epochs or recipe.epochs, batch_size=args.batch_size or recipe.batch_size)
+    recipe = dataclasses.replace(
+        recipe, epochs=args.epochs or recipe.epochs, batch_size=args.batch_size or recipe.batch_size
+    )
     where = processes.choose(args.device)
 
     train_pairs, _ = data.load(args.data / "train", args.data_memory)
     val_pairs, _ = data.load(args.data / "validation", args.data_memory)
     if recipe.crop > min(train_pairs.shape[2:]):
         size = "x".join(map(str, train_pairs.shape[:1:-1]))
-        raise InputError(f"recipe {recipe.name} cuts {recipe.crop}x{recipe.crop}, but the images of {args.data} are {size}")
+        raise InputError(
+            f"recipe {recipe.name} cuts {recipe.crop}x{recipe.crop}, but the images of {args.data} are {size}"
+        )
     known = {"train": content(train_pairs), "val": content(val_pairs)}
     train_pairs = cache.resident(train_pairs, where, args.data_memory)
     steps = steps_per_epoch(len(train_pairs), recipe.batch_size)
@@ -53,7 +63,9 @@ def main() -> None:
     network = device.prepare(network, where)
     average = copy.deepcopy(network) if recipe.average else network
     trained = processes.wrap(network, where)
-    optimizer = optimiser.make(recipe.optimiser, network, recipe.lr, recipe.weight_decay, recipe.decay_vectors)
+    optimizer = optimiser.make(
+        recipe.optimiser, network, recipe.lr, recipe.weight_decay, recipe.decay_vectors
+    )
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.1, patience=10)
     run = Run(
         args.run or Path(f"runs/p3_{args.model}_{recipe.name}"), recipe=recipe, seed=args.seed, where=where,
@@ -63,15 +75,23 @@ def main() -> None:
         watch="mean_iou", fresh=args.fresh, stop_at=args.stop_at, save_minutes=args.save_minutes,
     )  # fmt: skip
 
-    at_least = 2 if args.model == "B" else 1  # DeepLabv3 pools an image to one pixel before a BatchNorm
-    ignored = data.UNKNOWN if recipe.ignore_unknown else -100  # -100: torch's default, which no pixel has
+    at_least = (
+        2 if args.model == "B" else 1
+    )  # DeepLabv3 pools an image to one pixel before a BatchNorm
+    ignored = (
+        data.UNKNOWN if recipe.ignore_unknown else -100
+    )  # -100: torch's default, which no pixel has
     for _ in run.epochs(recipe.epochs, recipe.patience):
         network.train()
         for index in run.batches(len(train_pairs), recipe.batch_size, at_least=at_least):
             if recipe.schedule == "cosine":
-                factor = optimiser.warmup_cosine(run.total_steps, recipe.warmup_epochs * steps, recipe.epochs * steps)
+                factor = optimiser.warmup_cosine(
+                    run.total_steps, recipe.warmup_epochs * steps, recipe.epochs * steps
+                )
                 optimiser.set_lr(optimizer, recipe.lr * factor)
-            images, truth = augmented(cache.take(train_pairs, index, where), recipe, generator(*run.keys()))
+            images, truth = augmented(
+                cache.take(train_pairs, index, where), recipe, generator(*run.keys())
+            )
             with device.autocast(where, recipe.bf16):
                 out = trained(images)
             loss = cross_entropy(out.float(), truth, ignored)
@@ -86,7 +106,11 @@ def main() -> None:
         if recipe.schedule == "plateau":
             plateau.step(run.mean("loss"))
         score, ious = evaluate(average, val_pairs, recipe, where)
-        known = [(name, iou) for name, iou in zip(data.CLASSES[: data.UNKNOWN], ious, strict=True) if not math.isnan(iou)]
+        known = [
+            (name, iou)
+            for name, iou in zip(data.CLASSES[: data.UNKNOWN], ious, strict=True)
+            if not math.isnan(iou)
+        ]
         per_class = {f"iou_{name}": iou for name, iou in known}
         run.end_epoch(as_checkpoint(average, recipe), lr=lr, mean_iou=score, **per_class)
 
@@ -98,14 +122,22 @@ def cross_entropy(out: Tensor, truth: Tensor, ignored: int) -> Tensor:
     another: each gives its sum, in such a part that the mean over the processes is the whole batch's.
     """
     counted = processes.total((truth != ignored).sum()).clamp(min=1)
-    return nn.functional.cross_entropy(out, truth, ignore_index=ignored, reduction="sum") * processes.world() / counted
+    return (
+        nn.functional.cross_entropy(out, truth, ignore_index=ignored, reduction="sum")
+        * processes.world()
+        / counted
+    )
 
 
 def augmented(pairs: Tensor, recipe: Recipe, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """(N, 4, H, W) uint8 to the network's input (N, 3, h, w) and classes (N, h, w) int64, moved together."""
     if recipe.crop:
         pairs = augment.random_crop(pairs, recipe.crop, rng)
-    pairs = augment.random_symmetry(pairs, rng) if recipe.symmetry == "square" else augment.random_flip(pairs, rng)
+    pairs = (
+        augment.random_symmetry(pairs, rng)
+        if recipe.symmetry == "square"
+        else augment.random_flip(pairs, rng)
+    )
     images, truth = data.split(pairs)
     images = augment.to_float(images)
     if any(recipe.jitter):
@@ -114,7 +146,9 @@ def augmented(pairs: Tensor, recipe: Recipe, rng: torch.Generator) -> tuple[Tens
 
 
 @torch.no_grad()
-def evaluate(network: nn.Module, pairs: Tensor, recipe: Recipe, where: torch.device) -> tuple[float, list[float]]:
+def evaluate(
+    network: nn.Module, pairs: Tensor, recipe: Recipe, where: torch.device
+) -> tuple[float, list[float]]:
     """Mean IoU and the IoU of each class but unknown, over all pixels of (N, 4, H, W) uint8."""
     network.eval()
     counts = torch.zeros(len(data.CLASSES), len(data.CLASSES), dtype=torch.int64)

@@ -21,10 +21,24 @@ TITLE = "Deep Learning for Computer Vision, homework 1: report"
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="report", description=__doc__)
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run folders (%(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("runs/report"), help="folder to write (%(default)s)")
-    parser.add_argument("--data", type=Path, default=Path("hw1_data"), help="folder in the course's layout (%(default)s)")
-    parser.add_argument("--images", nargs="+", default=["0013", "0062", "0104"], help="problem 3's to show (%(default)s)")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), help="folder of run folders (%(default)s)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/report"), help="folder to write (%(default)s)"
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path("hw1_data"),
+        help="folder in the course's layout (%(default)s)",
+    )
+    parser.add_argument(
+        "--images",
+        nargs="+",
+        default=["0013", "0062", "0104"],
+        help="problem 3's to show (%(default)s)",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
     parser.add_argument("--fresh", action="store_true", help="measure everything anew")
     args = parser.parse_args()
@@ -32,7 +46,9 @@ def main() -> None:
         raise InputError(f"no folder {args.runs}; name one with --runs")
     logs = runlog.read_all(args.runs)
     if not logs:
-        raise InputError(f"no run with a finished epoch in {args.runs}; train one (README.md, Train) or name another --runs")
+        raise InputError(
+            f"no run with a finished epoch in {args.runs}; train one (README.md, Train) or name another --runs"
+        )
     writable_folder(args.out)
     site = Site(
         runs=args.runs, logs=logs, data=args.data, images=tuple(args.images), where=device.choose(args.device),
@@ -52,7 +68,11 @@ def main() -> None:
 def build(site: Site) -> list[Block]:
     """The page's blocks."""
     sections = [part.section(site) for part in (problem1, problem2, problem3)]
-    return [*overview.opening(site), *(block for section in sections for block in section), *overview.closing(site)]
+    return [
+        *overview.opening(site),
+        *(block for section in sections for block in section),
+        *overview.closing(site),
+    ]
 
 
 if __name__ == "__main__":

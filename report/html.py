@@ -41,7 +41,10 @@ def render(title: str, blocks: list[Block]) -> str:
     """The whole file's text."""
     page = _Page()
     body = "\n".join(page.block(block) for block in blocks)
-    contents = "".join(f'<li><a href="#{anchor(block.text)}">{escape(block.text)}</a></li>' for block in chapters(blocks))
+    contents = "".join(
+        f'<li><a href="#{anchor(block.text)}">{escape(block.text)}</a></li>'
+        for block in chapters(blocks)
+    )
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -99,7 +102,9 @@ def inline(parts: Parts) -> str:
     for part in parts_of(parts):
         if isinstance(part, Value):
             source = escape(part.source)
-            written.append(f'<data value="{part.value!r}" data-from="{source}" title="{source}">{escape(part.text)}</data>')
+            written.append(
+                f'<data value="{part.value!r}" data-from="{source}" title="{source}">{escape(part.text)}</data>'
+            )
         elif isinstance(part, Code):
             written.append(f"<code>{escape(part.text)}</code>")
         else:
@@ -115,7 +120,11 @@ def provenance(runs: tuple[RunLog, ...]) -> str:
         for run in runs
     )
     made = f'<ul class="made">{lines}</ul>' if lines else ""
-    return f"<details><summary>made from {len(runs)} runs</summary>{made}</details>" if len(runs) > 2 else made
+    return (
+        f"<details><summary>made from {len(runs)} runs</summary>{made}</details>"
+        if len(runs) > 2
+        else made
+    )
 
 
 def data_uri(image: np.ndarray) -> str:
@@ -125,7 +134,9 @@ def data_uri(image: np.ndarray) -> str:
 
 def image_tag(image: np.ndarray, alt: str, more: str = "") -> str:
     height, width = image.shape[:2]
-    return f'<img src="{data_uri(image)}" width="{width}" height="{height}" alt="{escape(alt)}"{more}>'
+    return (
+        f'<img src="{data_uri(image)}" width="{width}" height="{height}" alt="{escape(alt)}"{more}>'
+    )
 
 
 class _Page:
@@ -150,7 +161,9 @@ class _Page:
             case Table():
                 return self._table(block)
             case Drawing():
-                svg = charts.svg(block.figure).replace("<svg ", f'<svg role="img" aria-label="{escape(block.alt)}" ', 1)
+                svg = charts.svg(block.figure).replace(
+                    "<svg ", f'<svg role="img" aria-label="{escape(block.alt)}" ', 1
+                )
                 return self._figure(svg, block)
             case Picture():
                 more = ' class="pixelated"' if block.pixelated else ""
@@ -161,9 +174,15 @@ class _Page:
                 return self._layers(block)
         raise TypeError(f"no way to write a {type(block).__name__}")
 
-    def _figure(self, content: str, block: Drawing | Picture | Points | Layers, kind: str = "") -> str:
+    def _figure(
+        self, content: str, block: Drawing | Picture | Points | Layers, kind: str = ""
+    ) -> str:
         caption = f"<figcaption>{inline(block.caption)}{provenance(block.runs)}</figcaption>"
-        return f'<figure class="{kind}">{content}{caption}</figure>' if kind else f"<figure>{content}{caption}</figure>"
+        return (
+            f'<figure class="{kind}">{content}{caption}</figure>'
+            if kind
+            else f"<figure>{content}{caption}</figure>"
+        )
 
     def _table(self, table: Table) -> str:
         head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in table.header)
@@ -213,10 +232,13 @@ class _Page:
         label = escape(f"{block.alt}: from {' to '.join(names)}")
         slider = f'<input type="range" min="0" max="{len(names) - 1}" step="0.01" value="0" aria-label="{label}">'
         legend = "".join(
-            f'<li><i style="background:{escape(colour)}"></i>{escape(name)}</li>' for name, colour in block.legend.items()
+            f'<li><i style="background:{escape(colour)}"></i>{escape(name)}</li>'
+            for name, colour in block.legend.items()
         )
         legend = f'<ul class="legend">{legend}</ul>' if legend else ""
-        content = f'<div class="stack">{pictures}</div>{slider}<div class="steps">{buttons}</div>{legend}'
+        content = (
+            f'<div class="stack">{pictures}</div>{slider}<div class="steps">{buttons}</div>{legend}'
+        )
         return self._figure(content, block, "layers")
 
     def _name(self, kind: str) -> str:
@@ -224,5 +246,7 @@ class _Page:
         return f"{kind}-{self._count}"
 
     def _json(self, name: str, content: dict) -> None:
-        text = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")  # no </script> inside
+        text = json.dumps(content, separators=(",", ":")).replace(
+            "<", "\\u003c"
+        )  # no </script> inside
         self.data.append(f'<script type="application/json" id="{name}">{text}</script>\n')

@@ -40,7 +40,9 @@ def render(title: str, blocks: list[Block], figures: Path) -> str:
     page = _Page(writable_folder(figures))
     text = "\n\n".join([f"# {escape(title)}", *(page.block(block) for block in blocks)]) + "\n"
     for path in figures.iterdir():
-        if path not in page.written and re.fullmatch(r"\d\d+\.(png|jpg)", path.name):  # nobody else's
+        if path not in page.written and re.fullmatch(
+            r"\d\d+\.(png|jpg)", path.name
+        ):  # nobody else's
             path.unlink()
     return text
 
@@ -86,13 +88,21 @@ class _Page:
             case Gap():
                 return f"> **Missing:** {escape(block.what)} It is made by `{block.command}`"
             case Table():
-                lines = ["| " + " | ".join(map(escape, block.header)) + " |", "|" + " --- |" * len(block.header)]
-                lines += ["| " + " | ".join(inline(cell).replace("\n", " ") for cell in row) + " |" for row in block.rows]
+                lines = [
+                    "| " + " | ".join(map(escape, block.header)) + " |",
+                    "|" + " --- |" * len(block.header),
+                ]
+                lines += [
+                    "| " + " | ".join(inline(cell).replace("\n", " ") for cell in row) + " |"
+                    for row in block.rows
+                ]
                 return f"{inline(block.caption)}\n\n" + "\n".join(lines) + self._made(block.runs)
             case Drawing():
                 return self._picture(block, ("png", charts.png(block.figure)))
             case Picture():
-                return self._picture(block, encoded(enlarged(block.image) if block.pixelated else block.image))
+                return self._picture(
+                    block, encoded(enlarged(block.image) if block.pixelated else block.image)
+                )
             case Points():
                 return self._picture(block, ("png", charts.png(scatter(block))))
             case Layers():
@@ -118,7 +128,13 @@ def enlarged(image: np.ndarray) -> np.ndarray:
 
 def scatter(points: Points) -> Figure:
     figure, axes = charts.panel(POINT_INCHES, POINT_INCHES)
-    axes.scatter(*points.xy.T, c=[points.colours[label] for label in points.labels], s=5, alpha=0.75, linewidths=0)
+    axes.scatter(
+        *points.xy.T,
+        c=[points.colours[label] for label in points.labels],
+        s=5,
+        alpha=0.75,
+        linewidths=0,
+    )
     axes.set(xticks=[], yticks=[])
     axes.grid(False)
     return figure
@@ -131,8 +147,14 @@ def side_by_side(block: Layers) -> Figure:
     figure, area = charts.panel(2.4 * columns, 2.65 * rows + legend, axes=False)
     for k, (name, image) in enumerate(block.layers.items()):
         left, bottom = 2.4 * (k % columns), 2.65 * (rows - 1 - k // columns) + legend
-        area.imshow(image, extent=(left + 0.05, left + 2.35, bottom + 0.05, bottom + 2.35), aspect="equal")
-        area.add_patch(Rectangle((left + 0.05, bottom + 0.05), 2.3, 2.3, facecolor="none", edgecolor=charts.GRID))
+        area.imshow(
+            image, extent=(left + 0.05, left + 2.35, bottom + 0.05, bottom + 2.35), aspect="equal"
+        )
+        area.add_patch(
+            Rectangle(
+                (left + 0.05, bottom + 0.05), 2.3, 2.3, facecolor="none", edgecolor=charts.GRID
+            )
+        )
         area.text(left + 1.2, bottom + 2.5, name, ha="center", va="center", fontsize=9)
     area.set(xlim=(0, 2.4 * columns), ylim=(0, 2.65 * rows + legend))
     for k, (name, colour) in enumerate(block.legend.items()):

@@ -47,7 +47,9 @@ class Measures:
             try:
                 self._kept = json.loads(self._file.read_text())
             except ValueError as error:
-                raise InputError(f"{self._file} is damaged ({error}); measure anew with --fresh") from error
+                raise InputError(
+                    f"{self._file} is damaged ({error}); measure anew with --fresh"
+                ) from error
         self._made: dict[str, Measured] = {}
 
     def of(self, key: str, made_from: list[Path], compute: Callable[[], Computed]) -> Measured:
@@ -61,7 +63,12 @@ class Measures:
         files = {str(path): [path.stat().st_size, path.stat().st_mtime_ns] for path in made_from}
         stored = self._arrays / file_name(key)
         kept = self._kept.get(key)
-        if kept and files and kept["made_from"] == files and (stored.is_file() or not kept["arrays"]):
+        if (
+            kept
+            and files
+            and kept["made_from"] == files
+            and (stored.is_file() or not kept["arrays"])
+        ):
             arrays = dict(np.load(stored)) if kept["arrays"] else {}
             return Measured(key, kept["numbers"], arrays)
         start = time.perf_counter()

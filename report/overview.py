@@ -19,9 +19,15 @@ SETTINGS = {
 }
 ROWS = {  # problem, and model or setting: what that is, and the original report's figure
     "p1_A": ("Problem 1, model A: MobileNetV2 from scratch", f"accuracy {p1.ORIGINAL['A'][0]}"),
-    "p1_B": ("Problem 1, model B: the same, pre-trained", f"accuracy {p1.ORIGINAL['B'][0]}, contaminated"),
+    "p1_B": (
+        "Problem 1, model B: the same, pre-trained",
+        f"accuracy {p1.ORIGINAL['B'][0]}, contaminated",
+    ),
     **{
-        f"p2_{name}": (f"Problem 2, setting {name}: {what}", f"accuracy {p2.ORIGINAL[name]}, other data")
+        f"p2_{name}": (
+            f"Problem 2, setting {name}: {what}",
+            f"accuracy {p2.ORIGINAL[name]}, other data",
+        )
         for name, what in SETTINGS.items()
     },
     "p3_A": ("Problem 3, model A: VGG16-FCN32s", f"mean IoU {problem3.ORIGINAL['A']}"),
@@ -32,7 +38,11 @@ WORDS = {"accuracy": "accuracy", "mean_iou": "mean IoU", "loss": "training loss"
 
 def shown(logs: list[RunLog]) -> dict[str, RunLog]:
     """The run that stands for each of ``ROWS`` that has one, as in the sections: problem 2's settings are of one group."""
-    models = {row: problem1.best_clean(named(logs, f"{row}_*")) for row in ROWS if not row.startswith("p2")}
+    models = {
+        row: problem1.best_clean(named(logs, f"{row}_*"))
+        for row in ROWS
+        if not row.startswith("p2")
+    }
     settings = {f"p2_{name}": run for name, run in p2.comparable(named(logs, "p2_*")).items()}
     return {row: run for row, run in (models | settings).items() if run}
 
@@ -40,11 +50,17 @@ def shown(logs: list[RunLog]) -> dict[str, RunLog]:
 def choice(logs: list[RunLog]) -> str:
     """The rules by which ``shown`` chose, as far as there was a choice."""
     runs, rules = shown(logs), []
-    if chosen := [runs[row].name for row in ROWS if not row.startswith("p2") and len(named(logs, f"{row}_*")) > 1]:
+    if chosen := [
+        runs[row].name
+        for row in ROWS
+        if not row.startswith("p2") and len(named(logs, f"{row}_*")) > 1
+    ]:
         rules.append(f"{problem1.CHOICE} So chosen here: {', '.join(chosen)}.")
     settings = [run for run in named(logs, "p2_*") if "setting" in run.about["data"]]
     if len(settings) > sum(row.startswith("p2") for row in runs):
-        rules.append("Of problem 2's runs the largest group of finished ones with one recipe, seed and data is shown.")
+        rules.append(
+            "Of problem 2's runs the largest group of finished ones with one recipe, seed and data is shown."
+        )
     return " ".join(rules)
 
 
@@ -61,7 +77,11 @@ def missing(row: str, runs: dict[str, RunLog]) -> tuple[str, str]:
 def marks(run: RunLog) -> str:
     """What has to stand beside a run's figures, with a comma before; mostly nothing."""
     seen = ", contaminated" if problem1.contaminated(run) else ""
-    return seen if run.is_finished else f"{seen}, unfinished: epoch {run.last['epoch']} of {run.about['recipe']['epochs']}"
+    return (
+        seen
+        if run.is_finished
+        else f"{seen}, unfinished: epoch {run.last['epoch']} of {run.about['recipe']['epochs']}"
+    )
 
 
 def opening(site: Site) -> list[Block]:
@@ -100,4 +120,8 @@ def closing(site: Site) -> list[Block]:
         )
     header = ("run", "last epoch's", "epochs", "seed", "commit", "machine", "command")
     caption = "Every run that this page was made from, as its run.json tells. A commit that ends in -dirty had changes on top."
-    return [Heading("Runs"), Text("Whoever doubts a figure can make it again."), Table(caption, header, rows)]
+    return [
+        Heading("Runs"),
+        Text("Whoever doubts a figure can make it again."),
+        Table(caption, header, rows),
+    ]

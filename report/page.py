@@ -36,7 +36,9 @@ Parts = Part | tuple[Part, ...]
 
 def logged(run: RunLog, line: dict[str, Any], name: str, digits: int = 4) -> Value:
     """The number called ``name`` of a ``line`` of the run's log."""
-    return Value(f"{line[name]:.{digits}f}", line[name], f"{run.name}/log.jsonl#{line['epoch']}/{name}")
+    return Value(
+        f"{line[name]:.{digits}f}", line[name], f"{run.name}/log.jsonl#{line['epoch']}/{name}"
+    )
 
 
 def parts_of(parts: Parts) -> tuple[Part, ...]:
@@ -143,8 +145,13 @@ class Gap:
 def unfinished(run: RunLog, more: str = "") -> Gap:
     """What a run that is not finished lacks: its end. ``more`` ends the sentence."""
     latest = run.about.get("continued", [run.about])[-1]["command"]
-    command = shlex.join(word for word in shlex.split(latest) if word != "--fresh")  # which would not go on
-    return Gap(f"the end of {run.name}: it is at epoch {run.last['epoch']} of {run.about['recipe']['epochs']}{more}.", command)
+    command = shlex.join(
+        word for word in shlex.split(latest) if word != "--fresh"
+    )  # which would not go on
+    return Gap(
+        f"the end of {run.name}: it is at epoch {run.last['epoch']} of {run.about['recipe']['epochs']}{more}.",
+        command,
+    )
 
 
 Block = Heading | Text | Table | Drawing | Picture | Grid | Points | Layers | Gap
@@ -155,8 +162,12 @@ def encoded(image: np.ndarray) -> tuple[str, bytes]:
     content = io.BytesIO()
     picture = Image.fromarray(image)
     if len(picture.getcolors(256) or ()):  # getcolors: None where there are more
-        picture.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(content, "png", optimize=True)
-        if np.array_equal(np.asarray(Image.open(content).convert("RGB")), image):  # the octree may merge near colours
+        picture.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
+            content, "png", optimize=True
+        )
+        if np.array_equal(
+            np.asarray(Image.open(content).convert("RGB")), image
+        ):  # the octree may merge near colours
             return "png", content.getvalue()
         content = io.BytesIO()
         picture.save(content, "png", optimize=True)
@@ -174,4 +185,8 @@ def tiled(sprite: Sprite) -> np.ndarray:
     rows = -(-count // SPRITE_COLUMNS)
     sheet = np.zeros((rows * SPRITE_COLUMNS, height, width, 3), dtype=np.uint8)
     sheet[:count] = sprite.images
-    return sheet.reshape(rows, SPRITE_COLUMNS, height, width, 3).swapaxes(1, 2).reshape(rows * height, -1, 3)
+    return (
+        sheet.reshape(rows, SPRITE_COLUMNS, height, width, 3)
+        .swapaxes(1, 2)
+        .reshape(rows * height, -1, 3)
+    )

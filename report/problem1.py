@@ -13,7 +13,19 @@ from core.predictions import wilson
 from core.runlog import RunLog, best_of
 from p1 import figures
 from report.measures import Site
-from report.page import Block, Code, Drawing, Gap, Grid, Heading, Parts, Table, Text, logged, unfinished
+from report.page import (
+    Block,
+    Code,
+    Drawing,
+    Gap,
+    Grid,
+    Heading,
+    Parts,
+    Table,
+    Text,
+    logged,
+    unfinished,
+)
 from report.problem1_images import FETCH, Images, mistakes, projections, read
 from report.problem1_network import network
 
@@ -38,7 +50,11 @@ def section(site: Site) -> list[Block]:
             "validation images. Model A is a MobileNetV2 trained from random weights, model B the same network trained from "
             "weights that were learned elsewhere."
         ),
-        *(Gap(f"a run of model {model}.", command) for model, command in MAKE.items() if model not in runs),
+        *(
+            Gap(f"a run of model {model}.", command)
+            for model, command in MAKE.items()
+            if model not in runs
+        ),
         *network(site),
         *accuracies(site, runs, images),
         *implementation(site, runs),
@@ -87,7 +103,9 @@ def accuracies(site: Site, runs: dict[str, RunLog], images: Images | None) -> It
                 unmatched.append(run)
             best = (logged(run, run.best, "accuracy"), " (", logged(run, run.best, "epoch", 0), ")")
             last = (logged(run, run.last, "accuracy"), " (", logged(run, run.last, "epoch", 0), ")")
-            rows.append(((f"{model}, ", Code(run.name)), last, bounds or "-", best, start(site, run)))
+            rows.append(
+                ((f"{model}, ", Code(run.name)), last, bounds or "-", best, start(site, run))
+            )
         accuracy, epoch = figures.ORIGINAL[model]
         weights = "random" if model == "A" else "CIFAR-100: contaminated"
         rows.append((f"{model}, original report", "-", "-", f"{accuracy:.4f} ({epoch})", weights))
@@ -99,11 +117,15 @@ def accuracies(site: Site, runs: dict[str, RunLog], images: Images | None) -> It
         tuple(run for of_model in every.values() for run in of_model),
     )
     if images is None and any(every.values()):
-        yield Gap("the intervals, as the number of validation images is not known without them.", FETCH)
+        yield Gap(
+            "the intervals, as the number of validation images is not known without them.", FETCH
+        )
     for run in unmatched:
         what = f"the interval of {run.name}: its accuracy is no share of the {len(images.labels)} images in {images.folder}."
         yield Gap(what, run.about["command"])
-    yield from (unfinished(run) for of_model in every.values() for run in of_model if not run.is_finished)
+    yield from (
+        unfinished(run) for of_model in every.values() for run in of_model if not run.is_finished
+    )
     for model, of_model in every.items():
         if len(of_model) > 1:
             yield Text(f"Shown of model {model} below: ", Code(runs[model].name), f". {CHOICE}")
@@ -129,7 +151,9 @@ def interval(site: Site, run: RunLog, images: Images | None) -> Parts | None:
         low, high = wilson(right, count)
         return {"right": right, "count": count, "low": low, "high": high}, {}
 
-    measured = site.measures.of(f"{run.name}/interval", [run.folder / "log.jsonl", images.folder], compute)
+    measured = site.measures.of(
+        f"{run.name}/interval", [run.folder / "log.jsonl", images.folder], compute
+    )
     return (measured.value("low", 3), " to ", measured.value("high", 3))
 
 
@@ -185,10 +209,18 @@ def recipe_of(site: Site, run: RunLog) -> dict[str, Parts]:
 
     def numbers(name: str) -> str:
         values = left.pop(name, None)
-        return "-" if values is None else ", ".join(f"{value:g}" for value in values) if any(values) else "none"
+        return (
+            "-"
+            if values is None
+            else ", ".join(f"{value:g}" for value in values)
+            if any(values)
+            else "none"
+        )
 
     minutes = {"minutes": sum(line["seconds"] for line in run.history) / 60}
-    timed = site.measures.of(f"{run.name}/minutes", [run.folder / "log.jsonl"], lambda: (minutes, {}))
+    timed = site.measures.of(
+        f"{run.name}/minutes", [run.folder / "log.jsonl"], lambda: (minutes, {})
+    )
     rows: dict[str, Parts] = {
         "run": (Code(run.name),),
         "recipe": take("name", "{}"),
@@ -230,15 +262,24 @@ def curves(runs: dict[str, RunLog]) -> Iterator[Block]:
         ("accuracy", "Validation accuracy", "accuracy"),
         ("lr", "Learning rate of an epoch's last step", "learning rate"),
     ):
-        series = {f"model {model}": run.column(name) for model, run in runs.items() if name in run.last}
-        if not series or (name == "lr" and all(len(set(values)) == 1 for _, values in series.values())):
+        series = {
+            f"model {model}": run.column(name) for model, run in runs.items() if name in run.last
+        }
+        if not series or (
+            name == "lr" and all(len(set(values)) == 1 for _, values in series.values())
+        ):
             continue
         last: list[Any] = []
         for model, run in runs.items():
             if name in run.last and name != "lr":
-                last += [f", model {model} " if last else ". Last: model " + model + " ", logged(run, run.last, name)]
+                last += [
+                    f", model {model} " if last else ". Last: model " + model + " ",
+                    logged(run, run.last, name),
+                ]
         more = " It is the mean over an epoch's steps, on augmented images, with label smoothing where the recipe has it."
         caption = (what, *last, ".", more if name == "loss" else "")
         alt = f"{what} over the epochs: {', '.join(series)}"
-        drawn.append(Drawing(charts.lines(series, x="epoch", y=unit), caption, alt, tuple(runs.values())))
+        drawn.append(
+            Drawing(charts.lines(series, x="epoch", y=unit), caption, alt, tuple(runs.values()))
+        )
     yield Grid(*drawn)

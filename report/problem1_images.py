@@ -14,7 +14,20 @@ from core.runlog import RunLog
 from p1 import data, figures
 from p1 import projections as projected
 from report.measures import Measured, Site
-from report.page import Block, Code, Drawing, Gap, Grid, Heading, Parts, Points, Sprite, Table, Text, logged
+from report.page import (
+    Block,
+    Code,
+    Drawing,
+    Gap,
+    Grid,
+    Heading,
+    Parts,
+    Points,
+    Sprite,
+    Table,
+    Text,
+    logged,
+)
 
 FETCH = "bash hw1_download.sh data"
 PAIRS, WORST = 8, 12
@@ -56,7 +69,9 @@ def projections(site: Site, run: RunLog | None, images: Images | None) -> Iterat
     elif not 1 < len(np.unique(images.labels)) < len(images.labels):
         yield Gap(f"several classes with several images each in {images.folder}.", FETCH)
     else:
-        measured = {epoch: measure(site, run, epoch, path, images) for epoch, path in stages.items()}
+        measured = {
+            epoch: measure(site, run, epoch, path, images) for epoch, path in stages.items()
+        }
         yield from pictures(run, measured, images)
         yield from separation(site, run, measured, images)
 
@@ -66,8 +81,15 @@ def measure(site: Site, run: RunLog, epoch: int, path: Path, images: Images) -> 
 
     def compute() -> tuple[dict[str, float], dict[str, np.ndarray]]:
         features = figures.features(path, images.tensor, site.where)
-        by = {"pca": projected.pca(features, images.labels), "tsne": projected.tsne(features, images.labels)}
-        numbers = {f"{name} {what}": number for name, one in by.items() for what, number in one.numbers.items()}
+        by = {
+            "pca": projected.pca(features, images.labels),
+            "tsne": projected.tsne(features, images.labels),
+        }
+        numbers = {
+            f"{name} {what}": number
+            for name, one in by.items()
+            for what, number in one.numbers.items()
+        }
         numbers["features neighbours"] = projected.neighbour_accuracy(features, images.labels)
         return numbers, {name: one.xy for name, one in by.items()}
 
@@ -110,20 +132,27 @@ def pictures(run: RunLog, measured: dict[int, Measured], images: Images) -> Iter
         )  # fmt: skip
 
 
-def separation(site: Site, run: RunLog, measured: dict[int, Measured], images: Images) -> Iterator[Block]:
+def separation(
+    site: Site, run: RunLog, measured: dict[int, Measured], images: Images
+) -> Iterator[Block]:
     names = {"features": "features", "pca": "PCA", "tsne": "t-SNE"}
     by = {name: [one.numbers[f"{name} neighbours"] for one in measured.values()] for name in names}
     found = site.measures.of(
         "p1/separation",
         [],
         lambda: (
-            projected.finding(by["pca"], by["tsne"], by["features"], len(images.labels)) | {"nearest": projected.NEIGHBOURS},
+            projected.finding(by["pca"], by["tsne"], by["features"], len(images.labels))
+            | {"nearest": projected.NEIGHBOURS},
             {},
         ),
     )
     lines = {line["epoch"]: line for line in run.history}
     rows: list[tuple[Parts, ...]] = [
-        (str(epoch), logged(run, lines[epoch], "accuracy"), *(one.value(f"{name} neighbours", 3) for name in names))
+        (
+            str(epoch),
+            logged(run, lines[epoch], "accuracy"),
+            *(one.value(f"{name} neighbours", 3) for name in names),
+        )
         for epoch, one in measured.items()
     ]
     yield Table(
@@ -186,7 +215,10 @@ def mistakes(site: Site, run: RunLog | None, images: Images | None) -> Iterator[
     yield Table(
         "The most frequent mistakes.",
         ("true class", "taken for", "images"),
-        [(str(true), str(taken), measured.value(f"{true} taken for {taken}", 0)) for true, taken in pairs],
+        [
+            (str(true), str(taken), measured.value(f"{true} taken for {taken}", 0))
+            for true, taken in pairs
+        ],
         (run,),
     )
     titles = [f"{images.labels[k]} → {made.predicted[k]}" for k in worst]
@@ -199,7 +231,9 @@ def mistakes(site: Site, run: RunLog | None, images: Images | None) -> Iterator[
             (run,),
         ),
         Drawing(
-            figures.mistakes_drawing(images.pixels[worst], titles, [f"{made.confidence[k]:.3f}" for k in worst]),
+            figures.mistakes_drawing(
+                images.pixels[worst], titles, [f"{made.confidence[k]:.3f}" for k in worst]
+            ),
             "The worst mistakes: wrong with the highest confidence, the softmax's largest value. True class → predicted class.",
             f"Images of the worst mistakes: {', '.join(titles)}",
             (run,),
@@ -226,12 +260,20 @@ def predicted(site: Site, run: RunLog, path: Path, images: Images) -> Measured:
         made = figures.predictions(path, images.tensor, site.where)
         right = made.predicted == images.labels
         matrix = figures.confusion(images.labels, made.predicted, len(data.CLASSES))
-        pairs = {f"{a} taken for {b}": matrix[a, b] for a, b in figures.confused_pairs(matrix, PAIRS)}
+        pairs = {
+            f"{a} taken for {b}": matrix[a, b] for a, b in figures.confused_pairs(matrix, PAIRS)
+        }
         worst = figures.worst_mistakes(images.labels, made, WORST)
         confidences = {f"confidence {images.paths[k].name}": made.confidence[k] for k in worst}
-        numbers = {"accuracy": right.mean(), "right": right.sum(), "count": len(right)} | pairs | confidences
+        numbers = (
+            {"accuracy": right.mean(), "right": right.sum(), "count": len(right)}
+            | pairs
+            | confidences
+        )
         return numbers, dataclasses.asdict(made)
 
     # This file chooses which pairs and images are named.
     made_from = [path, images.folder, code(figures.__file__), code(__file__)]
-    return site.measures.of(f"{run.name}/epoch_{run.last['epoch']:04d}/predictions", made_from, compute)
+    return site.measures.of(
+        f"{run.name}/epoch_{run.last['epoch']:04d}/predictions", made_from, compute
+    )

@@ -33,7 +33,10 @@ def network(site: Site) -> Iterator[Block]:
     )  # fmt: skip
     found = architecture.stages(model)
     block = next(block for block in model.features if getattr(block, "use_res_connect", False))
-    alt = ", ".join(f"{stage.repeats} {stage.what} to {stage.channels}x{stage.size}x{stage.size}" for stage in found)
+    alt = ", ".join(
+        f"{stage.repeats} {stage.what} to {stage.channels}x{stage.size}x{stage.size}"
+        for stage in found
+    )
     yield Grid(
         Drawing(
             architecture.drawing(found),

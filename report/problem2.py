@@ -14,8 +14,31 @@ from p2 import figures
 from p2.recipes import PRETRAIN, SUPERVISED
 from p2.settings import SETTINGS
 from report.measures import Measured, Site
-from report.page import Block, Code, Drawing, Gap, Grid, Heading, Parts, Table, Text, Value, logged, unfinished
-from report.problem2_pretraining import FETCH, STARTS, TRAIN, interval, last, method, name_of, office, pretrained
+from report.page import (
+    Block,
+    Code,
+    Drawing,
+    Gap,
+    Grid,
+    Heading,
+    Parts,
+    Table,
+    Text,
+    Value,
+    logged,
+    unfinished,
+)
+from report.problem2_pretraining import (
+    FETCH,
+    STARTS,
+    TRAIN,
+    interval,
+    last,
+    method,
+    name_of,
+    office,
+    pretrained,
+)
 
 FEW = 5  # classes shown at either end
 
@@ -24,7 +47,11 @@ def section(site: Site) -> list[Block]:
     runs = site.named("p2_*")
     settings = figures.comparable(runs)
     done = {name: run for name, run in settings.items() if run.is_finished}
-    measured = {name: answered(site, run) for name, run in done.items() if office(site) and last(run).is_file()}
+    measured = {
+        name: answered(site, run)
+        for name, run in done.items()
+        if office(site) and last(run).is_file()
+    }
     return [
         Heading("Problem 2: pre-training without labels, and five settings"),
         Text(
@@ -49,7 +76,9 @@ def train_command(name: str, settings: dict[str, RunLog]) -> str:
     """
     about = next((run.about for run in settings.values()), {"recipe": {"name": "hour"}, "seed": 0})
     recipe, seed, start = about["recipe"]["name"], about["seed"], SETTINGS[name].start
-    command = f"python3 -m p2.train --setting {name} --recipe {recipe}{f' --seed {seed}' if seed else ''}"
+    command = (
+        f"python3 -m p2.train --setting {name} --recipe {recipe}{f' --seed {seed}' if seed else ''}"
+    )
     if start == "nothing":
         return command
     for other, run in settings.items():
@@ -60,12 +89,17 @@ def train_command(name: str, settings: dict[str, RunLog]) -> str:
     return f"{TRAIN[start].format(recipe=learned)} && {command} --backbone runs/p2_{method}_{learned}/last.pt"
 
 
-def compared(site: Site, settings: dict[str, RunLog], measured: dict[str, Measured]) -> Iterator[Block]:
+def compared(
+    site: Site, settings: dict[str, RunLog], measured: dict[str, Measured]
+) -> Iterator[Block]:
     yield Heading("The settings A to E", 3)
     for name in SETTINGS:
         run = settings.get(name)
         if run is None:
-            yield Gap(f"a run of setting {name} with the others' recipe, seed and data.", train_command(name, settings))
+            yield Gap(
+                f"a run of setting {name} with the others' recipe, seed and data.",
+                train_command(name, settings),
+            )
         elif not run.is_finished:
             yield unfinished(run, ", and stays out of the differences")
     if not settings:
@@ -86,7 +120,16 @@ def compared(site: Site, settings: dict[str, RunLog], measured: dict[str, Measur
             )
         )
     header = (
-        *("setting", "pre-trained", "trained", "last epoch", "95 % interval", "float32", "best epoch", "original report"),
+        *(
+            "setting",
+            "pre-trained",
+            "trained",
+            "last epoch",
+            "95 % interval",
+            "float32",
+            "best epoch",
+            "original report",
+        ),
         "initial weights",
     )
     caption = (
@@ -103,30 +146,49 @@ def answered(site: Site, run: RunLog) -> Measured:
 
     def compute() -> tuple[dict[str, float], dict[str, np.ndarray]]:
         labels, truth = figures.answers(last(run), folder, site.where)
-        numbers = {"accuracy": np.mean(labels == truth), "right": np.sum(labels == truth), "images": len(truth)}
+        numbers = {
+            "accuracy": np.mean(labels == truth),
+            "right": np.sum(labels == truth),
+            "images": len(truth),
+        }
         return numbers, {"labels": labels, "truth": truth}
 
-    return site.measures.of(f"{name_of(run)}/answers", [last(run), folder / "val.csv", folder / "val"], compute)
+    return site.measures.of(
+        f"{name_of(run)}/answers", [last(run), folder / "val.csv", folder / "val"], compute
+    )
 
 
 def is_right(answer: Measured) -> np.ndarray:
     return answer.arrays["labels"] == answer.arrays["truth"]
 
 
-def differences(site: Site, done: dict[str, RunLog], measured: dict[str, Measured]) -> Iterator[Block]:
+def differences(
+    site: Site, done: dict[str, RunLog], measured: dict[str, Measured]
+) -> Iterator[Block]:
     yield Heading("What the settings differ by", 3)
     if done and office(site) is None:
-        yield Gap("the settings' answers image by image, as the images of office are not here.", FETCH)
+        yield Gap(
+            "the settings' answers image by image, as the images of office are not here.", FETCH
+        )
     for name, run in done.items():
         if office(site) and name not in measured:
-            yield Gap(f"setting {name}'s answers image by image, as its last.pt is not here.", run.about["command"])
+            yield Gap(
+                f"setting {name}'s answers image by image, as its last.pt is not here.",
+                run.about["command"],
+            )
     found: dict[str, Measured] = {}
     for first, second in figures.COMPARED:
         if first in measured and second in measured:
             found[f"{first} - {second}"] = difference(site, done, measured, first, second)
-    absent = [f"{first} - {second}" for first, second in figures.COMPARED if f"{first} - {second}" not in found]
+    absent = [
+        f"{first} - {second}"
+        for first, second in figures.COMPARED
+        if f"{first} - {second}" not in found
+    ]
     if absent:
-        yield Text(f"Not to be had without the settings that are missing above: {', '.join(absent)}.")
+        yield Text(
+            f"Not to be had without the settings that are missing above: {', '.join(absent)}."
+        )
     if not found:
         return
     used = tuple(run for name, run in done.items() if name in measured)
@@ -155,27 +217,51 @@ def differences(site: Site, done: dict[str, RunLog], measured: dict[str, Measure
             "runs: of the files' names, sizes and times)."
         )
     header = ("difference", "points", "95 % interval", "by the rule", "original report")
-    yield Table("Differences between the settings; the last column's are of other data.", header, rows, used)
-    figure = figures.difference_chart(
-        {name: tuple(one.numbers[k] for k in ("points", "low", "high")) for name, one in found.items()}
+    yield Table(
+        "Differences between the settings; the last column's are of other data.", header, rows, used
     )
-    yield Drawing(figure, "The same, drawn: grey where 0 is inside.", "A dot and its interval for each difference", used)
+    figure = figures.difference_chart(
+        {
+            name: tuple(one.numbers[k] for k in ("points", "low", "high"))
+            for name, one in found.items()
+        }
+    )
+    yield Drawing(
+        figure,
+        "The same, drawn: grey where 0 is inside.",
+        "A dot and its interval for each difference",
+        used,
+    )
     yield Text(*summary(found))
-    others = [f"{first} - {second}" for first, second in figures.other_starts(done) if f"{first} - {second}" in found]
+    others = [
+        f"{first} - {second}"
+        for first, second in figures.other_starts(done)
+        if f"{first} - {second}" in found
+    ]
     if others:
-        yield Text(f"Also a difference of two pre-trainings, as the settings began from different files: {', '.join(others)}.")
+        yield Text(
+            f"Also a difference of two pre-trainings, as the settings began from different files: {', '.join(others)}."
+        )
 
 
-def difference(site: Site, done: dict[str, RunLog], measured: dict[str, Measured], first: str, second: str) -> Measured:
+def difference(
+    site: Site, done: dict[str, RunLog], measured: dict[str, Measured], first: str, second: str
+) -> Measured:
     """``points``, ``low`` and ``high`` of a difference, times 100."""
     folder = office(site)
 
     def compute() -> tuple[dict[str, float], dict[str, np.ndarray]]:
         ends = paired_bootstrap(is_right(measured[first]), is_right(measured[second]))
-        return {name: 100 * end for name, end in zip(("points", "low", "high"), ends, strict=True)}, {}
+        return {
+            name: 100 * end for name, end in zip(("points", "low", "high"), ends, strict=True)
+        }, {}
 
     made_from = [last(done[first]), last(done[second]), folder / "val.csv", folder / "val"]
-    return site.measures.of(f"{name_of(done[first])}/minus_{name_of(done[second]).replace('/', '_')}", made_from, compute)
+    return site.measures.of(
+        f"{name_of(done[first])}/minus_{name_of(done[second]).replace('/', '_')}",
+        made_from,
+        compute,
+    )
 
 
 def signed(measured: Measured, name: str) -> tuple[str | Value, ...]:
@@ -190,7 +276,9 @@ def summary(found: dict[str, Measured]) -> list[str | Value]:
         first, second = name.split(" - ")
         theirs = figures.ORIGINAL[first] - figures.ORIGINAL[second]
         same = "the same" if theirs * one.numbers["points"] > 0 else "the opposite"
-        what = f"Clear, with {same} sign as in the original report" if is_clear(one) else "Not clear"
+        what = (
+            f"Clear, with {same} sign as in the original report" if is_clear(one) else "Not clear"
+        )
         groups.setdefault(what, []).append(name)
     said: list[str | Value] = []
     for what, names in groups.items():
@@ -224,7 +312,10 @@ def curves(settings: dict[str, RunLog]) -> Iterator[Block]:
     yield Grid(
         *(
             Drawing(
-                figures.setting_curves(drawn, name, what), f"{what.capitalize()} of {names}.", f"{what} by epoch: {names}", runs
+                figures.setting_curves(drawn, name, what),
+                f"{what.capitalize()} of {names}.",
+                f"{what} by epoch: {names}",
+                runs,
             )
             for name, what in (("accuracy", "validation accuracy"), ("loss", "training loss"))
         )
@@ -244,7 +335,9 @@ def together(site: Site, done: dict[str, RunLog], measured: dict[str, Measured])
         numbers = {f"right_in_{k}": np.sum(right.sum(0) == k) for k in range(len(names) + 1)}
         for k, label in enumerate(classes):
             chosen = truth == label
-            numbers |= {f"class_{k}_of_{name}": right[row, chosen].sum() for row, name in enumerate(names)}
+            numbers |= {
+                f"class_{k}_of_{name}": right[row, chosen].sum() for row, name in enumerate(names)
+            }
             numbers[f"class_{k}"] = chosen.sum()
         return numbers, {}
 
@@ -253,16 +346,29 @@ def together(site: Site, done: dict[str, RunLog], measured: dict[str, Measured])
     runs = tuple(done[name] for name in names)
     yield Heading("Image by image and class by class", 3)
     if len(names) > 1:
-        rows = [(f"{k} of {len(names)}", counted.value(f"right_in_{k}", 0)) for k in range(len(names), -1, -1)]
+        rows = [
+            (f"{k} of {len(names)}", counted.value(f"right_in_{k}", 0))
+            for k in range(len(names), -1, -1)
+        ]
         yield Table(
-            f"Validation images by how many of {', '.join(names)} label them rightly.", ("rightly in", "images"), rows, runs
+            f"Validation images by how many of {', '.join(names)} label them rightly.",
+            ("rightly in", "images"),
+            rows,
+            runs,
         )
     numbers = counted.numbers
-    share = [sum(numbers[f"class_{k}_of_{name}"] for name in names) / numbers[f"class_{k}"] for k in range(len(classes))]
+    share = [
+        sum(numbers[f"class_{k}_of_{name}"] for name in names) / numbers[f"class_{k}"]
+        for k in range(len(classes))
+    ]
     order = sorted(range(len(classes)), key=lambda k: -share[k])
     shown = order if len(order) <= 2 * FEW else [*order[:FEW], *order[-FEW:]]
     rows = [
-        (classes[k], counted.value(f"class_{k}", 0), *(counted.value(f"class_{k}_of_{name}", 0) for name in names))
+        (
+            classes[k],
+            counted.value(f"class_{k}", 0),
+            *(counted.value(f"class_{k}_of_{name}", 0) for name in names),
+        )
         for k in shown
     ]
     caption = f"Images labelled rightly of the {FEW} classes that go best and the {FEW} that go worst, over these settings."

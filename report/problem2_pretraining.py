@@ -39,20 +39,33 @@ def method(site: Site) -> Iterator[Block]:
         "projector and a stop-gradient; both end in the loss"
     )
     yield Drawing(figures.method(networks), caption + more, alt)
-    shapes = {"backbone": f"3 x {data.SIZE} x {data.SIZE} → {figures.widths(networks.online[1])[0]}"}
+    shapes = {
+        "backbone": f"3 x {data.SIZE} x {data.SIZE} → {figures.widths(networks.online[1])[0]}"
+    }
     for name, part in list(figures.parts(networks).items())[1:3]:
         shapes[name] = " → ".join(map(str, figures.widths(part)))
     rows = [(name, shape, sizes.value(name, 0), "gradient") for name, shape in shapes.items()]
-    rows.append(("target: backbone and projector", "as the online ones", sizes.value("target", 0), "average"))
+    rows.append(
+        (
+            "target: backbone and projector",
+            "as the online ones",
+            sizes.value("target", 0),
+            "average",
+        )
+    )
     rows.append(("all with gradients", "", sizes.value("trained", 0), ""))
-    yield Table("BYOL's parts, counted in the modules.", ("part", "sizes", "parameters", "moved by"), rows)
+    yield Table(
+        "BYOL's parts, counted in the modules.", ("part", "sizes", "parameters", "moved by"), rows
+    )
 
 
 def pretrained(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
     yield Heading("The two pre-trainings", 3)
     for start in ("byol", "labels"):
         if start not in runs:
-            yield Gap(f"a run of the pre-training {STARTS[start]}.", TRAIN[start].format(recipe="hour"))
+            yield Gap(
+                f"a run of the pre-training {STARTS[start]}.", TRAIN[start].format(recipe="hour")
+            )
         elif not runs[start].is_finished:
             yield unfinished(runs[start])
     if not runs:
@@ -60,9 +73,15 @@ def pretrained(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
     every = tuple(runs.values())
     header = ("", *(STARTS[start] for start in runs))
     columns = [training(run) for run in every]
-    rows = [(name, *(column.get(name, "-") for column in columns)) for name in dict.fromkeys(k for c in columns for k in c)]
+    rows = [
+        (name, *(column.get(name, "-") for column in columns))
+        for name in dict.fromkeys(k for c in columns for k in c)
+    ]
     yield Table(
-        "How the backbones were pre-trained, as recorded in the runs; below, means over the last epoch.", header, rows, every
+        "How the backbones were pre-trained, as recorded in the runs; below, means over the last epoch.",
+        header,
+        rows,
+        every,
     )
     if "byol" in runs:
         views = [viewed(how) for how in runs["byol"].about["recipe"]["views"]]
@@ -85,9 +104,17 @@ def pretrained(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
             epochs, values = run.column(name)
             if len(epochs) > 1:
                 what = f"{STARTS[start]}: {LOGGED.get(name, 'kNN probe')}"
-                figure = charts.lines({what: (epochs, values)}, x="epoch", y=LOGGED.get(name, "accuracy of the kNN probe"))
+                figure = charts.lines(
+                    {what: (epochs, values)},
+                    x="epoch",
+                    y=LOGGED.get(name, "accuracy of the kNN probe"),
+                )
                 figure.axes[0].xaxis.get_major_locator().set_params(integer=True)
-                drawn.append(Drawing(figure, f"Pre-training {what}.", f"Curve over the epochs, {what}", (run,)))
+                drawn.append(
+                    Drawing(
+                        figure, f"Pre-training {what}.", f"Curve over the epochs, {what}", (run,)
+                    )
+                )
     if drawn:
         yield Grid(*drawn)
     yield from probes(site, runs)
@@ -114,7 +141,9 @@ def training(run: RunLog) -> dict[str, Parts]:
     else:
         said["crop, share of the area"] = "{:g} to {:g}".format(*recipe["crop_scale"])
         said["label smoothing"] = f"{recipe['label_smoothing']:g}"
-    return said | {what: logged(run, run.last, name) for name, what in LOGGED.items() if name in run.last}
+    return said | {
+        what: logged(run, run.last, name) for name, what in LOGGED.items() if name in run.last
+    }
 
 
 def viewed(how: dict[str, Any]) -> dict[str, Parts]:
@@ -149,26 +178,50 @@ def probes(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
     rows: list[tuple[Parts, ...]] = []
     for start, run in runs.items():
         if "knn" in run.last:
-            rows.append((STARTS[start], logged(run, run.last, "knn"), interval(site, run, run.last, "knn"), "in training"))
+            rows.append(
+                (
+                    STARTS[start],
+                    logged(run, run.last, "knn"),
+                    interval(site, run, run.last, "knn"),
+                    "in training",
+                )
+            )
         elif there and last(run).is_file():
             probe = measure(f"{name_of(run)}/knn", run, last(run))
-            rows.append((STARTS[start], probe.value("knn"), between(probe), "by this report, from last.pt"))
+            rows.append(
+                (STARTS[start], probe.value("knn"), between(probe), "by this report, from last.pt")
+            )
         elif not there:
-            yield Gap(f"the kNN probe of the pre-training {STARTS[start]}, as the images of office are not here.", FETCH)
+            yield Gap(
+                f"the kNN probe of the pre-training {STARTS[start]}, as the images of office are not here.",
+                FETCH,
+            )
         else:
-            yield Gap(f"the kNN probe of {run.name}, as its last.pt is not here.", run.about["command"])
+            yield Gap(
+                f"the kNN probe of {run.name}, as its last.pt is not here.", run.about["command"]
+            )
     if there and rows:
         run = next(iter(runs.values()))
         probe = measure(f"p2/random_backbone_{run.about['seed']}/knn", run, None)
         rows.append(
-            (f"nothing: random weights, seed {run.about['seed']}", probe.value("knn"), between(probe), "by this report")
+            (
+                f"nothing: random weights, seed {run.about['seed']}",
+                probe.value("knn"),
+                between(probe),
+                "by this report",
+            )
         )
     if rows:
         caption = (
             f"kNN probe: office/val by the {knn.NEIGHBOURS} nearest features of office/train, nothing trained on them. "
             "The random backbone is the one that the pre-trainings of this seed began with: what they have to be above."
         )
-        yield Table(caption, ("backbone from", "accuracy", "95 % interval", "measured"), rows, tuple(runs.values()))
+        yield Table(
+            caption,
+            ("backbone from", "accuracy", "95 % interval", "measured"),
+            rows,
+            tuple(runs.values()),
+        )
 
 
 def interval(site: Site, run: RunLog, line: dict[str, Any], name: str) -> Parts:
@@ -180,7 +233,10 @@ def interval(site: Site, run: RunLog, line: dict[str, Any], name: str) -> Parts:
     right = line[name] * count
     if abs(right - round(right)) > 1e-4:
         return "-"
-    key, files = f"{run.name}/epoch_{line['epoch']:04d}/{name}_interval", [run.folder / "log.jsonl", folder / "val.csv"]
+    key, files = (
+        f"{run.name}/epoch_{line['epoch']:04d}/{name}_interval",
+        [run.folder / "log.jsonl", folder / "val.csv"],
+    )
     ends = dict(zip(("low", "high"), wilson(round(right), count), strict=True))
     return between(site.measures.of(key, files, lambda: (ends, {})))
 

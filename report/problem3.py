@@ -13,7 +13,19 @@ from core.runlog import RunLog
 from p3 import data, figures, networks
 from p3.model import ARCHITECTURES, OF_MODEL
 from report.measures import Site
-from report.page import Block, Code, Drawing, Gap, Grid, Heading, Parts, Table, Text, logged, unfinished
+from report.page import (
+    Block,
+    Code,
+    Drawing,
+    Gap,
+    Grid,
+    Heading,
+    Parts,
+    Table,
+    Text,
+    logged,
+    unfinished,
+)
 from report.problem3_masks import hardest, masks
 
 NAMES = {"A": "VGG16-FCN32s", "B": "DeepLabv3 on MobileNetV3-Large"}
@@ -31,7 +43,11 @@ def section(site: Site) -> list[Block]:
             "DeepLabv3 on MobileNetV3-Large. Where a model has several runs, the one with the best last epoch is shown, of the "
             "finished ones if there are any. So it is chosen by a validation score."
         ),
-        *(Gap(f"a run of model {model}, {name}.", MAKE[model]) for model, name in NAMES.items() if model not in runs),
+        *(
+            Gap(f"a run of model {model}, {name}.", MAKE[model])
+            for model, name in NAMES.items()
+            if model not in runs
+        ),
         *drawn(site, runs),
         *scores(site, runs),
         *training(runs),
@@ -53,12 +69,20 @@ def drawn(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
         numbers: dict[str, float] = {}
         for model, found in stages.items():
             numbers[f"{model}_parameters"] = sum(stage.parameters for stage in found)
-            numbers[f"{model}_billion_multiply_adds"] = sum(stage.multiply_adds for stage in found) / 1e9
+            numbers[f"{model}_billion_multiply_adds"] = (
+                sum(stage.multiply_adds for stage in found) / 1e9
+            )
             numbers[f"{model}_stride"] = max(stage.stride for stage in found)
             numbers[f"{model}_largest_dilation"] = max(stage.dilation for stage in found)
         with torch.device("meta"):
-            ours, published = ARCHITECTURES[OF_MODEL["B"]](), deeplabv3_mobilenet_v3_large(weights=None, weights_backbone=None)
-        numbers |= {"B_momentum": figures.momentum(ours), "published_momentum": figures.momentum(published)}
+            ours, published = (
+                ARCHITECTURES[OF_MODEL["B"]](),
+                deeplabv3_mobilenet_v3_large(weights=None, weights_backbone=None),
+            )
+        numbers |= {
+            "B_momentum": figures.momentum(ours),
+            "published_momentum": figures.momentum(published),
+        }
         for size in sizes:
             for stage in at("B", size):
                 if stage.branch and stage.dilation > 1:
@@ -83,17 +107,28 @@ def drawn(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
     }
     yield Grid(
         *(
-            Drawing(networks.drawing(found), captions[model], f"{NAMES[model]}: {', '.join(stage.name for stage in found)}")
+            Drawing(
+                networks.drawing(found),
+                captions[model],
+                f"{NAMES[model]}: {', '.join(stage.name for stage in found)}",
+            )
             for model, found in stages.items()
         )
     )
     rows: list[tuple[Parts, ...]] = [
         ("parameters", *(counted.value(f"{model}_parameters", 0) for model in NAMES)),
-        ("multiply-adds of an image, billions", *(counted.value(f"{model}_billion_multiply_adds", 1) for model in NAMES)),
+        (
+            "multiply-adds of an image, billions",
+            *(counted.value(f"{model}_billion_multiply_adds", 1) for model in NAMES),
+        ),
         ("coarsest map, stride", *(counted.value(f"{model}_stride", 0) for model in NAMES)),
         ("largest dilation", *(counted.value(f"{model}_largest_dilation", 0) for model in NAMES)),
     ]
-    momenta = (counted.value("B_momentum", 2), "; torchvision's ", counted.value("published_momentum", 2))
+    momenta = (
+        counted.value("B_momentum", 2),
+        "; torchvision's ",
+        counted.value("published_momentum", 2),
+    )
     rows.append(("least momentum of a BatchNorm", "has none", momenta))
     caption = (
         "Both networks for 7 classes. The momentum is a batch's share in the statistics that evaluation uses: with "
@@ -101,10 +136,17 @@ def drawn(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
     )
     yield Table(caption, ("", *NAMES), rows)
     rates = [stage.name for stage in stages["B"] if stage.branch and stage.dilation > 1]
-    rows = [(rate, *(counted.value(f"{rate}_taps_of_{size}".replace(" ", "_"), 2) for size in sizes)) for rate in rates]
+    rows = [
+        (rate, *(counted.value(f"{rate}_taps_of_{size}".replace(" ", "_"), 2) for size in sizes))
+        for rate in rates
+    ]
     yield Table(
         "How many of a dilated kernel's nine taps fall on the map and not on its padding, in the mean over the map, for an "
-        + (f"image and for a {crop}×{crop} crop as in the training. At a " if len(sizes) > 1 else "image. At a ")
+        + (
+            f"image and for a {crop}×{crop} crop as in the training. At a "
+            if len(sizes) > 1
+            else "image. At a "
+        )
         + "value of 1 only the kernel's centre is left: the other eight see zeros and do not learn.",
         ("branch", *(f"{size}×{size}" for size in sizes)),
         rows,
@@ -125,7 +167,10 @@ def scores(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
             lines.append((f"{model} best", model, run, run.best, "best"))
     rows: list[tuple[Parts, ...]] = []
     for name in data.CLASSES[: data.UNKNOWN]:
-        ious = (logged(run, line, f"iou_{name}") if f"iou_{name}" in line else "-" for _, _, run, line, _ in lines)
+        ious = (
+            logged(run, line, f"iou_{name}") if f"iou_{name}" in line else "-"
+            for _, _, run, line, _ in lines
+        )
         rows.append((name, *ious))
     rows.append(("mean", *(logged(run, line, "mean_iou") for _, _, run, line, _ in lines)))
     rows.append(("epoch", *(f"{line['epoch']}, {which}" for *_, line, which in lines)))
@@ -177,10 +222,14 @@ def training(runs: dict[str, RunLog]) -> Iterator[Block]:
         series = {model: run.column(name) for model, run in runs.items()}
         if name != "lr" or any(len(set(values)) > 1 for _, values in series.values()):
             figure = charts.lines(series, x="epoch", y=unit)
-            curves.append(Drawing(figure, f"{what} of {named}.", f"{what} over the epochs, {named}", every))
+            curves.append(
+                Drawing(figure, f"{what} of {named}.", f"{what} over the epochs, {named}", every)
+            )
     for model, run in runs.items():
         alt = f"IoU of the six classes over the epochs, model {model}"
-        curves.append(Drawing(figures.class_curves(run), f"IoU of each class, model {model}.", alt, (run,)))
+        curves.append(
+            Drawing(figures.class_curves(run), f"IoU of each class, model {model}.", alt, (run,))
+        )
     yield Grid(*curves)
     columns = [recipe_of(run) for run in every]
     rows = [(name, *(column[name] for column in columns)) for name in columns[0]]
@@ -200,12 +249,19 @@ def recipe_of(run: RunLog) -> dict[str, Parts]:
         "epochs": f"{run.last['epoch']} of {recipe['epochs']}",
         "patience": str(recipe["patience"] or "none"),
         "batch": str(recipe["batch_size"]),
-        "seen of an image": f"{recipe['crop']}×{recipe['crop']} at random" if recipe["crop"] else "all of it",
+        "seen of an image": f"{recipe['crop']}×{recipe['crop']} at random"
+        if recipe["crop"]
+        else "all of it",
         "symmetries": symmetry.get(recipe["symmetry"], recipe["symmetry"]),
-        "jitter: brightness, contrast, saturation, hue": ", ".join(f"{part:g}" for part in recipe["jitter"]),
-        "pixels of class unknown": "left out of the loss" if recipe["ignore_unknown"] else "in the loss",
+        "jitter: brightness, contrast, saturation, hue": ", ".join(
+            f"{part:g}" for part in recipe["jitter"]
+        ),
+        "pixels of class unknown": "left out of the loss"
+        if recipe["ignore_unknown"]
+        else "in the loss",
         "optimiser": recipe["optimiser"],
-        "learning rate": f"{recipe['lr']:g}, " + (plateau if recipe["schedule"] == "plateau" else recipe["schedule"] + warmup),
+        "learning rate": f"{recipe['lr']:g}, "
+        + (plateau if recipe["schedule"] == "plateau" else recipe["schedule"] + warmup),
         "weight decay": f"{recipe['weight_decay']:g}{'' if recipe['decay_vectors'] else ', matrices only'}",
         "averaged weights": f"decay {recipe['average']:g}" if recipe["average"] else "no",
         "mirrored at test": "yes" if recipe["flip_test"] else "no",

@@ -25,11 +25,16 @@ def masks(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
     folder = site.data / "p3_data" / "validation"
     paths = {name: folder / f"{name}_sat.jpg" for name in site.images}
     there = {
-        name: path for name, path in paths.items() if path.is_file() and path.with_name(data.mask_name(path.name)).is_file()
+        name: path
+        for name, path in paths.items()
+        if path.is_file() and path.with_name(data.mask_name(path.name)).is_file()
     }
     absent = [name for name in paths if name not in there]
     if absent:
-        yield Gap(f"the masks of validation {', '.join(absent)}, as image or mask is not in {folder}.", FETCH)
+        yield Gap(
+            f"the masks of validation {', '.join(absent)}, as image or mask is not in {folder}.",
+            FETCH,
+        )
     if there:
         yield Text(
             "Validation images, their true masks, and the masks that the checkpoints of up to three epochs give, in float32. "
@@ -39,33 +44,58 @@ def masks(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
     for model in sorted(runs, reverse=True):  # B first: the original report shows it
         run, stages = runs[model], runs[model].stages()
         if not stages:
-            yield Gap(f"masks by model {model}: {run.name} is here without its checkpoints.", run.about["command"])
+            yield Gap(
+                f"masks by model {model}: {run.name} is here without its checkpoints.",
+                run.about["command"],
+            )
         elif there:
             yield from staged(site, model, run, stages, there)
 
 
-def staged(site: Site, model: str, run: RunLog, stages: dict[int, Path], paths: dict[str, Path]) -> Iterator[Block]:
+def staged(
+    site: Site, model: str, run: RunLog, stages: dict[int, Path], paths: dict[str, Path]
+) -> Iterator[Block]:
     """The layers of every image, and what became of its pixels between the first stage and the last."""
     found = {}
     for epoch, file in stages.items():
-        predict = cache(lambda file=file: inference.predictor(file, site.where))  # loaded only if a mask is not there yet
+        predict = cache(
+            lambda file=file: inference.predictor(file, site.where)
+        )  # loaded only if a mask is not there yet
         for name, path in paths.items():
-            found[name, epoch] = masked(site, f"{run.name}/epoch_{epoch:04d}/mask_{name}", file, path, predict)
+            found[name, epoch] = masked(
+                site, f"{run.name}/epoch_{epoch:04d}/mask_{name}", file, path, predict
+            )
     lines = {line["epoch"]: line for line in run.history}
     of_set: list[Part] = [f"Model {model} over the whole validation set, as logged:"]
     for epoch in stages:
-        of_set += [f"{' ' if epoch == min(stages) else ', '}epoch {epoch} mean IoU ", logged(run, lines[epoch], "mean_iou")]
-    original = " The original report has 0.5775, 0.6537 and 0.7166 at the three stages of its model B."
+        of_set += [
+            f"{' ' if epoch == min(stages) else ', '}epoch {epoch} mean IoU ",
+            logged(run, lines[epoch], "mean_iou"),
+        ]
+    original = (
+        " The original report has 0.5775, 0.6537 and 0.7166 at the three stages of its model B."
+    )
     yield Text(*of_set, ".", *([original] if model == "B" else []))
     first, last = min(stages), max(stages)
     shares = {name: changed(site, run, stages, path, name, found) for name, path in paths.items()}
     yield Grid(
         *(
-            layers(model, run, name, path, {epoch: found[name, epoch] for epoch in stages}, shares[name])
+            layers(
+                model,
+                run,
+                name,
+                path,
+                {epoch: found[name, epoch] for epoch in stages},
+                shares[name],
+            )
             for name, path in paths.items()
         )
     )
-    kinds = [kind for kind in predictions.CHANGES if any(one.numbers[key(kind)] for one in shares.values())]
+    kinds = [
+        kind
+        for kind in predictions.CHANGES
+        if any(one.numbers[key(kind)] for one in shares.values())
+    ]
     yield Table(
         f"Model {model}, shares of each image's pixels: right or wrong at epoch {first}"
         + (f" and at epoch {last}." if last > first else ", the only one that is kept."),
@@ -75,7 +105,9 @@ def staged(site: Site, model: str, run: RunLog, stages: dict[int, Path], paths: 
     )
 
 
-def masked(site: Site, name: str, file: Path, path: Path, predict: Callable[[], Predictor]) -> Measured:
+def masked(
+    site: Site, name: str, file: Path, path: Path, predict: Callable[[], Predictor]
+) -> Measured:
     """The mask that a checkpoint gives an image, and its scores."""
 
     def compute() -> tuple[dict[str, float], dict[str, np.ndarray]]:
@@ -87,21 +119,34 @@ def masked(site: Site, name: str, file: Path, path: Path, predict: Callable[[], 
 
 
 def changed(
-    site: Site, run: RunLog, stages: dict[int, Path], path: Path, name: str, found: dict[tuple[str, int], Measured]
+    site: Site,
+    run: RunLog,
+    stages: dict[int, Path],
+    path: Path,
+    name: str,
+    found: dict[tuple[str, int], Measured],
 ) -> Measured:
     """The share of an image's pixels of each of ``predictions.CHANGES``, and the map of them."""
     first, last = min(stages), max(stages)
 
     def compute() -> tuple[dict[str, float], dict[str, np.ndarray]]:
         _, truth = predictions.read_pair(path)
-        which = predictions.changes(truth, found[name, first].arrays["mask"], found[name, last].arrays["mask"])
-        return {key(kind): np.mean(which == index) for index, kind in enumerate(predictions.CHANGES)}, {"changes": which}
+        which = predictions.changes(
+            truth, found[name, first].arrays["mask"], found[name, last].arrays["mask"]
+        )
+        return {
+            key(kind): np.mean(which == index) for index, kind in enumerate(predictions.CHANGES)
+        }, {"changes": which}
 
     files = [stages[first], stages[last], path, path.with_name(data.mask_name(path.name))]
-    return site.measures.of(f"{run.name}/epochs_{first:04d}_{last:04d}/changes_{name}", files, compute)
+    return site.measures.of(
+        f"{run.name}/epochs_{first:04d}_{last:04d}/changes_{name}", files, compute
+    )
 
 
-def layers(model: str, run: RunLog, name: str, path: Path, found: dict[int, Measured], change: Measured) -> Layers:
+def layers(
+    model: str, run: RunLog, name: str, path: Path, found: dict[int, Measured], change: Measured
+) -> Layers:
     """Image, truth, the mask of each epoch, and what changed."""
     image, truth = predictions.read_pair(path)
     drawn = {"image": image, "truth": data.colours_of(truth)}
@@ -117,7 +162,10 @@ def layers(model: str, run: RunLog, name: str, path: Path, found: dict[int, Meas
     drawn["errors"] = figures.change_map(which)
     occurring = np.unique(np.concatenate([truth, *(one.arrays["mask"] for one in found.values())]))
     legend = {data.CLASSES[index]: figures.hexadecimal(data.COLOURS[index]) for index in occurring}
-    legend |= {f"errors: {predictions.CHANGES[index]}": figures.CHANGE_COLOURS[index] for index in np.unique(which)}
+    legend |= {
+        f"errors: {predictions.CHANGES[index]}": figures.CHANGE_COLOURS[index]
+        for index in np.unique(which)
+    }
     return Layers(drawn, tuple(caption), f"Validation {name}", (run,), legend)
 
 
@@ -127,17 +175,25 @@ def hardest(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
         return
     model = "B" if "B" in runs else "A"
     run, folder = runs[model], site.data / "p3_data" / "validation"
-    known = {name: run.last[f"iou_{name}"] for name in data.CLASSES[: data.UNKNOWN] if f"iou_{name}" in run.last}
+    known = {
+        name: run.last[f"iou_{name}"]
+        for name in data.CLASSES[: data.UNKNOWN]
+        if f"iou_{name}" in run.last
+    }
     hard = min(known, key=known.__getitem__)
     yield Heading("The hardest class", 3)
-    said: list[Part] = [f"Model {model} finds {hard} hardest: in its last epoch's log that class has the lowest IoU, "]
+    said: list[Part] = [
+        f"Model {model} finds {hard} hardest: in its last epoch's log that class has the lowest IoU, "
+    ]
     said += [logged(run, run.last, f"iou_{hard}"), "."]
     file = run.checkpoints().get(run.last["epoch"])
     if file is None or not folder.is_dir():
         yield Text(*said)
         what = f"the confusion matrix of model {model}"
         if file is None:
-            yield Gap(f"{what}: {run.name} is here without its last checkpoint.", run.about["command"])
+            yield Gap(
+                f"{what}: {run.name} is here without its last checkpoint.", run.about["command"]
+            )
         if not folder.is_dir():
             yield Gap(f"{what}: there is no folder {folder}.", FETCH)
         return
@@ -153,10 +209,16 @@ def hardest(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
                 numbers[f"precision_of_{name}"] = counts[true, true] / counts[:, true].sum()
             for other, part in zip(data.CLASSES, predictions.rows_of(counts)[true], strict=True):
                 numbers[f"{name}_as_{other}"] = part
-        numbers |= {f"iou_{name}": iou for name, iou in zip(data.CLASSES, ious, strict=False) if not math.isnan(iou)}
+        numbers |= {
+            f"iou_{name}": iou
+            for name, iou in zip(data.CLASSES, ious, strict=False)
+            if not math.isnan(iou)
+        }
         return numbers, {"counts": counts}
 
-    measured = site.measures.of(f"{run.name}/epoch_{run.last['epoch']:04d}/confusion", [file, folder], compute)
+    measured = site.measures.of(
+        f"{run.name}/epoch_{run.last['epoch']:04d}/confusion", [file, folder], compute
+    )
     yield Text(*said, *taken_for(hard, measured))
     bf16 = (
         " (logged in training, where the machine may have computed in bfloat16: "
@@ -170,14 +232,22 @@ def hardest(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
     )  # fmt: skip
     caption = "Per cent of each true class's pixels (a row) by the class predicted. A dot: less than half a per cent."
     figure = figures.matrix(predictions.rows_of(measured.arrays["counts"]))
-    yield Drawing(figure, caption, f"Confusion matrix of model {model} over the validation images", (run,))
+    yield Drawing(
+        figure, caption, f"Confusion matrix of model {model} over the validation images", (run,)
+    )
 
 
 def taken_for(hard: str, measured: Measured) -> Parts:
     """Sentences about where the pixels of the class ``hard`` went."""
-    ways = {other: measured.numbers[f"{hard}_as_{other}"] for other in data.CLASSES if other != hard}
+    ways = {
+        other: measured.numbers[f"{hard}_as_{other}"] for other in data.CLASSES if other != hard
+    }
     order = sorted((other for other in ways if ways[other] > 0), key=lambda other: -ways[other])[:3]
-    said: list[Part] = [" Of all validation pixels the share ", measured.value(f"share_of_{hard}", 3), f" is {hard}. Of these "]
+    said: list[Part] = [
+        " Of all validation pixels the share ",
+        measured.value(f"share_of_{hard}", 3),
+        f" is {hard}. Of these ",
+    ]
     said += [measured.value(f"{hard}_as_{hard}", 3), " are found"]
     for index, other in enumerate(order):
         said += [
@@ -188,7 +258,11 @@ def taken_for(hard: str, measured: Measured) -> Parts:
         ]
     said.append(".")
     if f"precision_of_{hard}" in measured.numbers:
-        said += [f" Of the pixels predicted as {hard}, ", measured.value(f"precision_of_{hard}", 3), " are it."]
+        said += [
+            f" Of the pixels predicted as {hard}, ",
+            measured.value(f"precision_of_{hard}", 3),
+            " are it.",
+        ]
     return tuple(said)
 
 

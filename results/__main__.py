@@ -25,10 +25,17 @@ def glance(folder: Path = Path(__file__).parent) -> str:
     """
     logs = read_all(folder)
     runs = shown(logs)
-    rows = ["| what | original report | here, last epoch | best epoch | run |", "| --- | --- | --- | --- | --- |"]
+    rows = [
+        "| what | original report | here, last epoch | best epoch | run |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     for row, (what, original) in ROWS.items():
         run = runs.get(row)
-        cells = (scored(run, run.last), scored(run, run.best), run.name) if run else (missing(row, runs)[0], "", "")
+        cells = (
+            (scored(run, run.last), scored(run, run.best), run.name)
+            if run
+            else (missing(row, runs)[0], "", "")
+        )
         rows.append(f"| {' | '.join((what, original, *cells))} |")
     return "\n".join([*rows, *(["", rules] if (rules := choice(logs)) else [])])
 
@@ -62,7 +69,9 @@ def differences(file: Path = Path(__file__).parent / "measures.json") -> str:
     for key, measured in json.loads(file.read_text()).items():
         if compared := re.fullmatch(r"p2_(.)_.*/minus_p2_(.)_.*", key):
             points, low, high = (measured["numbers"][name] for name in ("points", "low", "high"))
-            rows.append(f"| {compared[1]} - {compared[2]} | {points:+.1f} | {low:+.1f} to {high:+.1f} |")
+            rows.append(
+                f"| {compared[1]} - {compared[2]} | {points:+.1f} | {low:+.1f} to {high:+.1f} |"
+            )
     return "\n".join(rows)
 
 

@@ -16,7 +16,9 @@ from demo.draw import Parameters, draw_all
 
 ROOT = Path(__file__).resolve().parents[1]
 HALF = (0.5, 0.5, 0.5)
-TINY = Parameters(p1_train=1, p1_val=1, p2_unlabelled=9, p2_train=1, p2_val=1, p3_train=5, p3_val=2, size=64)
+TINY = Parameters(
+    p1_train=1, p1_val=1, p2_unlabelled=9, p2_train=1, p2_val=1, p3_train=5, p3_val=2, size=64
+)
 
 
 @pytest.fixture
@@ -59,10 +61,18 @@ def tiny(tmp_path_factory):
 
 def varied(network, size):
     """Give a random network the BatchNorm statistics and the even logits without which one class wins everywhere."""
-    momenta = {module: module.momentum for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)}
+    momenta = {
+        module: module.momentum
+        for module in network.modules()
+        if isinstance(module, torch.nn.BatchNorm2d)
+    }
     images = torch.rand(8, 3, 5, 5, generator=torch.Generator().manual_seed(0)) * 2 - 1
     images = torch.nn.functional.interpolate(images, size, mode="bicubic")
-    *_, last = (module for module in network.modules() if isinstance(module, torch.nn.Linear | torch.nn.Conv2d))
+    *_, last = (
+        module
+        for module in network.modules()
+        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d)
+    )
     with torch.no_grad():
         for module in momenta:
             module.momentum = 1.0
@@ -77,7 +87,17 @@ def random_checkpoint(path, problem, architecture, network, classes, size):
     checkpoint.save(
         path,
         checkpoint.Checkpoint(
-            problem, architecture, classes, size, HALF, HALF, False, {"name": "random"}, {}, {"epoch": 0}, network.state_dict()
+            problem,
+            architecture,
+            classes,
+            size,
+            HALF,
+            HALF,
+            False,
+            {"name": "random"},
+            {},
+            {"epoch": 0},
+            network.state_dict(),
         ),
     )
     return path
@@ -99,7 +119,14 @@ def p2_checkpoint(tmp_path_factory):
 
     torch.manual_seed(3)  # whose answers to the images below differ clearly
     path = tmp_path_factory.mktemp("p2") / "random.pt"
-    return random_checkpoint(path, "p2", model.ARCHITECTURE, varied(model.Classifier(3), 128), ("Couch", "Lamp", "Pen"), 128)
+    return random_checkpoint(
+        path,
+        "p2",
+        model.ARCHITECTURE,
+        varied(model.Classifier(3), 128),
+        ("Couch", "Lamp", "Pen"),
+        128,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -108,7 +135,9 @@ def p3_checkpoint(tmp_path_factory):
 
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("p3") / "random.pt"
-    return random_checkpoint(path, "p3", model.OF_MODEL["B"], varied(model.DeepLabv3(), 64), data.CLASSES, None)
+    return random_checkpoint(
+        path, "p3", model.OF_MODEL["B"], varied(model.DeepLabv3(), 64), data.CLASSES, None
+    )
 
 
 def draw(path, width, height, seed):
@@ -134,7 +163,9 @@ def p2_images(tmp_path):
     for i in range(5):
         draw(folder / f"{i:04d}.jpg", 90 + 50 * i, 300 - 40 * i, i)
     table = tmp_path / "test.csv"
-    table.write_text("id,filename,label\n7,0003.jpg,None\n1,0000.jpg,None\n0,0004.jpg,None\n12,0001.jpg,None\n")
+    table.write_text(
+        "id,filename,label\n7,0003.jpg,None\n1,0000.jpg,None\n0,0004.jpg,None\n12,0001.jpg,None\n"
+    )
     return table, folder
 
 

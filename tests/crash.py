@@ -23,13 +23,26 @@ from core.cli import InputError, entry, positive
 from demo.draw import Parameters, draw_all
 
 ROOT = Path(__file__).resolve().parents[1]
-DRAWING = Parameters(p1_train=2, p1_val=1, p2_unlabelled=24, p2_train=1, p2_val=1, p3_train=8, p3_val=2, size=64)
+DRAWING = Parameters(
+    p1_train=2, p1_val=1, p2_unlabelled=24, p2_train=1, p2_val=1, p3_train=8, p3_val=2, size=64
+)
 VOLATILE = ("seconds", "command")
 SHARED = ("--device", "cpu", "--save-minutes", "0")  # saves after every step
 LOOPS = {
     "p1": ("p1.train", "p1_data", "--recipe", "hour", "--epochs", "3", "--batch-size", "20"),
     "byol": ("p2.pretrain", "p2_data", "--recipe", "hour", "--epochs", "2", "--batch-size", "8"),
-    "p2": ("p2.train", "p2_data", "--recipe", "hour", "--setting", "A", "--epochs", "2", "--batch-size", "16"),
+    "p2": (
+        "p2.train",
+        "p2_data",
+        "--recipe",
+        "hour",
+        "--setting",
+        "A",
+        "--epochs",
+        "2",
+        "--batch-size",
+        "16",
+    ),
     "p3": ("p3.train", "p3_data", "--recipe", "report", "--epochs", "4", "--batch-size", "2"),
 }
 
@@ -69,20 +82,35 @@ def hold(loop: str, folder: Path, kills: int, moments: random.Random) -> int:
                 return 0
             shutil.rmtree(broken)
             if from_the_start:
-                length = min(length, time.monotonic() - began)  # the machine was busier when it was measured
+                length = min(
+                    length, time.monotonic() - began
+                )  # the machine was busier when it was measured
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
             done += 1
     finish(begin(loop, folder, broken))
     difference = differing(unbroken, broken)
-    print(f"{loop}: {done} kills, {difference or 'the end is bit-identical'} ({time.monotonic() - start:.0f} s)", flush=True)
+    print(
+        f"{loop}: {done} kills, {difference or 'the end is bit-identical'} ({time.monotonic() - start:.0f} s)",
+        flush=True,
+    )
     return 0 if difference else done
 
 
 def begin(loop: str, folder: Path, run: Path) -> subprocess.Popen:
     module, data, *flags = LOOPS[loop]
-    command = [sys.executable, "-m", module, "--data", folder / "data" / data, "--run", run, *flags, *SHARED]
+    command = [
+        sys.executable,
+        "-m",
+        module,
+        "--data",
+        folder / "data" / data,
+        "--run",
+        run,
+        *flags,
+        *SHARED,
+    ]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
@@ -99,7 +127,10 @@ def differing(unbroken: Path, broken: Path) -> str:
 
 def contents(run: Path) -> dict[str, object]:
     """All that a run has left but ``run.json``, which tells of its starts, by the files' names."""
-    files = {str(path.relative_to(run)): torch.load(path, weights_only=True) for path in run.rglob("*.pt")}
+    files = {
+        str(path.relative_to(run)): torch.load(path, weights_only=True)
+        for path in run.rglob("*.pt")
+    }
     lines = (run / "log.jsonl").read_text().splitlines()
     return files | {"log.jsonl": [json.loads(line) for line in lines]}
 
@@ -107,10 +138,20 @@ def contents(run: Path) -> dict[str, object]:
 def _differing(one: object, other: object, name: str) -> list[str]:
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
         keys = [key for key in one if key not in VOLATILE]
-        return [found for key in keys for found in _differing(one[key], other[key], f"{name}.{key}")]
+        return [
+            found for key in keys for found in _differing(one[key], other[key], f"{name}.{key}")
+        ]
     if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
-        return [found for k, pair in enumerate(zip(one, other, strict=True)) for found in _differing(*pair, f"{name}.{k}")]
-    same = torch.equal(one, other) if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor) else one == other
+        return [
+            found
+            for k, pair in enumerate(zip(one, other, strict=True))
+            for found in _differing(*pair, f"{name}.{k}")
+        ]
+    same = (
+        torch.equal(one, other)
+        if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor)
+        else one == other
+    )
     return [] if same else [f"{name} differs"]
 
 

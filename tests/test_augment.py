@@ -57,7 +57,10 @@ def test_window_equals_pad_and_crop_inside_partly_outside_and_wholly_outside(siz
     images = bytes_of(photos(channels=channels))
     top, left = torch.tensor([0, -3, 12, 4, -30, 17]), torch.tensor([0, 5, -8, 20, 2, 23])
     theirs = one_by_one(
-        images, lambda image, i: F.crop(F.pad(image, [50], fill=fill), int(top[i]) + 50, int(left[i]) + 50, *size)
+        images,
+        lambda image, i: F.crop(
+            F.pad(image, [50], fill=fill), int(top[i]) + 50, int(left[i]) + 50, *size
+        ),
     )
     assert torch.equal(augment.window(images, top, left, size, fill), theirs)
 
@@ -65,7 +68,12 @@ def test_window_equals_pad_and_crop_inside_partly_outside_and_wholly_outside(siz
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_window_keeps_the_dtype_and_gives_channels_last(layout):
     for images in (photos(), bytes_of(photos(channels=4))):
-        cut = augment.window(images.contiguous(memory_format=layout), torch.zeros(6).long(), torch.zeros(6).long(), (8, 9))
+        cut = augment.window(
+            images.contiguous(memory_format=layout),
+            torch.zeros(6).long(),
+            torch.zeros(6).long(),
+            (8, 9),
+        )
         assert cut.shape == (6, images.shape[1], 8, 9) and cut.dtype == images.dtype
         assert cut.is_contiguous(memory_format=torch.channels_last)
 
@@ -73,9 +81,17 @@ def test_window_keeps_the_dtype_and_gives_channels_last(layout):
 @pytest.mark.parametrize("channels", [3, 4])
 def test_flip_mirrors_the_chosen_images_only(channels):
     images = bytes_of(photos(4, channels=channels))
-    horizontal, vertical = torch.tensor([True, False, True, False]), torch.tensor([False, True, True, False])
+    horizontal, vertical = (
+        torch.tensor([True, False, True, False]),
+        torch.tensor([False, True, True, False]),
+    )
     theirs = torch.stack(
-        [F.horizontal_flip(images[0]), F.vertical_flip(images[1]), F.vertical_flip(F.horizontal_flip(images[2])), images[3]]
+        [
+            F.horizontal_flip(images[0]),
+            F.vertical_flip(images[1]),
+            F.vertical_flip(F.horizontal_flip(images[2])),
+            images[3],
+        ]
     )
     assert torch.equal(augment.flip(images, horizontal, vertical), theirs)
     assert torch.equal(augment.flip(images, horizontal)[1], images[1])
@@ -96,7 +112,9 @@ def test_rotate_equals_torchvision_but_for_ties(height, width):
 def test_rotate_turns_counter_clockwise():
     images = photos(1, 16, 16).repeat(2, 1, 1, 1)
     left, right = augment.rotate(images, torch.tensor([90.0, -90.0]))
-    assert torch.equal(left, images[0].rot90(1, (1, 2))) and torch.equal(right, images[0].rot90(-1, (1, 2)))
+    assert torch.equal(left, images[0].rot90(1, (1, 2))) and torch.equal(
+        right, images[0].rot90(-1, (1, 2))
+    )
 
 
 IGNORED = (0, 0, 0, 6)  # outside an image that has its mask as fourth channel
@@ -124,13 +142,22 @@ def test_a_crop_of_a_padded_image_and_its_mask_is_black_and_ignored_outside():
     assert outside.any((1, 2)).float().mean() > 0.9
 
 
-BOXES = [(0, 0, 33, 47), (3, 5, 20, 30), (10, 2, 5, 7), (32, 46, 1, 1), (0, 10, 33, 4), (7, 0, 9, 47)]
+BOXES = [
+    (0, 0, 33, 47),
+    (3, 5, 20, 30),
+    (10, 2, 5, 7),
+    (32, 46, 1, 1),
+    (0, 10, 33, 4),
+    (7, 0, 9, 47),
+]
 
 
 @pytest.mark.parametrize("size", [4, 8, 19, 64])
 def test_resized_crop_equals_torchvision_smaller_and_larger(size):
     images = photos(len(BOXES), 33, 47)
-    theirs = one_by_one(images, lambda image, i: F.resized_crop(image, *BOXES[i], [size, size], antialias=True))
+    theirs = one_by_one(
+        images, lambda image, i: F.resized_crop(image, *BOXES[i], [size, size], antialias=True)
+    )
     ours = augment.resized_crop(images, *torch.tensor(BOXES).T, size)
     close(ours, theirs)
     assert ours.is_contiguous(memory_format=torch.channels_last) and ours.dtype == torch.float32
@@ -140,24 +167,37 @@ def test_resized_crop_equals_torchvision_smaller_and_larger(size):
 def test_the_mask_of_a_resized_crop_is_torchvisions_nearest_one(size):
     masks = bytes_of(photos(len(BOXES), 33, 47, channels=1)) % 7
     nearest = F.InterpolationMode.NEAREST
-    theirs = one_by_one(masks, lambda mask, i: F.resized_crop(mask, *BOXES[i], [size, size], interpolation=nearest))
+    theirs = one_by_one(
+        masks, lambda mask, i: F.resized_crop(mask, *BOXES[i], [size, size], interpolation=nearest)
+    )
     ours = augment.resized_crop_nearest(masks, *torch.tensor(BOXES).T, size)
     assert torch.equal(ours, theirs) and ours.dtype == torch.uint8
 
 
 def test_an_image_and_its_mask_are_cut_by_one_box():
-    blocks = torch.arange(6).view(2, 3).repeat_interleave(16, 0).repeat_interleave(16, 1)  # large areas of one class each
+    blocks = (
+        torch.arange(6).view(2, 3).repeat_interleave(16, 0).repeat_interleave(16, 1)
+    )  # large areas of one class each
     masks = blocks.to(torch.uint8).expand(8, 1, -1, -1)
     box = augment.random_box(masks, rng())
-    image, mask = augment.resized_crop(masks.float(), *box, 16), augment.resized_crop_nearest(masks, *box, 16)
+    image, mask = (
+        augment.resized_crop(masks.float(), *box, 16),
+        augment.resized_crop_nearest(masks, *box, 16),
+    )
     assert len({tuple(values) for values in torch.stack(box, 1).tolist()}) == 8, "a box each"
-    assert ((image - mask).abs() < 0.5).float().mean() > 0.85  # but at the areas' borders, which the one blurs
+    assert (
+        (image - mask).abs() < 0.5
+    ).float().mean() > 0.85  # but at the areas' borders, which the one blurs
 
 
 def test_resized_crop_of_a_box_of_the_size_asked_for_is_a_crop():
     images = photos(2, 20, 20)
     box = torch.tensor([[3, 4, 8, 8], [0, 12, 8, 8]]).T
-    close(augment.resized_crop(images, *box, 8), augment.window(images, box[0], box[1], (8, 8)), atol=1e-6)
+    close(
+        augment.resized_crop(images, *box, 8),
+        augment.window(images, box[0], box[1], (8, 8)),
+        atol=1e-6,
+    )
 
 
 FACTORS = torch.tensor([0.0, 0.3, 0.8, 1.0, 1.4, 2.5])
@@ -173,13 +213,17 @@ FACTORS = torch.tensor([0.0, 0.3, 0.8, 1.0, 1.4, 2.5])
 )
 def test_adjustments_equal_torchvision(ours, theirs):
     images = photos()
-    close(ours(images, FACTORS), one_by_one(images, lambda image, i: theirs(image, FACTORS[i].item())))
+    close(
+        ours(images, FACTORS), one_by_one(images, lambda image, i: theirs(image, FACTORS[i].item()))
+    )
 
 
 def test_adjust_hue_equals_torchvision_greys_and_ties_of_channels_included():
     shifts = torch.tensor([-0.5, -0.2, 0.0, 0.1, 0.33, 0.5])
     images = photos()
-    corners = torch.tensor(list(itertools.product((0.0, 0.25, 1.0), repeat=3)))  # black, greys, white, pure and mixed colours
+    corners = torch.tensor(
+        list(itertools.product((0.0, 0.25, 1.0), repeat=3))
+    )  # black, greys, white, pure and mixed colours
     images[:, :, 0, :23], images[:, :, 1, :4] = corners[:23].T, corners[23:].T
     ours = augment.adjust_hue(images, shifts)
     close(ours, one_by_one(images, lambda image, i: F.adjust_hue(image, shifts[i].item())))
@@ -196,7 +240,9 @@ def test_colour_jitter_applies_each_images_own_factors_in_its_own_order():
     images = photos(len(orders), 9, 11)
     factors = torch.rand(len(orders), 4, generator=rng(1)) + 0.5
     factors[:, 3] -= 1
-    factors[:4] = factors[:4].masked_fill(torch.eye(4, dtype=torch.bool), 1.0)  # and some that leave the image as it is
+    factors[:4] = factors[:4].masked_fill(
+        torch.eye(4, dtype=torch.bool), 1.0
+    )  # and some that leave the image as it is
     factors[3, 3] = 0.0
     theirs = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)
 
@@ -213,7 +259,9 @@ def test_colour_jitter_applies_each_images_own_factors_in_its_own_order():
 def test_blur_equals_torchvision_at_each_images_own_sigma(size, layout):
     sigma = torch.tensor([0.1, 0.5, 1.0, 1.7, 2.0, 5.0])
     images = photos()
-    theirs = one_by_one(images, lambda image, i: F.gaussian_blur(image, [size, size], [sigma[i].item()] * 2))
+    theirs = one_by_one(
+        images, lambda image, i: F.gaussian_blur(image, [size, size], [sigma[i].item()] * 2)
+    )
     close(augment.blur(images.contiguous(memory_format=layout), sigma, size), theirs)
 
 
@@ -222,12 +270,16 @@ def test_solarize_equals_torchvision_in_the_chosen_images(threshold):
     images = photos()
     images[:, :, 0, 0] = threshold  # which itself is inverted
     chosen = torch.tensor([True, False] * 3)
-    theirs = one_by_one(images, lambda image, i: F.solarize(image, threshold) if chosen[i] else image)
+    theirs = one_by_one(
+        images, lambda image, i: F.solarize(image, threshold) if chosen[i] else image
+    )
     assert torch.equal(augment.solarize(images, chosen, threshold), theirs)
 
 
 # Inside, over each border, of one pixel, of no height, of the whole image.
-ERASED = torch.tensor([(3, 5, 4, 9), (10, 17, 20, 20), (0, 0, 1, 1), (4, 4, 0, 7), (16, 22, 1, 1), (0, 0, 17, 23)]).T
+ERASED = torch.tensor(
+    [(3, 5, 4, 9), (10, 17, 20, 20), (0, 0, 1, 1), (4, 4, 0, 7), (16, 22, 1, 1), (0, 0, 17, 23)]
+).T
 
 
 @pytest.mark.parametrize("value", [0, 0.25, (0.1, 0.2, 0.3)])
@@ -246,7 +298,9 @@ def test_erase_keeps_bytes_bytes_and_takes_a_value_a_channel():
     ours = augment.erase(images, *ERASED, (7, 0, 255, 6))
     fill = torch.tensor([7, 0, 255, 6], dtype=torch.uint8).view(4, 1, 1)
     assert ours.dtype == torch.uint8
-    assert torch.equal(ours, one_by_one(images, lambda image, i: F.erase(image, *ERASED[:, i].tolist(), fill)))
+    assert torch.equal(
+        ours, one_by_one(images, lambda image, i: F.erase(image, *ERASED[:, i].tolist(), fill))
+    )
 
 
 # --- what all random operations promise -------------------------------------------------------------------------------
@@ -308,7 +362,9 @@ def test_operations_that_move_pixels_take_bytes_and_move_a_mask_along(name):
     moved = RANDOM[name](torch.cat([images, images[:, :1]], 1), rng())
     assert moved.dtype == torch.uint8 and moved.shape == (16, 4, 16, 16)
     assert torch.equal(moved[:, 3], moved[:, 0]), "the fourth channel moves with the first"
-    assert torch.equal(moved[:, :3], RANDOM[name](images, rng())), "and the others as they would without it"
+    assert torch.equal(moved[:, :3], RANDOM[name](images, rng())), (
+        "and the others as they would without it"
+    )
 
 
 # --- what each of them draws ------------------------------------------------------------------------------------------
@@ -338,7 +394,9 @@ def test_random_flip_mirrors_about_half():
 
 def test_random_symmetry_gives_all_eight_evenly_and_nothing_else():
     image = bytes_of(photos(1, 8, 8, channels=4))
-    eight = torch.cat([turned.rot90(k, (2, 3)) for turned in (image, image.flip(3)) for k in range(4)]).flatten(1)
+    eight = torch.cat(
+        [turned.rot90(k, (2, 3)) for turned in (image, image.flip(3)) for k in range(4)]
+    ).flatten(1)
     drawn = augment.random_symmetry(image.repeat(1600, 1, 1, 1), rng()).flatten(1)
     matches = (drawn[:, None] == eight).all(2)
     assert (matches.sum(1) == 1).all()
@@ -347,7 +405,9 @@ def test_random_symmetry_gives_all_eight_evenly_and_nothing_else():
 
 def test_random_symmetry_only_permutes_pixels():
     images = bytes_of(photos(32, 16, 16))
-    assert torch.equal(augment.random_symmetry(images, rng()).flatten(2).sort(2)[0], images.flatten(2).sort(2)[0])
+    assert torch.equal(
+        augment.random_symmetry(images, rng()).flatten(2).sort(2)[0], images.flatten(2).sort(2)[0]
+    )
 
 
 def test_random_rotation_draws_evenly_to_both_sides(monkeypatch):
@@ -364,20 +424,37 @@ def test_random_resized_crop_draws_boxes_as_torchvision_does(monkeypatch):
     augment.random_resized_crop(torch.empty(3000, 3, height, width), 64, rng(), scale, ratio)
     *box, size = calls[0]
     top, left, h, w = box
-    assert size == 64 and all(value.dtype == torch.int64 and value.shape == (3000,) for value in box)
-    assert (top >= 0).all() and (left >= 0).all() and (top + h <= height).all() and (left + w <= width).all()
+    assert size == 64 and all(
+        value.dtype == torch.int64 and value.shape == (3000,) for value in box
+    )
+    assert (
+        (top >= 0).all()
+        and (left >= 0).all()
+        and (top + h <= height).all()
+        and (left + w <= width).all()
+    )
     share, aspect = h * w / (height * width), w / h
-    assert share.min() > scale[0] - 0.02 and share.max() < scale[1] + 0.02  # sides are rounded to pixels
+    assert (
+        share.min() > scale[0] - 0.02 and share.max() < scale[1] + 0.02
+    )  # sides are rounded to pixels
     assert aspect.min() > ratio[0] - 0.03 and aspect.max() < ratio[1] + 0.06
     image = torch.empty(3, height, width)
-    theirs = torch.tensor([RandomResizedCrop.get_params(image, list(scale), list(ratio)) for _ in range(3000)])
-    for mine, yours in zip(box, theirs.T, strict=True):  # top, left, height, width: the same quartiles
+    theirs = torch.tensor(
+        [RandomResizedCrop.get_params(image, list(scale), list(ratio)) for _ in range(3000)]
+    )
+    for mine, yours in zip(
+        box, theirs.T, strict=True
+    ):  # top, left, height, width: the same quartiles
         quartiles = torch.tensor([0.25, 0.5, 0.75])
-        assert (mine.float().quantile(quartiles) - yours.float().quantile(quartiles)).abs().max() < 4
+        assert (
+            mine.float().quantile(quartiles) - yours.float().quantile(quartiles)
+        ).abs().max() < 4
 
 
 @pytest.mark.parametrize(("height", "width"), [(10, 100), (100, 10), (20, 20), (15, 16)])
-def test_random_resized_crop_takes_the_largest_central_box_where_none_fits_as_torchvision_does(monkeypatch, height, width):
+def test_random_resized_crop_takes_the_largest_central_box_where_none_fits_as_torchvision_does(
+    monkeypatch, height, width
+):
     scale, ratio = (1.5, 2.0), (3 / 4, 4 / 3)  # more area than there is: no try can succeed
     calls = catch(monkeypatch, "resized_crop")
     augment.random_resized_crop(torch.empty(3, 1, height, width), 8, rng(), scale, ratio)
@@ -385,16 +462,22 @@ def test_random_resized_crop_takes_the_largest_central_box_where_none_fits_as_to
     assert [tuple(box) for box in torch.stack(calls[0][:4], 1).tolist()] == [theirs] * 3
 
 
-def test_random_jitter_draws_factors_in_range_orders_of_all_kinds_and_leaves_the_rest_alone(monkeypatch):
+def test_random_jitter_draws_factors_in_range_orders_of_all_kinds_and_leaves_the_rest_alone(
+    monkeypatch,
+):
     calls = catch(monkeypatch, "colour_jitter")
     augment.random_jitter(torch.empty(4000, 3, 1, 1), (0.4, 1.5, 0.2, 0.1), rng(), p=0.7)
     ((factors, order),) = calls
     alone = (factors == torch.tensor([1.0, 1.0, 1.0, 0.0])).all(1)
     assert 0.27 < alone.float().mean() < 0.33
     low, high = factors[~alone].amin(0), factors[~alone].amax(0)
-    close(low, torch.tensor([0.6, 0.0, 0.8, -0.1]), atol=0.01)  # a factor is never below 0, as in torchvision
+    close(
+        low, torch.tensor([0.6, 0.0, 0.8, -0.1]), atol=0.01
+    )  # a factor is never below 0, as in torchvision
     close(high, torch.tensor([1.4, 2.5, 1.2, 0.1]), atol=0.01)
-    assert (low >= torch.tensor([0.6, 0.0, 0.8, -0.1])).all() and (high <= torch.tensor([1.4, 2.5, 1.2, 0.1])).all()
+    assert (low >= torch.tensor([0.6, 0.0, 0.8, -0.1])).all() and (
+        high <= torch.tensor([1.4, 2.5, 1.2, 0.1])
+    ).all()
     orders, counts = order.unique(dim=0, return_counts=True)
     assert len(orders) == 24 and counts.min() > 4000 / 24 * 0.7
 
@@ -410,7 +493,11 @@ def test_random_blur_draws_sigmas_in_range_for_the_chosen(monkeypatch):
     augment.random_blur(torch.empty(4000, 1, 1, 1), 9, (0.1, 2.0), 0.4, rng())
     ((sigma, size),) = calls
     assert size == 9 and 0.37 < len(sigma) / 4000 < 0.43
-    assert sigma.min() >= 0.1 and sigma.max() <= 2.0 and torch.histc(sigma, 5, 0.1, 2.0).min() > len(sigma) / 5 * 0.8
+    assert (
+        sigma.min() >= 0.1
+        and sigma.max() <= 2.0
+        and torch.histc(sigma, 5, 0.1, 2.0).min() > len(sigma) / 5 * 0.8
+    )
 
 
 @pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
@@ -418,8 +505,14 @@ def test_random_blur_draws_sigmas_in_range_for_the_chosen(monkeypatch):
     ("draw", "changed"),
     [
         (lambda x, p: augment.random_grey(x, p, rng()), lambda x: augment.grey(x).expand_as(x)),
-        (lambda x, p: augment.random_blur(x, 3, (1.0, 1.0), p, rng()), lambda x: augment.blur(x, torch.ones(len(x)), 3)),
-        (lambda x, p: augment.random_solarize(x, p, rng()), lambda x: augment.solarize(x, torch.ones(len(x)).bool())),
+        (
+            lambda x, p: augment.random_blur(x, 3, (1.0, 1.0), p, rng()),
+            lambda x: augment.blur(x, torch.ones(len(x)), 3),
+        ),
+        (
+            lambda x, p: augment.random_solarize(x, p, rng()),
+            lambda x: augment.solarize(x, torch.ones(len(x)).bool()),
+        ),
     ],
     ids=["grey", "blur", "solarize"],
 )
@@ -438,15 +531,28 @@ def test_random_erasing_draws_boxes_as_torchvision_does(monkeypatch):
     *box, value = calls[0]
     top, left, h, w = box
     assert value == 5 and all(side.dtype == torch.int64 and side.shape == (3000,) for side in box)
-    assert (top >= 0).all() and (left >= 0).all() and (top + h <= height).all() and (left + w <= width).all()
+    assert (
+        (top >= 0).all()
+        and (left >= 0).all()
+        and (top + h <= height).all()
+        and (left + w <= width).all()
+    )
     share = h * w / (height * width)
-    assert share.min() > scale[0] - 0.01 and share.max() < scale[1] + 0.01  # sides are rounded to pixels
+    assert (
+        share.min() > scale[0] - 0.01 and share.max() < scale[1] + 0.01
+    )  # sides are rounded to pixels
     image = torch.empty(3, height, width)
     torch.manual_seed(0)  # theirs has no generator
-    theirs = torch.tensor([RandomErasing.get_params(image, scale, ratio, [0.0])[:4] for _ in range(3000)])
-    for mine, yours in zip(box, theirs.T, strict=True):  # top, left, height, width: the same quartiles
+    theirs = torch.tensor(
+        [RandomErasing.get_params(image, scale, ratio, [0.0])[:4] for _ in range(3000)]
+    )
+    for mine, yours in zip(
+        box, theirs.T, strict=True
+    ):  # top, left, height, width: the same quartiles
         quartiles = torch.tensor([0.25, 0.5, 0.75])
-        assert (mine.float().quantile(quartiles) - yours.float().quantile(quartiles)).abs().max() < 5
+        assert (
+            mine.float().quantile(quartiles) - yours.float().quantile(quartiles)
+        ).abs().max() < 5
 
 
 @pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
@@ -460,4 +566,6 @@ def test_random_erasing_erases_with_probability_p_and_leaves_the_rest_alone(p):
 
 def test_random_erasing_erases_nothing_where_no_box_is_smaller_than_the_image_as_torchvision():
     images = photos(50, 8, 8)
-    assert torch.equal(augment.random_erasing(images, 1.0, rng(), scale=(1.0, 1.5), ratio=(0.999, 1.001)), images)
+    assert torch.equal(
+        augment.random_erasing(images, 1.0, rng(), scale=(1.0, 1.5), ratio=(0.999, 1.001)), images
+    )

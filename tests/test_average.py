@@ -12,7 +12,9 @@ from core.average import update_average, warmed_up
 def network(seed):
     torch.manual_seed(seed)
     made = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
-    made(torch.rand(5, 3, 6, 6) * (seed + 1))  # so that the running statistics are no longer 0 and 1
+    made(
+        torch.rand(5, 3, 6, 6) * (seed + 1)
+    )  # so that the running statistics are no longer 0 and 1
     return made
 
 
@@ -25,7 +27,9 @@ def test_average_is_the_formula_over_parameters_and_buffers(decay):
     floats = [name for name in updated if not name.endswith("num_batches_tracked")]
     assert {"0.weight", "0.bias", "1.weight", "1.running_mean", "1.running_var"} <= set(floats)
     for name in floats:
-        torch.testing.assert_close(updated[name], decay * old[name] + (1 - decay) * new[name], atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(
+            updated[name], decay * old[name] + (1 - decay) * new[name], atol=1e-6, rtol=1e-6
+        )
 
 
 def test_counters_are_copied():
@@ -51,7 +55,9 @@ def test_many_updates_converge_to_a_model_that_stands_still():
     average, model = network(0), network(1)
     for _ in range(200):
         update_average(average, model, 0.9)
-    for ours, theirs in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+    for ours, theirs in zip(
+        average.state_dict().values(), model.state_dict().values(), strict=True
+    ):
         torch.testing.assert_close(ours, theirs)
 
 

@@ -20,7 +20,9 @@ from p2 import inference as p2
 from p3 import inference as p3
 from p3.data import COLOURS
 
-LINE = re.compile(r"(\w+) +(\d+\.\d\d) +(\d+\.\d\d) +(\d+) +(\d+\.\d{3}) +(\d+\.\d{3}) +(\d+\.\d{3} %|-)")
+LINE = re.compile(
+    r"(\w+) +(\d+\.\d\d) +(\d+\.\d\d) +(\d+) +(\d+\.\d{3}) +(\d+\.\d{3}) +(\d+\.\d{3} %|-)"
+)
 
 
 def run(*arguments):
@@ -41,8 +43,20 @@ def lines_of(done):
 # --- whole runs -------------------------------------------------------------------------------------------------------
 
 
-def test_inference_prints_a_line_a_program_with_the_ratio_and_the_share_of_identical_labels(p1_images, p1_checkpoint):
-    done = run("inference", "--problem", "p1", "--checkpoint", p1_checkpoint, "--images", p1_images, "--repeats", 1)
+def test_inference_prints_a_line_a_program_with_the_ratio_and_the_share_of_identical_labels(
+    p1_images, p1_checkpoint
+):
+    done = run(
+        "inference",
+        "--problem",
+        "p1",
+        "--checkpoint",
+        p1_checkpoint,
+        "--images",
+        p1_images,
+        "--repeats",
+        1,
+    )
     lines = lines_of(done)
     assert list(lines) == ["ours", "naive"] and lines["ours"][3:] == (1, 1, "-")
     for wall, cpu, peak, *_ in lines.values():
@@ -55,11 +69,31 @@ def test_inference_prints_a_line_a_program_with_the_ratio_and_the_share_of_ident
 @pytest.mark.slow
 def test_inference_measures_problems_2_and_3_too(p2_images, p2_checkpoint, p3_checkpoint, tmp_path):
     table, folder = p2_images
-    options = ("--problem", "p2", "--checkpoint", p2_checkpoint, "--images", folder, "--table", table, "--repeats", 1)
+    options = (
+        "--problem",
+        "p2",
+        "--checkpoint",
+        p2_checkpoint,
+        "--images",
+        folder,
+        "--table",
+        table,
+        "--repeats",
+        1,
+    )
     assert lines_of(run("inference", *options))["naive"][5] == "100.000 %"
     for i in range(3):
         draw(tmp_path / "scenes" / f"{i:04d}_sat.jpg", 64, 48, i)
-    options = ("--problem", "p3", "--checkpoint", p3_checkpoint, "--images", tmp_path / "scenes", "--repeats", 1)
+    options = (
+        "--problem",
+        "p3",
+        "--checkpoint",
+        p3_checkpoint,
+        "--images",
+        tmp_path / "scenes",
+        "--repeats",
+        1,
+    )
     assert float(lines_of(run("inference", *options))["naive"][5].rstrip(" %")) >= 99.9
 
 
@@ -68,12 +102,18 @@ def test_metric_prints_a_line_for_ours_for_decoding_and_for_the_naive_way(tmp_pa
     for folder in ("truth", "predicted masks"):
         (tmp_path / folder).mkdir()
         for i in range(3):
-            Image.fromarray(COLOURS[rng.integers(0, 7, (40, 50))]).save(tmp_path / folder / f"{i:04d}_mask.png")
-    done = run("metric", "-g", tmp_path / "truth", "-p", tmp_path / "predicted masks", "--repeats", 2)
+            Image.fromarray(COLOURS[rng.integers(0, 7, (40, 50))]).save(
+                tmp_path / folder / f"{i:04d}_mask.png"
+            )
+    done = run(
+        "metric", "-g", tmp_path / "truth", "-p", tmp_path / "predicted masks", "--repeats", 2
+    )
     lines = lines_of(done)
     assert list(lines) == ["ours", "decode", "naive"]
     assert lines["decode"][5] == "-" and lines["naive"][5] == "100.000 %"
-    assert re.findall(r"run (\d) of 2: (\w+)", done.stderr) == [(k, name) for k in "12" for name in lines]  # A B A B
+    assert re.findall(r"run (\d) of 2: (\w+)", done.stderr) == [
+        (k, name) for k in "12" for name in lines
+    ]  # A B A B
 
 
 def test_bad_input_is_one_line(p1_images, p1_checkpoint, tmp_path):
@@ -81,10 +121,17 @@ def test_bad_input_is_one_line(p1_images, p1_checkpoint, tmp_path):
     for arguments, said in (
         ((*base, p1_checkpoint, "--problem", "p2"), "--table"),
         ((*base, tmp_path / "no.pt"), "'ours' ended with status 2: hw1_1.sh: no checkpoint"),
-        (("metric", "-g", tmp_path, "-p", tmp_path), "'ours' ended with status 2: mean_iou_evaluate.py: no *.png"),
+        (
+            ("metric", "-g", tmp_path, "-p", tmp_path),
+            "'ours' ended with status 2: mean_iou_evaluate.py: no *.png",
+        ),
     ):
         done = run(*arguments)
-        assert done.returncode == 2 and done.stderr.startswith("benchmarks: ") and done.stderr.count("\n") == 1
+        assert (
+            done.returncode == 2
+            and done.stderr.startswith("benchmarks: ")
+            and done.stderr.count("\n") == 1
+        )
         assert said in done.stderr
 
 
@@ -96,7 +143,10 @@ def saved(request, tmp_path):
     """Makes of a checkpoint one with or without the average with the mirror image."""
 
     def change(path, problem):
-        checkpoint.save(tmp_path / "changed.pt", dataclasses.replace(checkpoint.load(path, problem), flip_test=request.param))
+        checkpoint.save(
+            tmp_path / "changed.pt",
+            dataclasses.replace(checkpoint.load(path, problem), flip_test=request.param),
+        )
         return tmp_path / "changed.pt"
 
     return change
@@ -124,11 +174,15 @@ def test_the_naive_p2_labels_as_ours(call, saved, p2_images, p2_checkpoint, tmp_
     assert call(naive.main, "p2", *options) == (0, "", "")
     assert rows(one) == rows(other) and len(rows(one)) == 5
     assert len({row[-1] for row in rows(one)[1:]}) > 1
-    assert call(naive.main, "p2", "--images", folder, "--output", other, "--checkpoint", file)[0] == 2
+    assert (
+        call(naive.main, "p2", "--images", folder, "--output", other, "--checkpoint", file)[0] == 2
+    )
 
 
 def test_the_naive_p3_segments_as_ours(call, saved, p3_images, p3_checkpoint, tmp_path):
-    Image.new("RGB", (64, 64)).save(p3_images / "0001_mask.png")  # a truth beside the image is no image
+    Image.new("RGB", (64, 64)).save(
+        p3_images / "0001_mask.png"
+    )  # a truth beside the image is no image
     one, other, file = tmp_path / "ours", tmp_path / "naive", saved(p3_checkpoint, "p3")
     assert call(p3.main, p3_images, one, "--checkpoint", file)[0] == 0
     options = ("--images", p3_images, "--output", other, "--checkpoint", file, "--batch-size", 1)
@@ -148,7 +202,9 @@ def test_measure_counts_wall_time_cpu_time_and_memory_of_the_process():
     assert busy.cpu > 0.3 and busy.peak > 300 and busy.wall > 0.3
     assert asleep.wall > 0.5 and asleep.cpu < 0.4
     with pytest.raises(InputError, match=r"'failing' ended with status 7: the last line"):
-        program = "import sys; print('one', 'the last line', sep='\\n', file=sys.stderr); sys.exit(7)"
+        program = (
+            "import sys; print('one', 'the last line', sep='\\n', file=sys.stderr); sys.exit(7)"
+        )
         benchmarks.measure("failing", ["python3", "-c", program])
 
 
@@ -159,7 +215,15 @@ def test_the_ratio_is_the_median_over_the_turns():
     }
     mine, other = benchmarks.table(runs, {"other": 0.5}).splitlines()[1:]
     assert LINE.fullmatch(mine).groups() == ("ours", "2.00", "3.00", "20", "1.000", "1.000", "-")
-    assert LINE.fullmatch(other).groups() == ("other", "8.00", "4.00", "2", "0.250", "0.750", "50.000 %")
+    assert LINE.fullmatch(other).groups() == (
+        "other",
+        "8.00",
+        "4.00",
+        "2",
+        "0.250",
+        "0.750",
+        "50.000 %",
+    )
 
 
 def test_shares_of_equal_answers(tmp_path):
@@ -167,7 +231,9 @@ def test_shares_of_equal_answers(tmp_path):
     (tmp_path / "b.csv").write_text("filename,label\n4.png,6\n2.png,4\n1.png,3\n3.png,0\n")
     assert benchmarks.same_rows(tmp_path / "a.csv", tmp_path / "b.csv") == 0.75
     (tmp_path / "c.csv").write_text("filename,label\n1.png,3\n")
-    with pytest.raises(InputError, match=r"only one of the two programs answered for 2\.png \(3 such files\)"):
+    with pytest.raises(
+        InputError, match=r"only one of the two programs answered for 2\.png \(3 such files\)"
+    ):
         benchmarks.same_rows(tmp_path / "a.csv", tmp_path / "c.csv")
 
     mask = np.zeros((10, 10, 3), dtype=np.uint8)

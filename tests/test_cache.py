@@ -42,7 +42,9 @@ def paths(tmp_path):
 
 
 def draw(path, seed, height=6):
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, 9, 3), dtype=np.uint8)).save(path)
+    Image.fromarray(
+        np.random.default_rng(seed).integers(0, 256, (height, 9, 3), dtype=np.uint8)
+    ).save(path)
 
 
 @pytest.fixture
@@ -63,12 +65,20 @@ def load():
 def kept(paths):
     """The names of the cache's files but the locks."""
     folder = paths[0].parent.parent / ".cache"
-    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock") if folder.exists() else []
+    return (
+        sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
+        if folder.exists()
+        else []
+    )
 
 
 def same(loaded, paths):
     fresh = images.load(paths, images.read_rgb)
-    return torch.equal(loaded, fresh) and loaded.stride() == fresh.stride() and loaded.dtype == fresh.dtype
+    return (
+        torch.equal(loaded, fresh)
+        and loaded.stride() == fresh.stride()
+        and loaded.dtype == fresh.dtype
+    )
 
 
 def mapped(name):
@@ -85,8 +95,12 @@ def test_the_second_load_decodes_nothing_and_gives_the_same_bits(paths, load):
 
 def test_the_cache_is_a_hidden_folder_beside_the_images(tmp_path, paths, load):
     load(paths)
-    assert [path.name for path in (tmp_path / "data").iterdir() if not path.name.startswith(".")] == ["train"]
-    assert list_files(paths[0].parent, (".png",)) == paths and len(os.listdir(paths[0].parent)) == len(paths)
+    assert [
+        path.name for path in (tmp_path / "data").iterdir() if not path.name.startswith(".")
+    ] == ["train"]
+    assert list_files(paths[0].parent, (".png",)) == paths and len(
+        os.listdir(paths[0].parent)
+    ) == len(paths)
     with pytest.raises(InputError, match="no .* file"):
         list_files(tmp_path / "data", ("", ".npy"))
 
@@ -155,7 +169,9 @@ def test_of_problem_3_the_masks_belong_to_the_set(paths):
     draw(folder / "5_mask.png", 51)
     second, names = p3.load(folder)
     assert torch.equal(first[:, :3], second[:, :3])
-    assert (first != second).flatten(1).any(1).tolist() == [path.name == "5_sat.png" for path in names]
+    assert (first != second).flatten(1).any(1).tolist() == [
+        path.name == "5_sat.png" for path in names
+    ]
     (folder / "5_mask.png").unlink()
     with pytest.raises(InputError, match="5_mask.png: no such file; a training set must be whole"):
         p3.load(folder)
@@ -215,7 +231,9 @@ def test_an_image_that_cannot_be_used_is_named_and_leaves_no_cache(paths, load):
     with pytest.raises(InputError, match=r"4\.png is 9x5, but .*0\.png is 9x6"):
         load(paths)
     paths[2].write_bytes(b"")
-    with pytest.raises(InputError, match=r"2\.png: .*the file is empty.*; a training set must be whole"):
+    with pytest.raises(
+        InputError, match=r"2\.png: .*the file is empty.*; a training set must be whole"
+    ):
         load(paths)
     paths[2].unlink()
     with pytest.raises(InputError, match=r"2\.png: no such file"):
@@ -226,7 +244,9 @@ def test_an_image_that_cannot_be_used_is_named_and_leaves_no_cache(paths, load):
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("memory", "world", "on_disk"), [(12 * 162, 1, False), (12 * 162 - 1, 1, True), (ALL, 2, True)])
+@pytest.mark.parametrize(
+    ("memory", "world", "on_disk"), [(12 * 162, 1, False), (12 * 162 - 1, 1, True), (ALL, 2, True)]
+)
 def test_a_set_is_mapped_if_it_is_larger_than_the_memory_or_several_share_it(
     paths, load, monkeypatch, capfd, memory, world, on_disk
 ):
@@ -237,12 +257,18 @@ def test_a_set_is_mapped_if_it_is_larger_than_the_memory_or_several_share_it(
     assert mapped(kept(paths)[0]) == on_disk
     assert same(first, paths) and same(second, paths) and load.decoded == len(paths)
     index = torch.tensor([7, 0, 7])
-    assert torch.equal(cache.take(first, index, torch.device("cpu")), images.load(paths, images.read_rgb)[index])
+    assert torch.equal(
+        cache.take(first, index, torch.device("cpu")), images.load(paths, images.read_rgb)[index]
+    )
     assert capfd.readouterr() == ("", "")
 
 
 def test_a_set_goes_to_the_device_whole_or_by_the_batch():
-    data, index, device = torch.zeros(10, 3, 2, 2, dtype=torch.uint8), torch.tensor([1, 2]), torch.device("meta")
+    data, index, device = (
+        torch.zeros(10, 3, 2, 2, dtype=torch.uint8),
+        torch.tensor([1, 2]),
+        torch.device("meta"),
+    )
     whole, not_whole = cache.resident(data, device, 120), cache.resident(data, device, 119)
     assert whole.device == device and not_whole is data
     for one in (whole, not_whole):
@@ -269,10 +295,16 @@ def test_data_memory_is_in_gibibytes_and_half_of_the_free_memory_by_default(monk
 
 
 def test_files_that_a_container_holds_in_its_memory_count_as_free(tmp_path, monkeypatch):
-    texts = {"memory.max": "1000", "memory.current": "900", "memory.stat": "anon 300\ninactive_file 500\nactive_file 7\n"}
+    texts = {
+        "memory.max": "1000",
+        "memory.current": "900",
+        "memory.stat": "anon 300\ninactive_file 500\nactive_file 7\n",
+    }
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(cli, "Path", lambda path: tmp_path if path == "/sys/fs/cgroup" else Path(path))
+    monkeypatch.setattr(
+        cli, "Path", lambda path: tmp_path if path == "/sys/fs/cgroup" else Path(path)
+    )
     assert cli._free_memory() == 600
     (tmp_path / "memory.current").write_text("1900")
     assert cli._free_memory() == 0
@@ -288,12 +320,16 @@ def test_a_gpu_holds_no_more_of_a_set_than_half_of_its_free_memory(monkeypatch):
         raise AssertionError("moved")
 
 
-def test_a_csv_of_some_images_and_the_whole_folder_do_not_take_each_others_place(tmp_path, monkeypatch):
+def test_a_csv_of_some_images_and_the_whole_folder_do_not_take_each_others_place(
+    tmp_path, monkeypatch
+):
     (tmp_path / "train").mkdir()
     for k in range(4):
         Image.new("RGB", (8, 8), (k, 0, 0)).save(tmp_path / "train" / f"{k}.png")
     (tmp_path / "some.csv").write_text("filename,label\n3.png,a\n1.png,b\n")
-    (tmp_path / "all.csv").write_text("filename,label\n" + "".join(f"{k}.png,a\n" for k in range(4)))
+    (tmp_path / "all.csv").write_text(
+        "filename,label\n" + "".join(f"{k}.png,a\n" for k in range(4))
+    )
     p2_data.load_unlabelled(tmp_path / "train")
     images, *_ = p2_data.load_labelled(tmp_path / "some.csv", tmp_path / "train")
     assert images[:, 0, 0, 0].tolist() == [3, 1]
@@ -319,7 +355,9 @@ def read_only(monkeypatch, *folders):
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
 
 
-def test_beside_read_only_data_the_users_cache_folder_is_used(tmp_path, paths, load, home, monkeypatch, capfd):
+def test_beside_read_only_data_the_users_cache_folder_is_used(
+    tmp_path, paths, load, home, monkeypatch, capfd
+):
     read_only(monkeypatch, tmp_path / "data")
     for _ in range(2):
         assert same(load(paths), paths) and load.decoded == len(paths)
@@ -327,16 +365,25 @@ def test_beside_read_only_data_the_users_cache_folder_is_used(tmp_path, paths, l
     assert capfd.readouterr() == ("", "")
 
 
-def test_where_nothing_can_be_written_the_set_is_in_memory_and_one_line_says_so(tmp_path, paths, load, monkeypatch, capfd):
+def test_where_nothing_can_be_written_the_set_is_in_memory_and_one_line_says_so(
+    tmp_path, paths, load, monkeypatch, capfd
+):
     read_only(monkeypatch, tmp_path)
     assert same(load(paths, memory=0), paths)
     out, err = capfd.readouterr()
-    assert out == "" and err.startswith("warning: ") and "Read-only file system" in err and err.count("\n") == 1
+    assert (
+        out == ""
+        and err.startswith("warning: ")
+        and "Read-only file system" in err
+        and err.count("\n") == 1
+    )
 
 
 def test_without_a_home_there_is_no_cache_of_the_user(tmp_path, paths, load, monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # what it does for a user without a home
+    monkeypatch.setattr(
+        os.path, "expanduser", lambda path: path
+    )  # what it does for a user without a home
     monkeypatch.chdir(tmp_path)
     read_only(monkeypatch, tmp_path / "data")
     assert same(load(paths), paths) and not (tmp_path / "~").exists()
@@ -350,7 +397,9 @@ def test_a_full_disk_is_one_line_and_the_set_is_in_memory(paths, load, monkeypat
     monkeypatch.setattr(os, step, full)
     assert same(load(paths, memory=0), paths)
     out, err = capfd.readouterr()
-    assert out == "" and err.startswith("warning: cannot write ") and "No space left on device" in err
+    assert (
+        out == "" and err.startswith("warning: cannot write ") and "No space left on device" in err
+    )
     assert err.count("\n") == 1 and kept(paths) == []
 
 
@@ -403,10 +452,16 @@ def test_of_two_processes_one_decodes_and_the_other_waits(tmp_path, paths, capfd
     for process in both:
         process.join(60)
     expected = images.load(paths, images.read_rgb).numpy().tobytes()
-    assert [(tmp_path / f"loaded_{number}").read_bytes() == expected for number in range(2)] == [True, True]
+    assert [(tmp_path / f"loaded_{number}").read_bytes() == expected for number in range(2)] == [
+        True,
+        True,
+    ]
     assert sorted((tmp_path / "log").read_text().split()) == sorted(path.name for path in paths)
     assert len(kept(paths)) == 1
-    assert capfd.readouterr() == (f"waiting for another process, which is decoding {paths[0].parent}\n", "")
+    assert capfd.readouterr() == (
+        f"waiting for another process, which is decoding {paths[0].parent}\n",
+        "",
+    )
 
 
 def test_a_killed_process_leaves_no_lock_and_no_rubbish(tmp_path, paths, load):

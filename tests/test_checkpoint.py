@@ -55,7 +55,10 @@ def test_matrices_come_back_as_float16_and_vectors_and_counters_exactly(path):
     for name, value in network().state_dict().items():
         assert weights[name].dtype == (torch.float16 if value.ndim >= 2 else value.dtype), name
         assert torch.equal(weights[name], value.to(weights[name].dtype)), name
-    assert weights["1.running_var"].max() == 1e6 and weights["1.num_batches_tracked"].dtype == torch.int64
+    assert (
+        weights["1.running_var"].max() == 1e6
+        and weights["1.num_batches_tracked"].dtype == torch.int64
+    )
 
 
 def test_a_network_loaded_from_it_computes_the_same_to_float16(path):
@@ -75,13 +78,15 @@ def test_saving_leaves_the_model_as_it_is(tmp_path):
     model, before = network(), network().state_dict()
     checkpoint.save(tmp_path / "model.pt", checkpoint_of(model.state_dict()))
     assert all(
-        value.dtype == before[name].dtype and torch.equal(value, before[name]) for name, value in model.state_dict().items()
+        value.dtype == before[name].dtype and torch.equal(value, before[name])
+        for name, value in model.state_dict().items()
     )
 
 
 def test_a_view_does_not_drag_its_whole_storage_into_the_file(tmp_path):
     checkpoint.save(
-        tmp_path / "view.pt", checkpoint_of({"vector": torch.zeros(1_000_000)[:10], "matrix": torch.zeros(4, 9)[:, ::3]})
+        tmp_path / "view.pt",
+        checkpoint_of({"vector": torch.zeros(1_000_000)[:10], "matrix": torch.zeros(4, 9)[:, ::3]}),
     )
     assert (tmp_path / "view.pt").stat().st_size < 10_000
     assert checkpoint.load(tmp_path / "view.pt", "p1").weights["matrix"].shape == (4, 3)
@@ -93,7 +98,9 @@ def test_a_weight_that_is_not_finite_in_its_format_is_refused_and_the_old_file_k
     model[3].weight.data[0, 0] = value
     with pytest.raises(InputError, match="3.weight is not finite"):
         checkpoint.save(path, checkpoint_of(model.state_dict()))
-    assert path.read_bytes() == old and [file.name for file in path.parent.iterdir()] == ["model.pt"]
+    assert path.read_bytes() == old and [file.name for file in path.parent.iterdir()] == [
+        "model.pt"
+    ]
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
@@ -140,9 +147,13 @@ def test_a_single_wrong_bit_anywhere_in_the_weights_is_noticed(path):
             changed = checkpoint.load(path, "p1")
         except InputError:
             continue
-        path.write_bytes(whole)  # a bit of the zip's padding: what was read must be as if nothing were wrong
+        path.write_bytes(
+            whole
+        )  # a bit of the zip's padding: what was read must be as if nothing were wrong
         right = checkpoint.load(path, "p1")
-        assert all(torch.equal(value, right.weights[name]) for name, value in changed.weights.items()), at
+        assert all(
+            torch.equal(value, right.weights[name]) for name, value in changed.weights.items()
+        ), at
 
 
 def test_torchs_older_format_is_read(tmp_path):
@@ -186,9 +197,15 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "write", [torch.save, lambda thing, path: path.write_bytes(pickle.dumps(thing, protocol=2))], ids=["torch", "pickle"]
+    "write",
+    [torch.save, lambda thing, path: path.write_bytes(pickle.dumps(thing, protocol=2))],
+    ids=["torch", "pickle"],
 )
-@pytest.mark.parametrize("wrap", [lambda thing: thing, lambda thing: {"format": 1, "weights": thing}], ids=["bare", "inside"])
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda thing: thing, lambda thing: {"format": 1, "weights": thing}],
+    ids=["bare", "inside"],
+)
 def test_a_pickle_of_an_arbitrary_object_is_refused_and_nothing_of_it_is_run(tmp_path, write, wrap):
     write(wrap(Dangerous(tmp_path / "proof")), tmp_path / "foreign.pt")
     refused(tmp_path / "foreign.pt")
@@ -219,7 +236,9 @@ def test_another_problems_checkpoint_is_refused(path):
 
 
 def test_another_format_is_refused(path):
-    assert "another version's format" in refused(changed(path, lambda content: content.update(format=2)))
+    assert "another version's format" in refused(
+        changed(path, lambda content: content.update(format=2))
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -241,9 +260,18 @@ def test_a_checkpoint_with_an_unknown_or_a_senseless_field_is_refused(path):
     [
         (lambda weights: weights.pop("1.running_mean"), "missing: 1.running_mean"),
         (lambda weights: weights.update(extra=torch.zeros(1)), "unexpected: extra"),
-        (lambda weights: weights.update({"3.bias": torch.zeros(7)}), "mis-shaped: 3.bias is (7,) instead of (2,)"),
-        (lambda weights: weights.update({"3.weight": torch.zeros(2, 1)}), "mis-shaped: 3.weight is (2, 1) instead of (2, 4)"),
-        (lambda weights: weights.update({"1.num_batches_tracked": torch.zeros(1)}), "mis-shaped: 1.num_batches_tracked"),
+        (
+            lambda weights: weights.update({"3.bias": torch.zeros(7)}),
+            "mis-shaped: 3.bias is (7,) instead of (2,)",
+        ),
+        (
+            lambda weights: weights.update({"3.weight": torch.zeros(2, 1)}),
+            "mis-shaped: 3.weight is (2, 1) instead of (2, 4)",
+        ),
+        (
+            lambda weights: weights.update({"1.num_batches_tracked": torch.zeros(1)}),
+            "mis-shaped: 1.num_batches_tracked",
+        ),
         (
             lambda weights: weights.clear(),
             "missing: 0.bias, 0.weight, 1.bias, 1.num_batches_tracked, 1.running_mean and 4 more",
@@ -264,7 +292,9 @@ def test_all_three_faults_are_named_at_once():
     weights = network().state_dict()
     del weights["0.bias"]
     weights |= {"extra": torch.zeros(1), "3.bias": torch.zeros(7)}
-    with pytest.raises(InputError, match="missing: 0.bias; unexpected: extra; mis-shaped: 3.bias is"):
+    with pytest.raises(
+        InputError, match="missing: 0.bias; unexpected: extra; mis-shaped: 3.bias is"
+    ):
         checkpoint.load_weights(network(), weights, "some.pt")
 
 

@@ -28,9 +28,13 @@ def test_a_device_that_is_not_there_is_an_input_error(name):
 
 
 @pytest.mark.parametrize("slow", [{"kernel_size": 3, "stride": 2}, {"kernel_size": 5}])
-def test_preparing_changes_no_result_but_keeps_depthwise_convolutions_that_are_slow_in_bf16_out_of_it(slow):
+def test_preparing_changes_no_result_but_keeps_depthwise_convolutions_that_are_slow_in_bf16_out_of_it(
+    slow,
+):
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, groups=8, **slow), nn.Conv2d(8, 4, 1)).eval()
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, groups=8, **slow), nn.Conv2d(8, 4, 1)
+    ).eval()
     images = torch.rand(2, 3, 16, 16)
     before = network(images)
     prepared = device.prepare(network, torch.device("cpu"))
@@ -39,7 +43,11 @@ def test_preparing_changes_no_result_but_keeps_depthwise_convolutions_that_are_s
         first = prepared[0](images)
         second = prepared[1](first)
         third = prepared[2](second)
-    assert (first.dtype, second.dtype, third.dtype) == (torch.bfloat16, torch.float32, torch.bfloat16)
+    assert (first.dtype, second.dtype, third.dtype) == (
+        torch.bfloat16,
+        torch.float32,
+        torch.bfloat16,
+    )
     assert torch.allclose(third.float(), before, atol=0.05)
 
 

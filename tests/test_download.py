@@ -75,20 +75,29 @@ class Handler(BaseHTTPRequestHandler):
         if start >= len(server.body):
             self.send_error(416)
             return
-        body = {"lie": bytes(len(server.body)), "short": server.body[:-10], "long": server.body + b"more"}.get(
-            mode, server.body
-        )
+        body = {
+            "lie": bytes(len(server.body)),
+            "short": server.body[:-10],
+            "long": server.body + b"more",
+        }.get(mode, server.body)
         body = body[start:]
         self.send_response(206 if start else 200)
         if start:
             shift = 1 if mode == "other range" else 0
             body = body[shift:] + bytes(shift)  # as long as the right one
-            self.send_header("Content-Range", f"bytes {start + shift}-{start + len(body) - 1}/{start + len(body)}")
+            self.send_header(
+                "Content-Range",
+                f"bytes {start + shift}-{start + len(body) - 1}/{start + len(body)}",
+            )
         if mode != "half, no length":
             self.send_header("Content-Length", str(len(body)))
         self.send_header("ETag", server.etag)
         self.end_headers()
-        piece = body[: len(body) // 2] if mode in ("half", "half, no length", "half, then silent") else body
+        piece = (
+            body[: len(body) // 2]
+            if mode in ("half", "half, no length", "half, then silent")
+            else body
+        )
         server.sent.append(len(piece))
         self.wfile.write(piece)
         if mode == "half, then silent":
@@ -129,7 +138,12 @@ def manifest(tmp_path: Path, server: Server) -> Callable[..., list[object]]:
     """Write a manifest of one file, and return the flags that use it. Without fields it is the right one."""
 
     def manifest(what: str = "checkpoints", **fields: object) -> list[object]:
-        entry = {"name": "weights.pt", "bytes": len(BODY), "sha256": SHA256, "url": server.url} | fields
+        entry = {
+            "name": "weights.pt",
+            "bytes": len(BODY),
+            "sha256": SHA256,
+            "url": server.url,
+        } | fields
         path = tmp_path / "manifest.json"
         path.write_text(json.dumps({what: [entry]}))
         return [what, "--manifest", path, "--to", tmp_path / "to", "--timeout", 1]
@@ -170,8 +184,13 @@ def test_what_breaks_off_is_resumed(run, manifest, server, file):
     assert server.sent == [HALF, len(BODY) - start]
 
 
-@pytest.mark.parametrize("known", [{}, {"sha256": None}, {"sha256": None, "sha256_prefix": SHA256[:8], "bytes": None}])
-@pytest.mark.parametrize("modes", [["half", "deaf"], ["half", "half", "half"], ["half", "other range"], [500], ["half", 503]])
+@pytest.mark.parametrize(
+    "known", [{}, {"sha256": None}, {"sha256": None, "sha256_prefix": SHA256[:8], "bytes": None}]
+)
+@pytest.mark.parametrize(
+    "modes",
+    [["half", "deaf"], ["half", "half", "half"], ["half", "other range"], [500], ["half", 503]],
+)
 def test_it_arrives_or_fails_in_three_attempts(run, manifest, server, file, modes, known):
     server.modes = list(modes)
     status, _, err = run(*manifest(**known))
@@ -180,7 +199,9 @@ def test_it_arrives_or_fails_in_three_attempts(run, manifest, server, file, mode
     else:
         assert status == 1 and not file.exists() and "broke off" in err
         assert run(*manifest(**known))[0] == 0 and alone(file)  # the same command goes on
-        assert (server.ranges[3] is None) == (known == {"sha256": None})  # without a hash, from the start
+        assert (server.ranges[3] is None) == (
+            known == {"sha256": None}
+        )  # without a hash, from the start
 
 
 def test_no_length_and_cut_short(run, manifest, server, file):
@@ -189,7 +210,9 @@ def test_no_length_and_cut_short(run, manifest, server, file):
     assert server.ranges == [None, f"bytes={HALF}-"]
 
 
-@pytest.mark.parametrize("known", [{"bytes": None}, {"bytes": None, "sha256": None, "sha256_prefix": SHA256[:8]}])
+@pytest.mark.parametrize(
+    "known", [{"bytes": None}, {"bytes": None, "sha256": None, "sha256_prefix": SHA256[:8]}]
+)
 def test_cut_short_where_only_the_hash_tells(run, manifest, server, file, known):
     server.modes = ["half, no length"]
     status, _, err = run(*manifest(**known))
@@ -263,7 +286,9 @@ def test_a_foreign_part_and_a_lying_server_end(run, manifest, server, file):
         (["silent"] * 9, 3, "the server was silent for 1 s"),
     ],
 )
-def test_a_failure_keeps_the_old_file_and_says_what_to_do(run, manifest, server, file, modes, requests, why):
+def test_a_failure_keeps_the_old_file_and_says_what_to_do(
+    run, manifest, server, file, modes, requests, why
+):
     file.write_bytes(b"old")
     server.modes = list(modes)
     started = time.monotonic()
@@ -271,10 +296,15 @@ def test_a_failure_keeps_the_old_file_and_says_what_to_do(run, manifest, server,
     assert time.monotonic() - started < 10
     assert status == 1 and file.read_bytes() == b"old" and len(server.ranges) == requests
     assert err.count("\n") == 1 and f"cannot fetch weights.pt from {server.url}: {why}" in err
-    assert f"open that address in a browser and place the file at {file} (its sha256 begins with {SHA256})" in err
+    assert (
+        f"open that address in a browser and place the file at {file} (its sha256 begins with {SHA256})"
+        in err
+    )
     assert "weights.pt is wrong: it has 3 bytes" in out
     server.modes = []
-    assert run(*manifest())[0] == 0 and alone(file)  # and the next run, with the server in order, replaces it
+    assert run(*manifest())[0] == 0 and alone(
+        file
+    )  # and the next run, with the server in order, replaces it
 
 
 def test_nobody_listens(run, manifest, file):
@@ -302,7 +332,11 @@ def test_the_other_files_are_fetched_all_the_same(run, server, file, tmp_path):
     status, out, err = run("--manifest", tmp_path / "manifest.json", "--to", file.parent)
     assert status == 1 and alone(file) and out.startswith("fetched weights.pt")
     gone, shipped = err.splitlines()
-    assert "404" in gone and f"{file.parent / 'shipped.pt'} is missing; it ships with the repository: git checkout" in shipped
+    assert (
+        "404" in gone
+        and f"{file.parent / 'shipped.pt'} is missing; it ships with the repository: git checkout"
+        in shipped
+    )
 
 
 def test_a_full_disk_is_one_line(run, manifest, server, file, monkeypatch):
@@ -311,7 +345,12 @@ def test_a_full_disk_is_one_line(run, manifest, server, file, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     status, _, err = run(*manifest())
-    assert status == 1 and err.count("\n") == 1 and "No space left on device" in err and not file.exists()
+    assert (
+        status == 1
+        and err.count("\n") == 1
+        and "No space left on device" in err
+        and not file.exists()
+    )
 
 
 def test_a_folder_that_cannot_be_made_is_bad_input(run, manifest, server, tmp_path):
@@ -347,7 +386,9 @@ def test_a_broken_manifest_is_bad_input(run, tmp_path, text):
 # Google Drive
 
 
-def drive(monkeypatch: pytest.MonkeyPatch, brings: bytes | Exception | None) -> list[dict[str, object]]:
+def drive(
+    monkeypatch: pytest.MonkeyPatch, brings: bytes | Exception | None
+) -> list[dict[str, object]]:
     """Put a stand-in in gdown's place; returns the list that its calls go to."""
     calls = []
 
@@ -398,7 +439,9 @@ def make_zip(files: dict[str, bytes], links: dict[str, str] | None = None) -> by
     return buffer.getvalue()
 
 
-def make_tar(files: dict[str, bytes], links: dict[str, str] | None = None, kind: bytes = tarfile.SYMTYPE) -> bytes:
+def make_tar(
+    files: dict[str, bytes], links: dict[str, str] | None = None, kind: bytes = tarfile.SYMTYPE
+) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
         for name, content in files.items():
@@ -413,13 +456,19 @@ def make_tar(files: dict[str, bytes], links: dict[str, str] | None = None, kind:
 
 
 def wants(archive: bytes) -> dict[str, object]:
-    return {"name": "hw1_data.zip", "bytes": len(archive), "sha256": hashlib.sha256(archive).hexdigest()}
+    return {
+        "name": "hw1_data.zip",
+        "bytes": len(archive),
+        "sha256": hashlib.sha256(archive).hexdigest(),
+    }
 
 
 @pytest.mark.parametrize("make", [make_zip, make_tar])
 @pytest.mark.parametrize("top", ["", "hw1_data/"])
 def test_the_archive_is_unpacked(run, manifest, server, tmp_path, make, top):
-    server.body = make({top + name: content for name, content in FILES.items()} | {"__MACOSX/junk": b""})
+    server.body = make(
+        {top + name: content for name, content in FILES.items()} | {"__MACOSX/junk": b""}
+    )
     status, out, err = run(*manifest("data", **wants(server.body)))
     assert (status, err) == (0, "") and out.count("\nunpacked ") == 3
     assert sorted(os.listdir(tmp_path / "to")) == ["hw1_data.zip", *download.PARTS]
@@ -428,11 +477,15 @@ def test_the_archive_is_unpacked(run, manifest, server, tmp_path, make, top):
     assert (status, err) == (0, "") and out.startswith("nothing to do") and len(server.ranges) == 1
 
 
-def test_what_a_killed_process_left_is_removed_but_not_what_another_is_unpacking(run, manifest, server, file, tmp_path):
+def test_what_a_killed_process_left_is_removed_but_not_what_another_is_unpacking(
+    run, manifest, server, file, tmp_path
+):
     left = file.with_name(".unpacking-abc") / "p1_data" / "a.png"
     left.parent.mkdir(parents=True)
     left.write_bytes(BODY)
-    server.body = make_zip({"p1_data/a": b""})  # lacks two parts, so that every run unpacks it again
+    server.body = make_zip(
+        {"p1_data/a": b""}
+    )  # lacks two parts, so that every run unpacks it again
     handle = os.open(file.parent, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_SH)  # as the other process does
     assert run(*manifest("data", **wants(server.body)))[0] == 1 and left.exists()
@@ -477,7 +530,9 @@ BROKEN = {
     "html": lambda: b"<html>quota exceeded</html>",
     "a part is missing": lambda: make_zip({"hw1_data/p1_data/a": b""}),
     "cut short": lambda: make_tar(FILES | {"p1_data/long": BODY})[:-5000],
-    "a damaged zip": lambda: make_zip(FILES | {"p1_data/long": BODY}).replace(BODY[1000:1010], b"0123456789"),
+    "a damaged zip": lambda: make_zip(FILES | {"p1_data/long": BODY}).replace(
+        BODY[1000:1010], b"0123456789"
+    ),
 }
 
 
@@ -489,7 +544,10 @@ def test_an_archive_that_is_not_in_order_leaves_nothing(run, manifest, server, t
     assert status == 1 and err.count("\n") == 1 and "cannot unpack" in err
     assert ("not safe" in err) == (name in UNSAFE)
     assert os.listdir(tmp_path / "to") == ["hw1_data.zip"]  # it was what the manifest says
-    after = sorted(set(os.listdir(tmp_path)) - {"to", "manifest.json"}), sorted(os.listdir(tmp_path.parent))
+    after = (
+        sorted(set(os.listdir(tmp_path)) - {"to", "manifest.json"}),
+        sorted(os.listdir(tmp_path.parent)),
+    )
     assert after == before and not Path("/tmp/hw1_evil.txt").exists()
 
 
@@ -499,7 +557,14 @@ def test_an_archive_that_is_not_in_order_leaves_nothing(run, manifest, server, t
 def shell(*args: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     command = ["bash", str(ROOT / "hw1_download.sh"), *map(str, args)]
-    return subprocess.run(command, cwd=cwd, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
 
 
 def test_the_repositorys_manifest():
@@ -545,9 +610,13 @@ def test_the_script_from_elsewhere(server, manifest, tmp_path):
     assert (done.returncode, done.stderr) == (0, "") and alone(elsewhere / "to here" / "weights.pt")
     server.modes = [404]
     done = shell("--manifest", "../manifest.json", "--to", "again", cwd=elsewhere)
-    assert done.returncode == 1 and done.stderr.startswith("hw1_download.sh: cannot fetch weights.pt")
+    assert done.returncode == 1 and done.stderr.startswith(
+        "hw1_download.sh: cannot fetch weights.pt"
+    )
     done = shell("--manifest", "none.json", cwd=elsewhere)
-    assert done.returncode == 2 and done.stderr.startswith("hw1_download.sh: cannot read the manifest none.json")
+    assert done.returncode == 2 and done.stderr.startswith(
+        "hw1_download.sh: cannot read the manifest none.json"
+    )
     done = shell("everything", cwd=elsewhere)
     assert done.returncode == 2 and "hw1_download.sh: error:" in done.stderr
 

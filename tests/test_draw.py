@@ -17,8 +17,12 @@ from core.files import list_files
 from demo import draw, scenes
 from demo.draw import Parameters, draw_all
 
-SMALL = Parameters(p1_train=2, p1_val=1, p2_unlabelled=12, p2_train=1, p2_val=1, p3_train=12, p3_val=2, size=64)
-TINY = Parameters(p1_train=1, p1_val=1, p2_unlabelled=1, p2_train=1, p2_val=1, p3_train=1, p3_val=1, size=32)
+SMALL = Parameters(
+    p1_train=2, p1_val=1, p2_unlabelled=12, p2_train=1, p2_val=1, p3_train=12, p3_val=2, size=64
+)
+TINY = Parameters(
+    p1_train=1, p1_val=1, p2_unlabelled=1, p2_train=1, p2_val=1, p3_train=1, p3_val=1, size=32
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +41,10 @@ def quick(monkeypatch):
 
 def contents(folder):
     files = (path for path in folder.rglob("*") if path.is_file() and path.parent.name != ".cache")
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
 
 
 def opened(folder):
@@ -62,8 +69,15 @@ def test_the_courses_folders_and_tables_and_nothing_else(drawn):
         "p3_data", "p3_data/train", "p3_data/validation",
     }  # fmt: skip
     others = {name for name in contents(drawn) if not name.endswith((".png", ".jpg"))}
-    assert others == {"drawn.json", "p1_data/val_gt.csv", "p2_data/office/train.csv", "p2_data/office/val.csv"}
-    assert [path.name for path in drawn.parent.iterdir()] == [drawn.name]  # no hidden folder is left
+    assert others == {
+        "drawn.json",
+        "p1_data/val_gt.csv",
+        "p2_data/office/train.csv",
+        "p2_data/office/val.csv",
+    }
+    assert [path.name for path in drawn.parent.iterdir()] == [
+        drawn.name
+    ]  # no hidden folder is left
 
 
 def test_problem_1_has_its_names_sizes_and_csv(drawn):
@@ -114,7 +128,10 @@ def test_problem_3_has_pairs_in_pure_colours(drawn, split, count):
     assert kinds == {("PNG", "RGB", (64, 64)), ("JPEG", "RGB", (64, 64))}
     pure = {tuple(colour) for colour in p3.data.COLOURS.tolist()}
     for path in folder.glob("*_mask.png"):
-        assert set(map(tuple, np.unique(np.array(Image.open(path)).reshape(-1, 3), axis=0).tolist())) <= pure
+        assert (
+            set(map(tuple, np.unique(np.array(Image.open(path)).reshape(-1, 3), axis=0).tolist()))
+            <= pure
+        )
 
 
 def test_problem_3_loads_and_has_all_classes_in_a_dozen_scenes(drawn):
@@ -148,11 +165,17 @@ def test_another_seed_draws_other_images(drawn, tmp_path):
     draw_all(tmp_path / "other", dataclasses.replace(SMALL, seed=1))
     here, there = contents(drawn), contents(tmp_path / "other")
     assert here.keys() == there.keys()
-    assert {name for name in here if here[name] == there[name]} == {"p1_data/val_gt.csv"}  # names and labels alone
+    assert {name for name in here if here[name] == there[name]} == {
+        "p1_data/val_gt.csv"
+    }  # names and labels alone
 
 
 def test_no_two_images_are_the_same(drawn):
-    images = [content for name, content in contents(drawn).items() if name.endswith((".png", ".jpg")) and "_mask" not in name]
+    images = [
+        content
+        for name, content in contents(drawn).items()
+        if name.endswith((".png", ".jpg")) and "_mask" not in name
+    ]
     assert len(set(images)) == len(images)
 
 
@@ -167,7 +190,9 @@ def test_more_images_are_the_same_ones_and_others_after_them(drawn, tmp_path):
 
 def test_a_second_drawing_does_nothing(drawn, call):
     before = {path: path.stat().st_mtime_ns for path in drawn.rglob("*")}
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in dataclasses.asdict(SMALL).items()]
+    flags = [
+        f"--{name.replace('_', '-')}={value}" for name, value in dataclasses.asdict(SMALL).items()
+    ]
     assert call(draw.main, "--out", drawn, *flags) == (0, f"already drawn: {drawn}\n", "")
     assert {path: path.stat().st_mtime_ns for path in drawn.rglob("*")} == before
 
@@ -175,7 +200,12 @@ def test_a_second_drawing_does_nothing(drawn, call):
 def test_other_parameters_are_refused_and_named(drawn, call):
     before = contents(drawn)
     status, out, err = call(draw.main, "--out", drawn, "--seed", 5)
-    assert (status, out) == (2, "") and "seed 0, not 5" in err and "p1_train 2, not 40" in err and err.count("\n") == 1
+    assert (
+        (status, out) == (2, "")
+        and "seed 0, not 5" in err
+        and "p1_train 2, not 40" in err
+        and err.count("\n") == 1
+    )
     assert contents(drawn) == before
 
 
@@ -201,7 +231,9 @@ def test_an_empty_folder_and_a_missing_parent_are_fine(tmp_path, quick):
     (tmp_path / "empty").mkdir()
     for out in (tmp_path / "empty", tmp_path / "not" / "yet"):
         assert draw_all(out, TINY) and (out / "p3_data/validation/0000_mask.png").is_file()
-        assert json.loads((out / "drawn.json").read_text()) == {"version": draw.VERSION} | dataclasses.asdict(TINY)
+        assert json.loads((out / "drawn.json").read_text()) == {
+            "version": draw.VERSION
+        } | dataclasses.asdict(TINY)
         assert not draw_all(out, TINY)
 
 
@@ -216,7 +248,9 @@ def test_an_interrupted_drawing_leaves_nothing(tmp_path, quick, monkeypatch, err
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("flags", [["--seed", -1], ["--size", 31], ["--p1-train", 0], ["--p3-val", "few"], []])
+@pytest.mark.parametrize(
+    "flags", [["--seed", -1], ["--size", 31], ["--p1-train", 0], ["--p3-val", "few"], []]
+)
 def test_senseless_parameters_are_refused(tmp_path, call, flags):
     out = ["--out", tmp_path / "out"] if flags else []
     status, printed, _ = call(draw.main, *out, *flags)

@@ -35,7 +35,9 @@ def test_parameters_and_multiply_adds_are_those_of_the_network():
     with counter, torch.no_grad():
         network.eval()(torch.zeros(1, 3, 32, 32))
     totals = architecture.totals(network)
-    assert totals["parameters"] == sum(weight.numel() for weight in network.parameters()) == 4_405_426
+    assert (
+        totals["parameters"] == sum(weight.numel() for weight in network.parameters()) == 4_405_426
+    )
     assert 2 * totals["multiply-adds"] == counter.get_total_flops()
     assert (totals["blocks"], totals["features"], totals["halvings"]) == (17, 1792, 3)
     assert architecture.totals(MobileNetV2(width_mult=1.4))["halvings"] == 5
@@ -49,7 +51,10 @@ def test_another_stride_gives_another_drawing():
     after = architecture.stages(network)
     assert (after[3].stride, after[3].size, after[4].size) == (1, 32, 16)
     assert after[3].macs > 2 * before[3].macs and after[3].parameters == before[3].parameters
-    assert "48×16×16" in words(architecture.drawing(before)) and "48×32×32" not in words(architecture.drawing(before))[8:]
+    assert (
+        "48×16×16" in words(architecture.drawing(before))
+        and "48×32×32" not in words(architecture.drawing(before))[8:]
+    )
     assert "48×16×16" not in words(architecture.drawing(after))
 
 
@@ -67,10 +72,18 @@ def test_a_block_is_drawn_with_a_shortcut_only_if_it_has_one():
     assert "shortcut" in words(architecture.block_drawing(with_shortcut))
     drawn = words(architecture.block_drawing(plain))
     assert "shortcut" not in drawn
-    assert {"32 channels", "3×3 depthwise, 192 → 192", "stride 2, BatchNorm, ReLU6", "48 channels"} <= set(drawn)
+    assert {
+        "32 channels",
+        "3×3 depthwise, 192 → 192",
+        "stride 2, BatchNorm, ReLU6",
+        "48 channels",
+    } <= set(drawn)
 
 
-@pytest.mark.parametrize(("number", "text"), [(0, "–"), (7, "7"), (1392, "1.39 k"), (89_650, "89.7 k"), (4_405_426, "4.41 M")])
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "–"), (7, "7"), (1392, "1.39 k"), (89_650, "89.7 k"), (4_405_426, "4.41 M")],
+)
 def test_short(number, text):
     assert architecture.short(number) == text
 
@@ -81,16 +94,22 @@ def test_short(number, text):
 def clusters(count, classes, spread, seed=0):
     rng = np.random.default_rng(seed)
     labels = np.arange(count) % classes
-    return (rng.normal(0, 1, (classes, 20))[labels] + rng.normal(0, spread, (count, 20))).astype(np.float32), labels
+    return (rng.normal(0, 1, (classes, 20))[labels] + rng.normal(0, spread, (count, 20))).astype(
+        np.float32
+    ), labels
 
 
 def test_pca_is_the_singular_value_decomposition():
     features, labels = clusters(40, 4, 1.0)
     projection = projections.pca(features, labels)
     left, singular, _ = np.linalg.svd(features - features.mean(0), full_matrices=False)
-    np.testing.assert_allclose(np.abs(projection.xy), np.abs(left[:, :2] * singular[:2]), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(
+        np.abs(projection.xy), np.abs(left[:, :2] * singular[:2]), rtol=1e-3, atol=1e-3
+    )
     shares = singular**2 / (singular**2).sum()
-    assert [projection.numbers["explained 1"], projection.numbers["explained 2"]] == pytest.approx(shares[:2])
+    assert [projection.numbers["explained 1"], projection.numbers["explained 2"]] == pytest.approx(
+        shares[:2]
+    )
 
 
 def test_tsne_finds_clusters_and_is_the_same_each_time():
@@ -117,8 +136,16 @@ def test_neighbour_accuracy_is_a_vote_of_the_others():
     ("pca", "tsne", "holds"),
     [
         ((0.05, 0.08, 0.10), (0.15, 0.30, 0.60), "holds here."),
-        ((0.05, 0.08, 0.10), (0.15, 0.30, 0.31), "holds here only in part."),  # the last step is within chance
-        ((0.05, 0.08, 0.50), (0.15, 0.30, 0.60), "holds here only in part."),  # PCA separates well in the end
+        (
+            (0.05, 0.08, 0.10),
+            (0.15, 0.30, 0.31),
+            "holds here only in part.",
+        ),  # the last step is within chance
+        (
+            (0.05, 0.08, 0.50),
+            (0.15, 0.30, 0.60),
+            "holds here only in part.",
+        ),  # PCA separates well in the end
         ((0.05, 0.08, 0.10), (0.60, 0.30, 0.15), "does not hold here."),
         ((0.15, 0.30, 0.60), (0.05, 0.08, 0.10), "does not hold here."),
     ],
@@ -126,7 +153,9 @@ def test_neighbour_accuracy_is_a_vote_of_the_others():
 def test_the_sentence_under_the_pictures_follows_the_figures(pca, tsne, holds):
     found = projections.finding(list(pca), list(tsne), [0.2, 0.4, 0.7], 2500)
     assert problem1_images.verdict(found).endswith(f" {holds}")
-    few = projections.finding(list(pca), list(tsne), [0.2, 0.4, 0.7], 5)  # of which nothing is more than chance
+    few = projections.finding(
+        list(pca), list(tsne), [0.2, 0.4, 0.7], 5
+    )  # of which nothing is more than chance
     assert few["rises"] == few["ahead"] == 0 and few["stages"] == 3
 
 
@@ -137,7 +166,9 @@ def test_the_palettes_colours_differ_and_show_on_both_themes():
     distance = np.linalg.norm(lab[:, None] - lab, axis=2) + np.eye(50)
     assert distance.min() > 0.09  # about the distance of #2463b4 and #13808f
     assert lab[:, 0].min() > 0.4 and lab[:, 0].max() < 0.87
-    np.testing.assert_allclose(projections.oklab(np.array([1.0, 0, 0])), (0.6280, 0.2249, 0.1258), atol=1e-4)
+    np.testing.assert_allclose(
+        projections.oklab(np.array([1.0, 0, 0])), (0.6280, 0.2249, 0.1258), atol=1e-4
+    )
 
 
 # --- predictions and mistakes -----------------------------------------------------------------------------------------
@@ -145,7 +176,9 @@ def test_the_palettes_colours_differ_and_show_on_both_themes():
 
 def test_confusion_pairs_and_worst_mistakes():
     labels, predicted = np.array([0, 0, 0, 1, 1, 2, 2]), np.array([0, 1, 1, 1, 2, 2, 0])
-    made = figures.Predictions(predicted, np.array([0.9, 0.5, 0.8, 0.99, 0.7, 0.6, 0.7], dtype=np.float32))
+    made = figures.Predictions(
+        predicted, np.array([0.9, 0.5, 0.8, 0.99, 0.7, 0.6, 0.7], dtype=np.float32)
+    )
     matrix = figures.confusion(labels, predicted, 3)
     assert matrix.tolist() == [[1, 2, 0], [0, 1, 1], [1, 0, 1]]
     assert figures.confused_pairs(matrix, 8) == [(0, 1), (1, 2), (2, 0)]
@@ -173,18 +206,31 @@ def flipping(p1_checkpoint, tmp_path_factory):
 def test_predictions_are_those_of_the_graders_script(call, val, flipping, p1_checkpoint, tmp_path):
     folder = val / "p1_data" / "val_50"
     images, _, paths = data.load(folder)
-    status, _, _ = call(inference.main, folder, tmp_path / "out.csv", "--checkpoint", flipping, "--device", "cpu")
+    status, _, _ = call(
+        inference.main, folder, tmp_path / "out.csv", "--checkpoint", flipping, "--device", "cpu"
+    )
     assert status == 0
     labels = read_labels(tmp_path / "out.csv")
     made = figures.predictions(flipping, images, CPU)
     assert [labels[path.name] for path in paths] == [data.CLASSES[k] for k in made.predicted]
-    assert not np.allclose(made.confidence, figures.predictions(p1_checkpoint, images, CPU).confidence, atol=1e-6)
+    assert not np.allclose(
+        made.confidence, figures.predictions(p1_checkpoint, images, CPU).confidence, atol=1e-6
+    )
 
 
 # --- the section ------------------------------------------------------------------------------------------------------
 
 
-def write_run(folder, checkpoint_path, *, model, accuracies, pretrained="None", command="python3 -m p1.train", kept=True):
+def write_run(
+    folder,
+    checkpoint_path,
+    *,
+    model,
+    accuracies,
+    pretrained="None",
+    command="python3 -m p1.train",
+    kept=True,
+):
     """A run's folder with a log of two epochs or more and, if ``kept``, the same checkpoint at every epoch."""
     (folder / "snapshots").mkdir(parents=True)
     recipe = {"name": "hour", "model": model, "epochs": len(accuracies), "batch_size": 64, "lr": 0.1, "schedule": "cosine",
@@ -193,7 +239,14 @@ def write_run(folder, checkpoint_path, *, model, accuracies, pretrained="None", 
              "commit": "abc", "device": "a processor, 1 threads", "torch": "2.9"}  # fmt: skip
     (folder / "run.json").write_text(json.dumps(about))
     lines = [
-        {"epoch": k + 1, "steps": 5 * k + 5, "loss": 3.0 - k, "lr": 0.1 / (k + 1), "accuracy": accuracy, "seconds": 30.0}
+        {
+            "epoch": k + 1,
+            "steps": 5 * k + 5,
+            "loss": 3.0 - k,
+            "lr": 0.1 / (k + 1),
+            "accuracy": accuracy,
+            "seconds": 30.0,
+        }
         for k, accuracy in enumerate(accuracies)
     ]
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -211,10 +264,28 @@ def built(val, flipping, tmp_path_factory):
     """(site, blocks) of a page with a run of A, an honest and a contaminated one of B, and the pre-training."""
     runs = tmp_path_factory.mktemp("runs")
     write_run(runs / "p1_A_hour", flipping, model="A", accuracies=[0.25, 0.5, 0.4375])
-    write_run(runs / "p1_B_hour", flipping, model="B", accuracies=[0.5, 0.625], pretrained="runs/p1_pretrain_hour/last.pt")
-    write_run(runs / "p1_B_report", flipping, model="B", accuracies=[0.9375], pretrained="pretrained/cifar100_x.pt", kept=False)
     write_run(
-        runs / "p1_pretrain_hour", flipping, model="A", accuracies=[0.125, 0.75], command="python3 -m p1.pretrain", kept=False
+        runs / "p1_B_hour",
+        flipping,
+        model="B",
+        accuracies=[0.5, 0.625],
+        pretrained="runs/p1_pretrain_hour/last.pt",
+    )
+    write_run(
+        runs / "p1_B_report",
+        flipping,
+        model="B",
+        accuracies=[0.9375],
+        pretrained="pretrained/cifar100_x.pt",
+        kept=False,
+    )
+    write_run(
+        runs / "p1_pretrain_hour",
+        flipping,
+        model="A",
+        accuracies=[0.125, 0.75],
+        command="python3 -m p1.pretrain",
+        kept=False,
     )
     site = site_of(runs, val, tmp_path_factory.mktemp("out"))
     return site, problem1.section(site)
@@ -240,7 +311,11 @@ def text_of(blocks):
 
 
 def table(blocks, beginning):
-    return next(block for block in blocks if isinstance(block, Table) and text_of([block]).startswith(beginning))
+    return next(
+        block
+        for block in blocks
+        if isinstance(block, Table) and text_of([block]).startswith(beginning)
+    )
 
 
 def test_every_value_is_where_it_says(built):
@@ -260,13 +335,24 @@ def test_every_value_is_where_it_says(built):
 
 def test_accuracies_stand_with_interval_best_epoch_and_the_originals_figures(built):
     _, blocks = built
-    cells = [[text_of([Text(*parts_of(cell))]) for cell in row] for row in table(blocks, "Validation accuracy").rows]
+    cells = [
+        [text_of([Text(*parts_of(cell))]) for cell in row]
+        for row in table(blocks, "Validation accuracy").rows
+    ]
     rows = {row[0]: row[1:] for row in cells}
     low, high = wilson(7, 16)
-    assert rows["A, p1_A_hour"] == ["0.4375 (3)", f"{low:.3f} to {high:.3f}", "0.5000 (2)", "random"]
+    assert rows["A, p1_A_hour"] == [
+        "0.4375 (3)",
+        f"{low:.3f} to {high:.3f}",
+        "0.5000 (2)",
+        "random",
+    ]
     assert rows["A, original report"] == ["-", "-", "0.6476 (58)", "random"]
     assert rows["B, original report"] == ["-", "-", "0.9714 (1)", "CIFAR-100: contaminated"]
-    assert "contaminated" in rows["B, p1_B_report"][3] and "another labelled set" in rows["B, p1_B_hour"][3]
+    assert (
+        "contaminated" in rows["B, p1_B_report"][3]
+        and "another labelled set" in rows["B, p1_B_hour"][3]
+    )
 
 
 def test_the_honest_model_b_is_the_one_that_is_shown(built):
@@ -282,7 +368,11 @@ def test_the_implementation_is_the_recorded_one_with_settings_that_are_new(built
     rows = {row[0]: text_of([Text(*parts_of(row[1]))]) for row in block.rows}
     assert block.header == ("", "model A", "model B")
     assert rows["jitter: brightness, contrast, saturation, hue"] == "0.5, 0.5, 0.5, 0"
-    assert (rows["random rotation"], rows["new setting"], rows["weight decay"]) == ("up to 30° either way", "7", "-")
+    assert (rows["random rotation"], rows["new setting"], rows["weight decay"]) == (
+        "up to 30° either way",
+        "7",
+        "-",
+    )
     assert (rows["epochs"], rows["minutes"], rows["learning rate"]) == ("3 of 3", "2", "0.1")
 
 
@@ -290,8 +380,14 @@ def test_points_share_their_images_and_colours(built):
     _, blocks = built
     points = [block for block in flat(blocks) if isinstance(block, Points)]
     assert len(points) == 4  # two epochs are kept, two projections each
-    assert len({id(block.sprite) for block in points}) == 1 and len({tuple(block.colours) for block in points}) == 1
-    assert all(block.xy.shape == (16, 2) and block.sprite.images.shape == (16, 32, 32, 3) for block in points)
+    assert (
+        len({id(block.sprite) for block in points}) == 1
+        and len({tuple(block.colours) for block in points}) == 1
+    )
+    assert all(
+        block.xy.shape == (16, 2) and block.sprite.images.shape == (16, 32, 32, 3)
+        for block in points
+    )
 
 
 def test_the_worst_mistakes_are_wrong_and_named(built, val):
@@ -326,12 +422,20 @@ def gaps(blocks):
 def test_what_is_missing_is_a_gap_with_a_command(flipping, val, tmp_path):
     (tmp_path / "runs").mkdir()
     nothing = gaps(problem1.section(site_of(tmp_path / "runs", val, tmp_path / "out")))
-    assert nothing == {"a run of model A.": problem1.MAKE["A"], "a run of model B.": problem1.MAKE["B"]}
+    assert nothing == {
+        "a run of model A.": problem1.MAKE["A"],
+        "a run of model B.": problem1.MAKE["B"],
+    }
 
-    write_run(tmp_path / "runs" / "p1_A_hour", flipping, model="A", accuracies=[0.25, 0.5], kept=False)
+    write_run(
+        tmp_path / "runs" / "p1_A_hour", flipping, model="A", accuracies=[0.25, 0.5], kept=False
+    )
     without_checkpoints = gaps(problem1.section(site_of(tmp_path / "runs", val, tmp_path / "out")))
     assert without_checkpoints.pop("a run of model B.") == problem1.MAKE["B"]
-    assert set(without_checkpoints.values()) == {"python3 -m p1.train"} and len(without_checkpoints) == 2
+    assert (
+        set(without_checkpoints.values()) == {"python3 -m p1.train"}
+        and len(without_checkpoints) == 2
+    )
 
     blocks = problem1.section(site_of(tmp_path / "runs", tmp_path / "no data", tmp_path / "out"))
     without_images = gaps(blocks)
@@ -341,7 +445,13 @@ def test_what_is_missing_is_a_gap_with_a_command(flipping, val, tmp_path):
 
 
 def test_a_run_that_goes_on_is_told_from_one_that_ended_early(flipping, tmp_path):
-    write_run(tmp_path / "p1_A_hour", flipping, model="A", accuracies=[0.25, 0.5, 0.4375, 0.375], kept=False)
+    write_run(
+        tmp_path / "p1_A_hour",
+        flipping,
+        model="A",
+        accuracies=[0.25, 0.5, 0.4375, 0.375],
+        kept=False,
+    )
     run = runlog.read(tmp_path / "p1_A_hour")
     assert run.is_finished
     run.about["recipe"]["epochs"] = 8
@@ -349,12 +459,16 @@ def test_a_run_that_goes_on_is_told_from_one_that_ended_early(flipping, tmp_path
     run.about["recipe"]["patience"] = 2
     assert run.is_finished
     run.about["recipe"]["patience"] = 3
-    blocks = problem1.section(Site(tmp_path, [run], tmp_path / "no data", (), Measures(tmp_path / "out"), CPU))
+    blocks = problem1.section(
+        Site(tmp_path, [run], tmp_path / "no data", (), Measures(tmp_path / "out"), CPU)
+    )
     assert "the end of p1_A_hour: it is at epoch 4 of 8." in gaps(blocks)
 
 
 def test_an_accuracy_of_another_validation_set_gets_no_interval(flipping, val, tmp_path):
-    write_run(tmp_path / "runs" / "p1_A_hour", flipping, model="A", accuracies=[0.25, 0.51], kept=False)
+    write_run(
+        tmp_path / "runs" / "p1_A_hour", flipping, model="A", accuracies=[0.25, 0.51], kept=False
+    )
     blocks = problem1.section(site_of(tmp_path / "runs", val, tmp_path / "out"))
     assert any("its accuracy is no share of the 16 images" in what for what in gaps(blocks))
     assert " to 0." not in text_of([table(blocks, "Validation accuracy")])

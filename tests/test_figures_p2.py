@@ -32,13 +32,25 @@ RECIPE = {
     "name": "hour", "epochs": 2, "patience": 0, "batch_size": 64, "optimiser": "adamw", "lr": 5e-4, "schedule": "cosine",
     "warmup_epochs": 0.1, "weight_decay": 0.05, "decay_vectors": False, "bf16": True, "mean": HALF, "std": HALF,
 }  # fmt: skip
-BYOL_RECIPE = {**RECIPE, "views": [VIEW, {**VIEW, "solarize_p": 0.2}], "target_decay": 0.97, "target_schedule": "cosine"}
+BYOL_RECIPE = {
+    **RECIPE,
+    "views": [VIEW, {**VIEW, "solarize_p": 0.2}],
+    "target_decay": 0.97,
+    "target_schedule": "cosine",
+}
 CLASSIFIER = {**RECIPE, "crop_scale": [0.35, 1.0], "label_smoothing": 0.1}
 
 
 def run_of(folder, recipe, data, lines, seed=0):
     folder.mkdir(parents=True)
-    about = {"recipe": recipe, "data": data, "seed": seed, "command": f"train {folder.name}", "commit": "abc", "device": "cpu"}
+    about = {
+        "recipe": recipe,
+        "data": data,
+        "seed": seed,
+        "command": f"train {folder.name}",
+        "commit": "abc",
+        "device": "cpu",
+    }
     (folder / "run.json").write_text(json.dumps(about))
     lines = [{"epoch": k + 1, "steps": 10 * (k + 1), **line} for k, line in enumerate(lines)]
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -49,7 +61,14 @@ def setting_of(folder, name, accuracies=(0.25, 0.5), val="v", backbone="None", s
     """With the keys of p2/train.py."""
     lines = [{"loss": 2.0 - accuracy, "accuracy": accuracy} for accuracy in accuracies]
     file = None if backbone == "None" else f"digest of {backbone}"
-    known = {"setting": name, "train": "t", "val": val, "labels": "l", "backbone": backbone, "backbone_file": file}
+    known = {
+        "setting": name,
+        "train": "t",
+        "val": val,
+        "labels": "l",
+        "backbone": backbone,
+        "backbone_file": file,
+    }
     return run_of(folder, CLASSIFIER, known, lines, seed)
 
 
@@ -87,7 +106,9 @@ def test_the_networks_drawn_are_those_that_are_trained():
 def test_a_difference_is_clear_if_its_interval_does_not_hold_0():
     drawn = charts.svg(figures.difference_chart({"B - A": (3.0, -1.0, 7.0)}))
     assert f"var({charts.VARIABLES[charts.SERIES[0]]})" not in drawn
-    drawn = charts.svg(figures.difference_chart({"B - A": (3.0, 1.0, 7.0), "C - A": (-3.0, -7.0, -1.0)}))
+    drawn = charts.svg(
+        figures.difference_chart({"B - A": (3.0, 1.0, 7.0), "C - A": (-3.0, -7.0, -1.0)})
+    )
     assert f"var({charts.VARIABLES[charts.SERIES[0]]})" in drawn and "C - A" in drawn
     assert not figures.is_clear(0.0, 1.0)
 
@@ -103,7 +124,9 @@ def test_only_settings_of_one_recipe_seed_and_data_stand_together(tmp_path):
     setting_of(tmp_path / "p2_E_hour", "E", seed=1)
     run_of(tmp_path / "p2_byol_hour", BYOL_RECIPE, {"train": "t"}, [{"loss": 1.0}])
     chosen = figures.comparable(runlog.read_all(tmp_path))
-    assert {name: run.name for name, run in chosen.items()} == {name: f"p2_{name}_hour" for name in "ABC"}
+    assert {name: run.name for name, run in chosen.items()} == {
+        name: f"p2_{name}_hour" for name in "ABC"
+    }
     assert figures.comparable([]) == {}
 
 
@@ -115,7 +138,11 @@ def test_finished_settings_stand_before_others(tmp_path):
     setting_of(tmp_path / "p2_A_hour", "A", (0.1,))
     setting_of(tmp_path / "p2_C_hour", "C", (0.1,))
     chosen = figures.comparable(runlog.read_all(tmp_path))
-    assert {name: run.name for name, run in chosen.items()} == {"A": "p2_A_old", "B": "p2_B_old", "C": "p2_C_hour"}
+    assert {name: run.name for name, run in chosen.items()} == {
+        "A": "p2_A_old",
+        "B": "p2_B_old",
+        "C": "p2_C_hour",
+    }
 
 
 def test_a_setting_is_not_taken_for_the_pretraining_with_labels(tmp_path):
@@ -126,11 +153,16 @@ def test_a_setting_is_not_taken_for_the_pretraining_with_labels(tmp_path):
 def test_the_pretraining_shown_is_the_one_that_the_settings_began_from(tmp_path):
     run_of(tmp_path / "p2_byol_long", BYOL_RECIPE, {"train": "t"}, [{"loss": 1.0}] * 9)
     run_of(tmp_path / "p2_byol_hour", BYOL_RECIPE, {"train": "t"}, [{"loss": 1.0}] * 2)
-    run_of(tmp_path / "p2_supervised_hour", CLASSIFIER, {"train": "t", "labels": "l"}, [{"loss": 1.0}])
+    run_of(
+        tmp_path / "p2_supervised_hour", CLASSIFIER, {"train": "t", "labels": "l"}, [{"loss": 1.0}]
+    )
     runs = runlog.read_all(tmp_path)
     setting = setting_of(tmp_path / "p2_C_hour", "C", backbone="runs/p2_byol_hour/last.pt")
     shown = figures.pretraining(runs, {"C": setting})
-    assert {start: run.name for start, run in shown.items()} == {"byol": "p2_byol_hour", "labels": "p2_supervised_hour"}
+    assert {start: run.name for start, run in shown.items()} == {
+        "byol": "p2_byol_hour",
+        "labels": "p2_supervised_hour",
+    }
     assert figures.pretraining(runs, {})["byol"].name == "p2_byol_long"
 
 
@@ -151,7 +183,19 @@ def test_the_answers_are_those_of_the_graders_script(tmp_path, call, p2_checkpoi
     office = tmp_path / "office"
     shutil.copytree(folder, office / "val")
     (office / "val.csv").write_text(table.read_text().replace("None", "Lamp"))
-    assert call(inference.main, table, folder, tmp_path / "out.csv", "--checkpoint", p2_checkpoint, "--device", "cpu")[0] == 0
+    assert (
+        call(
+            inference.main,
+            table,
+            folder,
+            tmp_path / "out.csv",
+            "--checkpoint",
+            p2_checkpoint,
+            "--device",
+            "cpu",
+        )[0]
+        == 0
+    )
     labels, truth = figures.answers(p2_checkpoint, office, torch.device("cpu"))
     assert labels.tolist() == list(read_labels(tmp_path / "out.csv").values())
     assert len(set(labels.tolist())) > 1 and truth.tolist() == ["Lamp"] * 4
@@ -167,13 +211,23 @@ def test_the_random_backbone_is_the_one_before_the_first_step():
 
 
 def test_a_probe_is_of_the_file_in_the_runs_own_normalisation(tmp_path):
-    run = run_of(tmp_path / "p2_byol_hour", {**BYOL_RECIPE, "bf16": False}, {"train": "t"}, [{"loss": 1.0}])
-    images = torch.randint(0, 256, (12, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    probe = knn.Probe(images[:8], torch.arange(8), images[:4], torch.tensor([0, 1, 2, 7]))  # the last is not its own
+    run = run_of(
+        tmp_path / "p2_byol_hour", {**BYOL_RECIPE, "bf16": False}, {"train": "t"}, [{"loss": 1.0}]
+    )
+    images = torch.randint(
+        0, 256, (12, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    probe = knn.Probe(
+        images[:8], torch.arange(8), images[:4], torch.tensor([0, 1, 2, 7])
+    )  # the last is not its own
     found = figures.probed(run, None, probe, torch.device("cpu"))
     assert found["knn"] == 0.75 and found["low"] < 0.75 < found["high"]
-    weights = {name: torch.zeros_like(value) for name, value in make_backbone().state_dict().items()}
-    collapsed = checkpoint.Checkpoint("p2", BACKBONE, (), 128, HALF, HALF, False, {}, {}, {}, weights)
+    weights = {
+        name: torch.zeros_like(value) for name, value in make_backbone().state_dict().items()
+    }
+    collapsed = checkpoint.Checkpoint(
+        "p2", BACKBONE, (), 128, HALF, HALF, False, {}, {}, {}, weights
+    )
     checkpoint.save(tmp_path / "last.pt", collapsed)
     assert figures.probed(run, tmp_path / "last.pt", probe, torch.device("cpu"))["knn"] <= 0.25
 
@@ -185,8 +239,18 @@ def values_in(blocks):
     for block in blocks:
         if isinstance(block, Grid):
             yield from values_in(block.blocks)
-        cells = [block.caption, *(cell for row in block.rows for cell in row)] if isinstance(block, Table) else []
-        cells += [block.caption] if isinstance(block, Drawing) else [tuple(block.parts)] if isinstance(block, Text) else []
+        cells = (
+            [block.caption, *(cell for row in block.rows for cell in row)]
+            if isinstance(block, Table)
+            else []
+        )
+        cells += (
+            [block.caption]
+            if isinstance(block, Drawing)
+            else [tuple(block.parts)]
+            if isinstance(block, Text)
+            else []
+        )
         yield from (part for cell in cells for part in parts_of(cell) if isinstance(part, Value))
 
 
@@ -199,7 +263,9 @@ def check_every_value(blocks, tmp_path):
         if file == "measures.json":
             kept = json.loads((tmp_path / "out" / file).read_text())[key]["numbers"][name]
         else:
-            lines = [json.loads(line) for line in (tmp_path / "runs" / file).read_text().splitlines()]
+            lines = [
+                json.loads(line) for line in (tmp_path / "runs" / file).read_text().splitlines()
+            ]
             kept = next(line for line in lines if line["epoch"] == int(key))[name]
         digits = len(value.text.partition(".")[2])
         assert kept == value.value and value.text == f"{kept:,.{digits}f}", value.source
@@ -222,13 +288,24 @@ def five(tmp_path, monkeypatch):
     truth = np.array([str(k % 20) for k in range(40)])
     for k in range(40):
         draw(office / "val" / f"{k}.jpg", 8, 8, k)
-    (office / "val.csv").write_text("id,filename,label\n" + "".join(f"{k},{k}.jpg,{truth[k]}\n" for k in range(40)))
+    (office / "val.csv").write_text(
+        "id,filename,label\n" + "".join(f"{k},{k}.jpg,{truth[k]}\n" for k in range(40))
+    )
     right = {"A": range(10), "B": range(20, 31), "C": range(30), "E": range(12)}
     for name, chosen in right.items():
-        backbone = {"B": "runs/p2_supervised_hour/last.pt", "A": "None"}.get(name, "runs/p2_byol_hour/last.pt")
-        run = setting_of(tmp_path / "runs" / f"p2_{name}_hour", name, (0.1, len(chosen) / 40), backbone=backbone)
+        backbone = {"B": "runs/p2_supervised_hour/last.pt", "A": "None"}.get(
+            name, "runs/p2_byol_hour/last.pt"
+        )
+        run = setting_of(
+            tmp_path / "runs" / f"p2_{name}_hour", name, (0.1, len(chosen) / 40), backbone=backbone
+        )
         (run.folder / "last.pt").write_text(name)
-    run_of(tmp_path / "runs" / "p2_byol_hour", BYOL_RECIPE, {"train": "t"}, [{"loss": 1.5, "spread": 0.5}])
+    run_of(
+        tmp_path / "runs" / "p2_byol_hour",
+        BYOL_RECIPE,
+        {"train": "t"},
+        [{"loss": 1.5, "spread": 0.5}],
+    )
 
     def answers(path, folder, where):
         chosen = np.isin(np.arange(40), list(right[path.read_text()]))
@@ -249,14 +326,25 @@ def test_the_section_compares_the_settings_on_the_same_images(five):
         and rows["E"][2] == "head only"
         and rows["E"][7] == "0.3087"
     )
-    rows = {row[0][:5]: [text_of(cell) for cell in row] for row in table_of(blocks, "difference").rows}
+    rows = {
+        row[0][:5]: [text_of(cell) for cell in row] for row in table_of(blocks, "difference").rows
+    }
     assert list(rows) == ["B - A", "C - A", "C - B", "C - E"]
     assert rows["C - A"][1] == "+50.0" and rows["C - A"][3:] == ["clear: C above A", "+17.0"]
-    assert rows["B - A"][1] == "+2.5" and rows["B - A"][2].startswith("-") and rows["B - A"][3] == "not clear"
-    finding = next(
-        text_of(tuple(b.parts)) for b in blocks if isinstance(b, Text) and text_of(tuple(b.parts)).startswith("Not cl")
+    assert (
+        rows["B - A"][1] == "+2.5"
+        and rows["B - A"][2].startswith("-")
+        and rows["B - A"][3] == "not clear"
     )
-    assert "Not clear: B - A +2.5 (-" in finding and "the same sign as in the original report: C - A +50.0 (" in finding
+    finding = next(
+        text_of(tuple(b.parts))
+        for b in blocks
+        if isinstance(b, Text) and text_of(tuple(b.parts)).startswith("Not cl")
+    )
+    assert (
+        "Not clear: B - A +2.5 (-" in finding
+        and "the same sign as in the original report: C - A +50.0 (" in finding
+    )
     assert check_every_value(blocks, five) > 60
 
 
@@ -265,17 +353,30 @@ def test_the_section_says_what_is_missing_and_how_to_make_it(five):
     blocks = problem2.section(site_of(five))
     gaps = {block.what: block.command for block in blocks if isinstance(block, Gap)}
     where = next(command for what, command in gaps.items() if "setting D" in what)
-    assert where == "python3 -m p2.train --setting D --recipe hour --backbone runs/p2_supervised_hour/last.pt"
-    assert any("setting E's answers" in what and command == "train p2_E_hour" for what, command in gaps.items())
-    assert any("pre-training with labels" in what and "--method supervised" in command for what, command in gaps.items())
-    assert any("C - E" in text_of(tuple(block.parts)) for block in blocks if isinstance(block, Text))
+    assert (
+        where
+        == "python3 -m p2.train --setting D --recipe hour --backbone runs/p2_supervised_hour/last.pt"
+    )
+    assert any(
+        "setting E's answers" in what and command == "train p2_E_hour"
+        for what, command in gaps.items()
+    )
+    assert any(
+        "pre-training with labels" in what and "--method supervised" in command
+        for what, command in gaps.items()
+    )
+    assert any(
+        "C - E" in text_of(tuple(block.parts)) for block in blocks if isinstance(block, Text)
+    )
     assert [row[0] for row in table_of(blocks, "setting").rows] == ["A", "B", "C", "E"]
 
 
 def test_without_data_and_runs_the_section_is_gaps_and_the_method(five):
     shutil.rmtree(five / "data")
     blocks = problem2.section(site_of(five))
-    assert any(block.command == problem2_pretraining.FETCH for block in blocks if isinstance(block, Gap))
+    assert any(
+        block.command == problem2_pretraining.FETCH for block in blocks if isinstance(block, Gap)
+    )
     assert text_of(table_of(blocks, "setting").rows[0][4]) == "-"
     check_every_value(blocks, five)
     shutil.rmtree(five / "runs")
@@ -290,16 +391,24 @@ def test_a_setting_in_training_stays_out_of_the_differences(five):
     blocks = problem2.section(site_of(five))
     assert any("epoch 1 of 2" in block.what for block in blocks if isinstance(block, Gap))
     assert "C" in [row[0] for row in table_of(blocks, "setting").rows]
-    assert [row[0] for row in table_of(blocks, "difference").rows] == ["B - A: with labels against nothing"]
+    assert [row[0] for row in table_of(blocks, "difference").rows] == [
+        "B - A: with labels against nothing"
+    ]
 
 
 def test_what_is_not_finished_is_said_with_the_command_that_goes_on(five):
     """A pre-training in its first epoch of two, and a setting whose command began with --fresh."""
     run = five / "runs" / "p2_C_hour"
     about = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps(about | {"command": "python3 -m p2.train --fresh --run 'runs/p2 C'"}))
+    (run / "run.json").write_text(
+        json.dumps(about | {"command": "python3 -m p2.train --fresh --run 'runs/p2 C'"})
+    )
     (run / "log.jsonl").write_text((run / "log.jsonl").read_text().splitlines(keepends=True)[0])
-    gaps = {block.what: block.command for block in problem2.section(site_of(five)) if isinstance(block, Gap)}
+    gaps = {
+        block.what: block.command
+        for block in problem2.section(site_of(five))
+        if isinstance(block, Gap)
+    }
     assert gaps["the end of p2_byol_hour: it is at epoch 1 of 2."] == "train p2_byol_hour"
     said = "the end of p2_C_hour: it is at epoch 1 of 2, and stays out of the differences."
     assert gaps[said] == "python3 -m p2.train --run 'runs/p2 C'"
@@ -330,26 +439,42 @@ def test_it_is_said_if_the_runs_were_validated_on_something_else(five):
             about = json.loads(path.read_text())
             about["data"]["val"] = val
             path.write_text(json.dumps(about))
-        return any(text.startswith("The digest of the validation set") for text in texts(problem2.section(site_of(five))))
+        return any(
+            text.startswith("The digest of the validation set")
+            for text in texts(problem2.section(site_of(five)))
+        )
 
     office = five / "data" / "p2_data" / "office"
     images, labels, paths, _ = data.load_labelled(office / "val.csv", office / "val")
-    assert not is_said(content(images, labels)) and not is_said(fingerprint(paths))  # as now, and as in older runs
+    assert not is_said(content(images, labels)) and not is_said(
+        fingerprint(paths)
+    )  # as now, and as in older runs
     assert is_said("of something else")
 
 
 @pytest.mark.parametrize("recipe", ["hour", "report", "demo"])
 @pytest.mark.parametrize("others", ["", "E"])
-def test_a_missing_settings_command_makes_what_it_begins_from(tmp_path, monkeypatch, recipe, others):
-    settings = {name: setting_of(tmp_path / name, name, backbone="runs/p2_byol_mine/last.pt") for name in others}
+def test_a_missing_settings_command_makes_what_it_begins_from(
+    tmp_path, monkeypatch, recipe, others
+):
+    settings = {
+        name: setting_of(tmp_path / name, name, backbone="runs/p2_byol_mine/last.pt")
+        for name in others
+    }
     settings["A"] = setting_of(tmp_path / "A", "A")
     for run in settings.values():
         run.about["recipe"] = {**CLASSIFIER, "name": recipe}
     for name in "BCD":
-        *before, command = (shlex.split(part) for part in problem2.train_command(name, settings).split(" && "))
+        *before, command = (
+            shlex.split(part) for part in problem2.train_command(name, settings).split(" && ")
+        )
         monkeypatch.setattr(sys, "argv", command[2:])
         args = train.arguments()
-        assert command[:3] == ["python3", "-m", "p2.train"] and args.recipe == recipe and args.setting == name
+        assert (
+            command[:3] == ["python3", "-m", "p2.train"]
+            and args.recipe == recipe
+            and args.setting == name
+        )
         start = str(train.first_weights(SETTINGS[name], args))
         if name == "C" and others:
             assert not before and start == "runs/p2_byol_mine/last.pt"
@@ -371,7 +496,9 @@ def test_a_second_build_measures_nothing(five, monkeypatch):
 def test_curves_are_drawn_of_two_epochs_and_more(five):
     assert not [
         b
-        for b in problem2_pretraining.pretrained(site_of(five), figures.pretraining(site_of(five).logs, {}))
+        for b in problem2_pretraining.pretrained(
+            site_of(five), figures.pretraining(site_of(five).logs, {})
+        )
         if isinstance(b, Grid)
     ]
     log = five / "runs" / "p2_byol_hour" / "log.jsonl"
@@ -380,4 +507,7 @@ def test_curves_are_drawn_of_two_epochs_and_more(five):
     grids = [block for block in blocks if isinstance(block, Grid)]
     assert len(grids) == 2 and len(grids[0].blocks) == 2
     drawn = charts.svg(grids[1].blocks[0].figure)
-    assert all(f">{name}<" in drawn for name in "ABCE") and f"var({charts.VARIABLES[charts.SERIES[4]]})" in drawn
+    assert (
+        all(f">{name}<" in drawn for name in "ABCE")
+        and f"var({charts.VARIABLES[charts.SERIES[4]]})" in drawn
+    )

@@ -42,8 +42,12 @@ def test_the_stages_add_up_to_what_torch_counts_itself(make):
     found = networks.stages(network)
     with FlopCounterMode(display=False) as counter:
         network(torch.empty(1, 3, 512, 512, device="meta"))
-    assert sum(stage.parameters for stage in found) == sum(weight.numel() for weight in network.parameters())
-    assert 2 * sum(stage.multiply_adds for stage in found) == counter.get_total_flops()  # torch counts an add as another
+    assert sum(stage.parameters for stage in found) == sum(
+        weight.numel() for weight in network.parameters()
+    )
+    assert (
+        2 * sum(stage.multiply_adds for stage in found) == counter.get_total_flops()
+    )  # torch counts an add as another
     assert (found[-1].channels, found[-1].height, found[-1].width) == (7, 512, 512)
 
 
@@ -67,7 +71,9 @@ def test_a_changed_dilation_shows_in_the_drawing():
 
 def test_a_changed_width_shows_in_the_drawing_and_in_the_count():
     narrow, wide = (networks.stages(on_meta(FCN32s, classes)) for classes in (5, 7))
-    assert "5 × 512×512" in words_of(networks.drawing(narrow)) and "7 × 512×512" in words_of(networks.drawing(wide))
+    assert "5 × 512×512" in words_of(networks.drawing(narrow)) and "7 × 512×512" in words_of(
+        networks.drawing(wide)
+    )
     fewer = 2 * (4096 + 1) + (7 * 7 - 5 * 5) * 64 * 64  # score and upscore
     assert sum(s.parameters for s in wide) - sum(s.parameters for s in narrow) == fewer
 
@@ -80,7 +86,11 @@ def test_another_network_is_refused():
 @pytest.mark.parametrize(("dilation", "side"), [(1, 5), (12, 32), (24, 32), (36, 32), (12, 16)])
 def test_the_taps_on_the_map_are_those_of_a_convolution(dilation, side):
     ones = torch.ones(1, 1, side, side)
-    counted = nn.functional.conv2d(ones, torch.ones(1, 1, 3, 3), padding=dilation, dilation=dilation).mean().item()
+    counted = (
+        nn.functional.conv2d(ones, torch.ones(1, 1, 3, 3), padding=dilation, dilation=dilation)
+        .mean()
+        .item()
+    )
     assert networks.on_the_map(dilation, side) == pytest.approx(counted)
 
 
@@ -102,13 +112,22 @@ def test_the_courses_flags_do_the_same_as_ours(pair, flags, call, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     status, out, _ = call(figures.main, flags[0], pair[0], flags[1], pair[1])
     assert (status, out) == (0, "wrote 7_mask_over_image.png\n")
-    made, image = np.array(Image.open("7_mask_over_image.png")).astype(int), np.array(Image.open(pair[0])).astype(int)
+    made, image = (
+        np.array(Image.open("7_mask_over_image.png")).astype(int),
+        np.array(Image.open(pair[0])).astype(int),
+    )
     forest, water, urban = (data.COLOURS[index].astype(int) for index in (3, 4, 0))
-    assert abs(made[5, 5] - (0.65 * image[5, 5] + 0.35 * forest)).max() <= 1  # tinted within a region
+    assert (
+        abs(made[5, 5] - (0.65 * image[5, 5] + 0.35 * forest)).max() <= 1
+    )  # tinted within a region
     assert (made[5, 29] == forest).all() and (made[5, 30] == water).all()  # outlined on both sides
     assert (made[20, 10] == urban).all() and (made[20, 11] == forest).all()
     legend = {tuple(colour) for colour in made[40:].reshape(-1, 3).tolist()}
-    shown = {name for name, colour in zip(data.CLASSES, data.COLOURS.tolist(), strict=True) if tuple(colour) in legend}
+    shown = {
+        name
+        for name, colour in zip(data.CLASSES, data.COLOURS.tolist(), strict=True)
+        if tuple(colour) in legend
+    }
     assert shown == {"urban", "forest", "water"}
 
 
@@ -125,18 +144,44 @@ def test_a_legend_that_is_wider_than_the_image_is_not_cut():
     [
         (("--image", "7_sat.png", "--seg_path", "7_mask.png"), "give one pair of"),
         (("--img_path", "7_sat.png"), "given: --img_path"),
-        (("--image", "7_sat.png", "--mask", "7_mask.png", "--sat_path", "7_sat.png", "--mask_path", "7_mask.png"), "one pair"),
+        (
+            (
+                "--image",
+                "7_sat.png",
+                "--mask",
+                "7_mask.png",
+                "--sat_path",
+                "7_sat.png",
+                "--mask_path",
+                "7_mask.png",
+            ),
+            "one pair",
+        ),
         ((), "given: none"),
         (("--image", "7_sat.png", "--mask", "none.png"), "none.png: no such file"),
         (("--image", "text.jpg", "--mask", "7_mask.png"), "text.jpg: cannot be read as an image"),
-        (("--image", "small.png", "--mask", "7_mask.png"), "7_mask.png is 60x40, but small.png is 8x8"),
-        (("--image", "7_sat.png", "--mask", "7_mask.png", "--out", "folder.png"), "folder.png is a folder"),
-        (("--image", "7_sat.png", "--mask", "7_mask.png", "--out", "text.jpg/x.png"), "a file is in the way"),
+        (
+            ("--image", "small.png", "--mask", "7_mask.png"),
+            "7_mask.png is 60x40, but small.png is 8x8",
+        ),
+        (
+            ("--image", "7_sat.png", "--mask", "7_mask.png", "--out", "folder.png"),
+            "folder.png is a folder",
+        ),
+        (
+            ("--image", "7_sat.png", "--mask", "7_mask.png", "--out", "text.jpg/x.png"),
+            "a file is in the way",
+        ),
         (("--image", "7_sat.png", "--mask", "7_mask.png", "--out", "x.jpg"), "name it x.png"),
-        (("--image", "7_sat.png", "--mask", "7_mask.png", "--out", "7_mask.png"), "would overwrite an input"),
+        (
+            ("--image", "7_sat.png", "--mask", "7_mask.png", "--out", "7_mask.png"),
+            "would overwrite an input",
+        ),
     ],
 )
-def test_bad_input_is_one_line_and_nothing_is_written(arguments, said, pair, call, tmp_path, monkeypatch):
+def test_bad_input_is_one_line_and_nothing_is_written(
+    arguments, said, pair, call, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.jpg").write_text("no image")
     (tmp_path / "folder.png").mkdir()
@@ -166,7 +211,10 @@ def test_an_output_that_fails_half_way_leaves_the_older_one(pair, call, tmp_path
 
 def test_changes_and_scores_of_a_small_mask():
     truth = np.array([[0, 0, 1, 1, 6]], dtype=np.uint8)
-    first, last = np.array([[0, 1, 0, 0, 0]], dtype=np.uint8), np.array([[1, 0, 1, 0, 6]], dtype=np.uint8)
+    first, last = (
+        np.array([[0, 1, 0, 0, 0]], dtype=np.uint8),
+        np.array([[1, 0, 1, 0, 6]], dtype=np.uint8),
+    )
     found = [predictions.CHANGES[index] for index in predictions.changes(truth, first, last)[0]]
     assert found == ["broken", "fixed", "fixed", "wrong in both", "unknown in the truth"]
     assert predictions.scores(truth, last) == pytest.approx(
@@ -189,17 +237,24 @@ def validation(tmp_path):
     for seed, name in enumerate(("0013", "0062", "0104")):
         draw(folder / f"{name}_sat.jpg", 64, 64, seed)
         coarse = np.random.default_rng(seed).integers(0, 7, (4, 4), dtype=np.uint8)
-        Image.fromarray(data.colours_of(coarse.repeat(16, 0).repeat(16, 1))).save(folder / f"{name}_mask.png")
+        Image.fromarray(data.colours_of(coarse.repeat(16, 0).repeat(16, 1))).save(
+            folder / f"{name}_mask.png"
+        )
     return tmp_path / "hw1_data"
 
 
 def test_predictions_are_those_of_the_graders_script(p3_checkpoint, validation, call, tmp_path):
     folder, out = validation / "p3_data" / "validation", tmp_path / "masks"
-    status, _, _ = call(inference.main, folder, out, "--checkpoint", p3_checkpoint, "--device", "cpu")
+    status, _, _ = call(
+        inference.main, folder, out, "--checkpoint", p3_checkpoint, "--device", "cpu"
+    )
     assert status == 0
     predict = inference.predictor(p3_checkpoint, torch.device("cpu"))
     image, _ = predictions.read_pair(folder / "0062_sat.jpg")
-    assert np.array_equal(data.colours_of(predictions.mask(predict, image)), np.array(Image.open(out / "0062_mask.png")))
+    assert np.array_equal(
+        data.colours_of(predictions.mask(predict, image)),
+        np.array(Image.open(out / "0062_mask.png")),
+    )
     counts = predictions.confusion(predict, folder).numpy()
     assert np.array_equal(counts, mean_iou_evaluate.confusion(folder, out))
 
@@ -213,7 +268,14 @@ def test_an_image_that_cannot_be_read_is_named(validation):
 
 # --- the section ------------------------------------------------------------------------------------------------------
 
-IOUS = {"urban": 0.5, "agriculture": 0.8, "rangeland": 0.1, "forest": 0.6, "water": 0.4, "barren": 0.3}
+IOUS = {
+    "urban": 0.5,
+    "agriculture": 0.8,
+    "rangeland": 0.1,
+    "forest": 0.6,
+    "water": 0.4,
+    "barren": 0.3,
+}
 
 
 @pytest.fixture
@@ -222,13 +284,21 @@ def run(tmp_path, p3_checkpoint):
     folder = tmp_path / "runs" / "p3_B_trial"
     (folder / "snapshots").mkdir(parents=True)
     recipe = dataclasses.asdict(RECIPES["demo"]["B"]) | {"epochs": 3}
-    about = {"recipe": recipe, "data": {"pretrained": "None"}, "seed": 4, "command": "python3 -m p3.train", "commit": "abc"}
+    about = {
+        "recipe": recipe,
+        "data": {"pretrained": "None"},
+        "seed": 4,
+        "command": "python3 -m p3.train",
+        "commit": "abc",
+    }
     (folder / "run.json").write_text(json.dumps(about | {"device": "a processor"}))
     write_log(folder, IOUS)
     for name in ("snapshots/epoch_0001.pt", "last.pt"):
         shutil.copy(p3_checkpoint, folder / name)
     other = torch.load(p3_checkpoint, weights_only=True)
-    other["weights"]["network.classifier.4.bias"] = other["weights"]["network.classifier.4.bias"].flip(0)
+    other["weights"]["network.classifier.4.bias"] = other["weights"][
+        "network.classifier.4.bias"
+    ].flip(0)
     torch.save(other, folder / "snapshots" / "epoch_0002.pt")
     return folder
 
@@ -238,13 +308,24 @@ def write_log(folder, ious):
     for epoch, factor in ((1, 0.5), (2, 1.2), (3, 1.0)):  # the second is the best one
         values = {f"iou_{name}": iou * factor for name, iou in ious.items()}
         mean = sum(values.values()) / len(values)
-        lines.append({"epoch": epoch, "steps": 2 * epoch, "loss": 1 / epoch, "lr": 1e-3 / epoch, "mean_iou": mean, **values})
+        lines.append(
+            {
+                "epoch": epoch,
+                "steps": 2 * epoch,
+                "loss": 1 / epoch,
+                "lr": 1e-3 / epoch,
+                "mean_iou": mean,
+                **values,
+            }
+        )
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def site_of(run, folder, out, images=("0013", "0062", "0104")):
     logs = runlog.read_all(run.parent) if run else []
-    return Site(run.parent if run else out, logs, folder, images, Measures(out), torch.device("cpu"))
+    return Site(
+        run.parent if run else out, logs, folder, images, Measures(out), torch.device("cpu")
+    )
 
 
 def flat(blocks):
@@ -256,13 +337,19 @@ def values_of(blocks):
     """Every Value of the blocks."""
     for block in flat(blocks):
         parts = block.parts if isinstance(block, Text) else parts_of(getattr(block, "caption", ()))
-        cells = [part for row in block.rows for cell in row for part in parts_of(cell)] if isinstance(block, Table) else []
+        cells = (
+            [part for row in block.rows for cell in row for part in parts_of(cell)]
+            if isinstance(block, Table)
+            else []
+        )
         yield from (part for part in (*parts, *cells) if isinstance(part, Value))
 
 
 def said(blocks):
     texts = (block.parts for block in flat(blocks) if isinstance(block, Text))
-    return " ".join("".join(part if isinstance(part, str) else part.text for part in parts) for parts in texts)
+    return " ".join(
+        "".join(part if isinstance(part, str) else part.text for part in parts) for parts in texts
+    )
 
 
 def test_the_section_states_what_was_logged_and_measured(run, validation, tmp_path):
@@ -271,22 +358,34 @@ def test_the_section_states_what_was_logged_and_measured(run, validation, tmp_pa
         "python3 -m p3.train --model A --recipe hour"
     ]
     kept = json.loads((tmp_path / "out" / "measures.json").read_text())
-    log = {line["epoch"]: line for line in map(json.loads, (run / "log.jsonl").read_text().splitlines())}
+    log = {
+        line["epoch"]: line
+        for line in map(json.loads, (run / "log.jsonl").read_text().splitlines())
+    }
     values = list(values_of(blocks))
     assert len(values) > 50
     for value in values:
         file, _, where = value.source.partition("#")
         key, _, name = where.rpartition("/")
-        assert value.value == (log[int(key)] if file.endswith("log.jsonl") else kept[key]["numbers"])[name]
-        assert float(value.text.replace(",", "")) == pytest.approx(value.value, abs=0.6 if value.value > 100 else 0.06)
+        assert (
+            value.value
+            == (log[int(key)] if file.endswith("log.jsonl") else kept[key]["numbers"])[name]
+        )
+        assert float(value.text.replace(",", "")) == pytest.approx(
+            value.value, abs=0.6 if value.value > 100 else 0.06
+        )
 
     layers = [block for block in flat(blocks) if isinstance(block, Layers)]
-    assert [list(one.layers) for one in layers] == [["image", "truth", "epoch 1", "epoch 2", "epoch 3", "errors"]] * 3
+    assert [list(one.layers) for one in layers] == [
+        ["image", "truth", "epoch 1", "epoch 2", "epoch 3", "errors"]
+    ] * 3
     one = layers[1]
     truth = np.array(Image.open(validation / "p3_data" / "validation" / "0062_mask.png"))
     assert np.array_equal(one.layers["truth"], truth)
     right = (one.layers["epoch 2"] == truth).all(2)[data.classes_of(truth) != data.UNKNOWN].mean()
-    assert next(v for v in values if v.source.endswith("epoch_0002/mask_0062/accuracy")).value == pytest.approx(right)
+    assert next(
+        v for v in values if v.source.endswith("epoch_0002/mask_0062/accuracy")
+    ).value == pytest.approx(right)
     assert not np.array_equal(one.layers["epoch 1"], one.layers["epoch 2"])
     shown = {
         "#" + "".join(f"{v:02x}" for v in colour)
@@ -297,18 +396,27 @@ def test_the_section_states_what_was_logged_and_measured(run, validation, tmp_pa
     shares = [v.value for v in values if "changes_0062/" in v.source]
     assert sum(shares) == pytest.approx(1)
     assert "finds rangeland hardest" in said(blocks)
-    (matrix,) = [block for block in flat(blocks) if isinstance(block, Drawing) and "Confusion" in block.alt]
+    (matrix,) = [
+        block for block in flat(blocks) if isinstance(block, Drawing) and "Confusion" in block.alt
+    ]
     assert matrix.runs[0].name == "p3_B_trial"
 
 
-def test_a_second_build_measures_nothing_again_and_can_be_written_out(run, validation, tmp_path, capsys, monkeypatch):
+def test_a_second_build_measures_nothing_again_and_can_be_written_out(
+    run, validation, tmp_path, capsys, monkeypatch
+):
     first = problem3.section(site_of(run, validation, tmp_path / "out"))
     assert "mask_0013" in capsys.readouterr().out
     monkeypatch.setattr(inference, "predictor", None)
     second = problem3.section(site_of(run, validation, tmp_path / "out"))
     assert capsys.readouterr().out == ""
-    assert [(v.source, v.value) for v in values_of(first)] == [(v.source, v.value) for v in values_of(second)]
-    page, text = html.render("t", second), markdown.render("t", second, tmp_path / "out" / "figures")
+    assert [(v.source, v.value) for v in values_of(first)] == [
+        (v.source, v.value) for v in values_of(second)
+    ]
+    page, text = (
+        html.render("t", second),
+        markdown.render("t", second, tmp_path / "out" / "figures"),
+    )
     assert page.count("data-layer=") == 18 and "rate 36" in page and "rangeland" in text
 
 
@@ -334,11 +442,15 @@ def test_missing_images_and_missing_runs_are_gaps(run, validation, tmp_path):
     assert any("validation 9999" in block.what for block in flat(blocks) if isinstance(block, Gap))
     assert sum(isinstance(block, Layers) for block in flat(blocks)) == 1
     blocks = problem3.section(site_of(run, tmp_path / "none", tmp_path / "out 2"))
-    assert [block.command for block in flat(blocks) if isinstance(block, Gap)][1:] == ["bash hw1_download.sh data"] * 2
+    assert [block.command for block in flat(blocks) if isinstance(block, Gap)][1:] == [
+        "bash hw1_download.sh data"
+    ] * 2
     blocks = problem3.section(site_of(None, validation, tmp_path / "out 3"))
     gaps = [block.command for block in blocks if isinstance(block, Gap)]
     assert gaps == [f"python3 -m p3.train --model {model} --recipe hour" for model in "AB"]
-    assert sum(isinstance(block, Drawing) for block in flat(blocks)) == 2  # the networks need no run
+    assert (
+        sum(isinstance(block, Drawing) for block in flat(blocks)) == 2
+    )  # the networks need no run
 
 
 def test_a_run_that_is_not_finished_is_a_gap_and_stands_back(run, validation, tmp_path):
@@ -346,9 +458,15 @@ def test_a_run_that_is_not_finished_is_a_gap_and_stands_back(run, validation, tm
     ahead = shutil.copytree(run, run.with_name("p3_B_ahead"))
     write_log(ahead, {name: 1.1 * iou for name, iou in IOUS.items()})
     about = json.loads((ahead / "run.json").read_text())
-    (ahead / "run.json").write_text(json.dumps(about | {"recipe": about["recipe"] | {"epochs": 4}, "command": "go on"}))
+    (ahead / "run.json").write_text(
+        json.dumps(about | {"recipe": about["recipe"] | {"epochs": 4}, "command": "go on"})
+    )
     site = site_of(run, validation, tmp_path / "out")
-    gaps = {block.what: block.command for block in flat(problem3.section(site)) if isinstance(block, Gap)}
+    gaps = {
+        block.what: block.command
+        for block in flat(problem3.section(site))
+        if isinstance(block, Gap)
+    }
     assert gaps["the end of p3_B_ahead: it is at epoch 3 of 4."] == "go on"
     assert not [what for what in gaps if "the end of p3_B_trial" in what]
     assert site.chosen("p3_B_*").name == "p3_B_trial"
@@ -357,7 +475,13 @@ def test_a_run_that_is_not_finished_is_a_gap_and_stands_back(run, validation, tm
 def test_the_momentum_is_read_from_the_models(monkeypatch, tmp_path):
     def momenta():
         blocks = problem3.section(site_of(None, tmp_path / "none", tmp_path / "out"))
-        (row,) = [row for block in blocks if isinstance(block, Table) for row in block.rows if "momentum" in row[0]]
+        (row,) = [
+            row
+            for block in blocks
+            if isinstance(block, Table)
+            for row in block.rows
+            if "momentum" in row[0]
+        ]
         return row[1], [part.text for part in parts_of(row[2]) if isinstance(part, Value)]
 
     assert momenta() == ("has none", ["0.10", "0.01"])
@@ -365,7 +489,9 @@ def test_the_momentum_is_read_from_the_models(monkeypatch, tmp_path):
 
     def changed():
         network = plain()
-        next(module for module in network.modules() if isinstance(module, nn.BatchNorm2d)).momentum = 0.05
+        next(
+            module for module in network.modules() if isinstance(module, nn.BatchNorm2d)
+        ).momentum = 0.05
         return network
 
     monkeypatch.setitem(problem3.ARCHITECTURES, "deeplabv3_mobilenet_v3_large", changed)
@@ -376,7 +502,9 @@ def test_a_class_that_the_log_leaves_out_is_no_number(run, validation, tmp_path)
     without_checkpoints(run)
     write_log(run, {name: iou for name, iou in IOUS.items() if name != "rangeland"})
     blocks = problem3.section(site_of(run, validation, tmp_path / "out"))
-    (table,) = [block for block in blocks if isinstance(block, Table) and block.header[0] == "class"]
+    (table,) = [
+        block for block in blocks if isinstance(block, Table) and block.header[0] == "class"
+    ]
     assert {row[0]: row[1] for row in table.rows}["rangeland"] == "-"
     assert "finds barren hardest" in said(blocks)
     assert not any(math.isnan(value.value) for value in values_of(blocks))

@@ -44,7 +44,9 @@ def test_an_exception_in_the_block_leaves_the_old_file_and_nothing_else(tmp_path
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_a_failure_of_the_disk_is_an_input_error_and_leaves_the_old_file(tmp_path, monkeypatch, step):
+def test_a_failure_of_the_disk_is_an_input_error_and_leaves_the_old_file(
+    tmp_path, monkeypatch, step
+):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -55,7 +57,9 @@ def test_a_failure_of_the_disk_is_an_input_error_and_leaves_the_old_file(tmp_pat
     assert (tmp_path / "out").read_bytes() == b"old" and listing(tmp_path) == ["out"]
 
 
-@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600), (0o002, 0o664)])
+@pytest.mark.parametrize(
+    ("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600), (0o002, 0o664)]
+)
 def test_permissions_follow_the_umask_which_stays_as_it_is(tmp_path, umask, mode):
     before = os.umask(umask)
     try:
@@ -161,14 +165,22 @@ def test_natural_order_compares_numbers_as_numbers():
     shuffled = ordered.copy()
     random.Random(0).shuffle(shuffled)
     assert sorted(shuffled, key=natural) == ordered
-    assert natural("01.png") != natural("1.png"), "names that differ have one order, whatever the folder's"
+    assert natural("01.png") != natural("1.png"), (
+        "names that differ have one order, whatever the folder's"
+    )
 
 
-def test_list_files_gives_those_with_a_suffix_in_any_case_and_no_hidden_ones_and_no_folders(tmp_path):
+def test_list_files_gives_those_with_a_suffix_in_any_case_and_no_hidden_ones_and_no_folders(
+    tmp_path,
+):
     for name in ("10.png", "9.PNG", "1.JpEg", ".2.png", "3.txt", "4.png.bak", "png"):
         (tmp_path / name).touch()
     (tmp_path / "5.png").mkdir()
-    assert list_files(tmp_path, (".png", ".jpeg")) == [tmp_path / "1.JpEg", tmp_path / "9.PNG", tmp_path / "10.png"]
+    assert list_files(tmp_path, (".png", ".jpeg")) == [
+        tmp_path / "1.JpEg",
+        tmp_path / "9.PNG",
+        tmp_path / "10.png",
+    ]
 
 
 def test_list_files_does_not_go_into_folders_but_through_links(tmp_path):
@@ -201,6 +213,8 @@ def test_list_files_says_why_a_folder_cannot_be_read(tmp_path, monkeypatch):
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         return look(path)
 
-    monkeypatch.setattr(os, "stat", closed)  # the folder can be listed, but what is in it not opened
+    monkeypatch.setattr(
+        os, "stat", closed
+    )  # the folder can be listed, but what is in it not opened
     with pytest.raises(InputError, match=f"cannot read the folder {tmp_path}: Permission denied"):
         list_files(tmp_path, (".png",))

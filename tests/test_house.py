@@ -45,4 +45,6 @@ def test_the_graders_scripts_change_nothing_on_the_machine(script):
 def test_no_model_constructor_asks_for_ready_made_weights():
     for path in ROOT.glob("p[123]/*.py"):
         for argument in re.findall(r"\bweights(?:_backbone)?=([^,)\s]+)", path.read_text()):
-            assert argument in {"None", "weights"} or "state_dict" in argument, f"{path}: weights={argument}"
+            assert argument in {"None", "weights"} or "state_dict" in argument, (
+                f"{path}: weights={argument}"
+            )

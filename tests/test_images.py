@@ -35,7 +35,8 @@ def png_of_16_bits(path, pixels):
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     body = b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
     )
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
     return path
@@ -77,7 +78,9 @@ def test_a_palette_is_looked_up_with_and_without_transparency(tmp_path, transpar
     pixels = noise(HEIGHT, WIDTH) % 3
     image = Image.frombytes("P", (WIDTH, HEIGHT), pixels.tobytes())
     image.putpalette(palette.tobytes())
-    image.save(tmp_path / "palette.png", **({} if transparency is None else {"transparency": transparency}))
+    image.save(
+        tmp_path / "palette.png", **({} if transparency is None else {"transparency": transparency})
+    )
     assert Image.open(tmp_path / "palette.png").mode == "P"
     assert np.array_equal(read_rgb(tmp_path / "palette.png"), palette[pixels])
 
@@ -93,7 +96,11 @@ def test_sixteen_bits_become_the_upper_eight_and_are_not_clipped(tmp_path, chann
 
 
 def test_cmyk_becomes_rgb(tmp_path):
-    for ink, colour in [((0, 0, 0, 0), (255, 255, 255)), ((0, 255, 255, 0), (255, 0, 0)), ((0, 0, 0, 255), (0, 0, 0))]:
+    for ink, colour in [
+        ((0, 0, 0, 0), (255, 255, 255)),
+        ((0, 255, 255, 0), (255, 0, 0)),
+        ((0, 0, 0, 255), (0, 0, 0)),
+    ]:
         Image.new("CMYK", (WIDTH, HEIGHT), ink).save(tmp_path / "cmyk.jpg", quality=100)
         assert Image.open(tmp_path / "cmyk.jpg").mode == "CMYK"
         read = read_rgb(tmp_path / "cmyk.jpg")
@@ -111,7 +118,9 @@ def test_a_file_cut_short_is_a_bad_image_by_name(tmp_path, suffix, share):
     path = save(tmp_path / f"cut.{suffix}", noise(64, 64, 3))
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(BadImage, match="the file is empty" if share == 0 else "cannot be read as an image") as error:
+    with pytest.raises(
+        BadImage, match="the file is empty" if share == 0 else "cannot be read as an image"
+    ) as error:
         read_rgb(path)
     assert str(error.value).startswith(f"{path}: ")
 
@@ -119,7 +128,11 @@ def test_a_file_cut_short_is_a_bad_image_by_name(tmp_path, suffix, share):
 def test_a_missing_file_a_text_and_a_folder_are_bad_images_by_name(tmp_path):
     (tmp_path / "text.png").write_text("this is no image\n" * 20)
     (tmp_path / "folder.png").mkdir()
-    for name, why in [("none.png", "no such file"), ("text.png", "cannot identify"), ("folder.png", "cannot be read")]:
+    for name, why in [
+        ("none.png", "no such file"),
+        ("text.png", "cannot identify"),
+        ("folder.png", "cannot be read"),
+    ]:
         with pytest.raises(BadImage, match=f"{name}: .*{why}"):
             read_rgb(tmp_path / name)
 
@@ -161,7 +174,9 @@ def test_load_gives_all_images_in_order_in_channels_last_bytes(tmp_path):
 
 def test_load_takes_any_number_of_channels(tmp_path):
     paths = folder_of(tmp_path, [(6, 9)] * 2)
-    assert load(paths, lambda path: np.dstack([read_rgb(path), np.zeros((6, 9), np.uint8)])).shape == (2, 4, 6, 9)
+    assert load(
+        paths, lambda path: np.dstack([read_rgb(path), np.zeros((6, 9), np.uint8)])
+    ).shape == (2, 4, 6, 9)
 
 
 def test_load_names_the_first_image_of_another_size(tmp_path):
@@ -174,7 +189,9 @@ def test_load_names_the_first_image_of_another_size(tmp_path):
 def test_load_names_the_image_that_cannot_be_read(tmp_path, which):
     paths = folder_of(tmp_path, [(6, 9)] * 4)
     paths[which].write_bytes(b"")
-    with pytest.raises(InputError, match=rf"{which}\.png: .*the file is empty.*; a training set must be whole"):
+    with pytest.raises(
+        InputError, match=rf"{which}\.png: .*the file is empty.*; a training set must be whole"
+    ):
         load(paths, read_rgb)
 
 

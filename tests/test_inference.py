@@ -24,13 +24,19 @@ from p3 import inference as p3
 
 
 def snapshot(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(folder): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def script(name, *arguments, cwd):
     command = ["bash", os.path.relpath(ROOT / name, cwd), *map(str, arguments)]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # python3 is the one that runs the tests
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env={**os.environ, "PATH": path})
+    return subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, env={**os.environ, "PATH": path}
+    )
 
 
 # --- what comes out ---------------------------------------------------------------------------------------------------
@@ -50,18 +56,29 @@ def test_p1_writes_a_row_an_image_in_natural_order(call, p1_images, p1_checkpoin
     assert len({line.split(",")[1] for line in lines[1:-1]}) > 1
 
 
-def test_p2_answers_the_csvs_rows_in_their_order_with_their_ids(call, p2_images, p2_checkpoint, tmp_path):
+def test_p2_answers_the_csvs_rows_in_their_order_with_their_ids(
+    call, p2_images, p2_checkpoint, tmp_path
+):
     table, folder = p2_images
     status, _, _ = call(p2.main, table, folder, tmp_path / "out.csv", "--checkpoint", p2_checkpoint)
     rows = list(csv.reader((tmp_path / "out.csv").open()))
     assert status == 0 and rows[0] == ["id", "filename", "label"]
-    assert [row[:2] for row in rows[1:]] == [["7", "0003.jpg"], ["1", "0000.jpg"], ["0", "0004.jpg"], ["12", "0001.jpg"]]
+    assert [row[:2] for row in rows[1:]] == [
+        ["7", "0003.jpg"],
+        ["1", "0000.jpg"],
+        ["0", "0004.jpg"],
+        ["12", "0001.jpg"],
+    ]
     assert {row[2] for row in rows[1:]} <= {"Couch", "Lamp", "Pen"}
 
 
-def test_p3_writes_a_mask_an_image_of_its_size_in_pure_colours(call, p3_images, p3_checkpoint, tmp_path):
+def test_p3_writes_a_mask_an_image_of_its_size_in_pure_colours(
+    call, p3_images, p3_checkpoint, tmp_path
+):
     draw(p3_images / "0005_sat.png", 20, 10, 5)
-    Image.new("RGB", (64, 64)).save(p3_images / "0001_mask.png")  # a truth beside the image is no image
+    Image.new("RGB", (64, 64)).save(
+        p3_images / "0001_mask.png"
+    )  # a truth beside the image is no image
     status, _, _ = call(p3.main, p3_images, tmp_path / "out", "--checkpoint", p3_checkpoint)
     assert status == 0
     masks = {path.name: Image.open(path) for path in (tmp_path / "out").iterdir()}
@@ -69,7 +86,9 @@ def test_p3_writes_a_mask_an_image_of_its_size_in_pure_colours(call, p3_images, 
     for i, size in enumerate([(64, 64), (64, 64), (64, 64), (90, 40), (33, 100), (20, 10)]):
         mask = masks[f"{i:04d}_mask.png"]
         assert (mask.mode, mask.size) == ("RGB", size)
-        assert {tuple(c) for c in np.array(mask).reshape(-1, 3)} <= {tuple(c) for c in p3_data.COLOURS}
+        assert {tuple(c) for c in np.array(mask).reshape(-1, 3)} <= {
+            tuple(c) for c in p3_data.COLOURS
+        }
 
 
 def test_p3_names_an_earlier_years_masks_like_their_images(call, p3_checkpoint, tmp_path):
@@ -79,10 +98,20 @@ def test_p3_names_an_earlier_years_masks_like_their_images(call, p3_checkpoint, 
 
 
 def test_p3_takes_an_earlier_years_masks_beside_the_images_for_masks(call, p3_checkpoint, tmp_path):
-    for name in ("0001.jpg", "0001.png", "0002.JPEG", "0002.PNG", "0003.png"):  # the last one is an image, there being no JPEG
+    for name in (
+        "0001.jpg",
+        "0001.png",
+        "0002.JPEG",
+        "0002.PNG",
+        "0003.png",
+    ):  # the last one is an image, there being no JPEG
         draw(tmp_path / "in" / name, 40, 40, 0)
     assert call(p3.main, tmp_path / "in", tmp_path / "out", "--checkpoint", p3_checkpoint)[0] == 0
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0001.png", "0002.png", "0003.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "0001.png",
+        "0002.png",
+        "0003.png",
+    ]
     pairs = tmp_path / "pairs"
     draw(pairs / "0001.jpg", 40, 40, 0)
     Image.new("RGB", (40, 40), (0, 0, 255)).save(pairs / "0001.png")
@@ -99,9 +128,15 @@ def test_p3_refuses_two_images_that_would_have_one_mask(call, p3_checkpoint, tmp
 
 @pytest.mark.parametrize(
     ("image", "mask", "there"),
-    [("1_sat.jpg", "1_mask.png", True), ("1.png", "1.png", True), ("1_sat.jpg", "1_mask.png", False)],
+    [
+        ("1_sat.jpg", "1_mask.png", True),
+        ("1.png", "1.png", True),
+        ("1_sat.jpg", "1_mask.png", False),
+    ],
 )
-def test_p3_writes_beside_the_images_but_over_no_file_of_theirs(call, p3_checkpoint, tmp_path, image, mask, there):
+def test_p3_writes_beside_the_images_but_over_no_file_of_theirs(
+    call, p3_checkpoint, tmp_path, image, mask, there
+):
     draw(tmp_path / image, 40, 40, 0)
     if there:
         draw(tmp_path / mask, 40, 40, 0)
@@ -114,16 +149,22 @@ def test_p3_writes_beside_the_images_but_over_no_file_of_theirs(call, p3_checkpo
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_p1_answers_a_file_whose_name_is_not_utf_8_and_one_it_cannot_read(p1_images, p1_checkpoint, tmp_path):
+def test_p1_answers_a_file_whose_name_is_not_utf_8_and_one_it_cannot_read(
+    p1_images, p1_checkpoint, tmp_path
+):
     for bad, name in enumerate((b"caf\xe9.png", b"caf\xe9 broken.png")):
         shutil.copy(p1_images / "0003.png", p1_images / os.fsdecode(name))
         if bad:
             (p1_images / os.fsdecode(name)).write_bytes(b"")
-    done = script("hw1_1.sh", p1_images, tmp_path / "out.csv", "--checkpoint", p1_checkpoint, cwd=tmp_path)
+    done = script(
+        "hw1_1.sh", p1_images, tmp_path / "out.csv", "--checkpoint", p1_checkpoint, cwd=tmp_path
+    )
     assert done.returncode == 3, done.stderr
     lines = (tmp_path / "out.csv").read_bytes().split(b"\n")
     assert r"caf\udce9 broken.png: cannot be read" in done.stderr
-    assert b"caf\xe9 broken.png,0" in lines and any(line.startswith(b"caf\xe9.png,") for line in lines)
+    assert b"caf\xe9 broken.png,0" in lines and any(
+        line.startswith(b"caf\xe9.png,") for line in lines
+    )
 
 
 def test_batch_sizes_give_the_same_bytes(
@@ -132,9 +173,36 @@ def test_batch_sizes_give_the_same_bytes(
     outputs = []
     for size in (1, 7, 64):
         out = tmp_path / str(size)
-        assert call(p1.main, p1_images, out / "1.csv", "--checkpoint", p1_checkpoint, "--batch-size", size)[0] == 0
-        assert call(p2.main, *p2_images, out / "2.csv", "--checkpoint", p2_checkpoint, "--batch-size", size)[0] == 0
-        assert call(p3.main, p3_images, out / "3", "--checkpoint", p3_checkpoint, "--batch-size", size)[0] == 0
+        assert (
+            call(
+                p1.main,
+                p1_images,
+                out / "1.csv",
+                "--checkpoint",
+                p1_checkpoint,
+                "--batch-size",
+                size,
+            )[0]
+            == 0
+        )
+        assert (
+            call(
+                p2.main,
+                *p2_images,
+                out / "2.csv",
+                "--checkpoint",
+                p2_checkpoint,
+                "--batch-size",
+                size,
+            )[0]
+            == 0
+        )
+        assert (
+            call(
+                p3.main, p3_images, out / "3", "--checkpoint", p3_checkpoint, "--batch-size", size
+            )[0]
+            == 0
+        )
         outputs.append(snapshot(out))
     assert len(outputs[0]) == 7 and outputs[0] == outputs[1] == outputs[2]
     assert len({line.split(",")[1] for line in (out / "1.csv").read_text().split()[1:]}) > 2
@@ -145,12 +213,17 @@ def test_scripts_run_from_anywhere_twice_with_spaces_and_relative_paths(
     p1_images, p1_checkpoint, p2_images, p2_checkpoint, p3_images, p3_checkpoint, tmp_path
 ):
     elsewhere = tmp_path / "some where"
-    (elsewhere / "p1").mkdir(parents=True)  # a stranger's folder with our packages' names must not get in the way
+    (elsewhere / "p1").mkdir(
+        parents=True
+    )  # a stranger's folder with our packages' names must not get in the way
     (elsewhere / "p1" / "__init__.py").write_text("raise SystemExit('the wrong p1')")
     here = [os.path.relpath(path, elsewhere) for path in (p1_images, *p2_images, p3_images)]
     table, folder = p2_images
     made = []
-    for cwd, one, two_csv, two, three in ((elsewhere, *here), (ROOT, p1_images, table, folder, p3_images)):
+    for cwd, one, two_csv, two, three in (
+        (elsewhere, *here),
+        (ROOT, p1_images, table, folder, p3_images),
+    ):
         out = tmp_path / "out put"
         relative = os.path.relpath(out, cwd)
         for name, arguments, chosen in (
@@ -160,7 +233,9 @@ def test_scripts_run_from_anywhere_twice_with_spaces_and_relative_paths(
         ):
             done = script(name, *arguments, "--checkpoint", chosen, "--device", "cpu", cwd=cwd)
             assert done.returncode == 0, done.stderr
-            assert done.stdout == "" and done.stderr.count("\n") == 1  # the summary; no bar where there is no terminal
+            assert (
+                done.stdout == "" and done.stderr.count("\n") == 1
+            )  # the summary; no bar where there is no terminal
         made.append(snapshot(out))
     assert len(made[0]) == 7 and made[0] == made[1]
 
@@ -204,23 +279,33 @@ def broken():
 
 
 @pytest.mark.parametrize("how", ["truncated", "zero-byte", "text"])
-def test_p1_unreadable_file_gets_the_fallback_and_status_3(call, how, broken, p1_images, p1_checkpoint, tmp_path):
+def test_p1_unreadable_file_gets_the_fallback_and_status_3(
+    call, how, broken, p1_images, p1_checkpoint, tmp_path
+):
     call(p1.main, p1_images, tmp_path / "whole.csv", "--checkpoint", p1_checkpoint)
     broken[how](p1_images / "0004.png", p1_images / "0003.png")
     status, _, err = call(p1.main, p1_images, tmp_path / "out.csv", "--checkpoint", p1_checkpoint)
-    assert status == 3 and "0004.png" in err and "1 of 9 images could not be read and got the label 0" in err
+    assert (
+        status == 3
+        and "0004.png" in err
+        and "1 of 9 images could not be read and got the label 0" in err
+    )
     whole, out = ((tmp_path / name).read_text().splitlines() for name in ("whole.csv", "out.csv"))
     assert out[5] == "0004.png,0" and out[:5] + out[6:] == whole[:5] + whole[6:]
 
 
-def test_p2_unreadable_file_gets_the_fallback_and_status_3(call, p2_images, p2_checkpoint, tmp_path):
+def test_p2_unreadable_file_gets_the_fallback_and_status_3(
+    call, p2_images, p2_checkpoint, tmp_path
+):
     (p2_images[1] / "0000.jpg").write_bytes(b"")
     status, _, err = call(p2.main, *p2_images, tmp_path / "out.csv", "--checkpoint", p2_checkpoint)
     assert status == 3 and "0000.jpg" in err and "the label Couch" in err
     assert (tmp_path / "out.csv").read_text().splitlines()[2] == "1,0000.jpg,Couch"
 
 
-def test_p3_unreadable_file_gets_a_mask_of_its_size_and_status_3(call, p3_images, p3_checkpoint, tmp_path):
+def test_p3_unreadable_file_gets_a_mask_of_its_size_and_status_3(
+    call, p3_images, p3_checkpoint, tmp_path
+):
     whole = (p3_images / "0003_sat.jpg").read_bytes()
     (p3_images / "0003_sat.jpg").write_bytes(whole[: len(whole) // 2])
     (p3_images / "0001_sat.jpg").write_text("no image")
@@ -236,12 +321,16 @@ def test_not_one_readable_image_is_refused_and_the_old_output_kept(call, p1_chec
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "0.png").touch()
     (tmp_path / "out.csv").write_text("old")
-    status, _, err = call(p1.main, tmp_path / "in", tmp_path / "out.csv", "--checkpoint", p1_checkpoint)
+    status, _, err = call(
+        p1.main, tmp_path / "in", tmp_path / "out.csv", "--checkpoint", p1_checkpoint
+    )
     assert status == 2 and "none of the 1 images could be read" in err
     assert (tmp_path / "out.csv").read_text() == "old"
 
 
-def test_bad_folders_are_refused(call, p1_images, p1_checkpoint, p2_images, p3_images, p3_checkpoint, tmp_path):
+def test_bad_folders_are_refused(
+    call, p1_images, p1_checkpoint, p2_images, p3_images, p3_checkpoint, tmp_path
+):
     out, empty, file = tmp_path / "out.csv", tmp_path / "empty", tmp_path / "file"
     empty.mkdir()
     file.touch()
@@ -253,7 +342,11 @@ def test_bad_folders_are_refused(call, p1_images, p1_checkpoint, p2_images, p3_i
     refused(call(p3.main, empty, tmp_path / "masks"), str(empty))
     refused(call(p1.main, p1_images, empty, "--checkpoint", p1_checkpoint), "is a folder")
     refused(call(p1.main, p1_images, file / "out.csv", "--checkpoint", p1_checkpoint), str(file))
-    refused(call(p3.main, p3_images, file, "--checkpoint", p3_checkpoint), str(file), "a file is in the way")
+    refused(
+        call(p3.main, p3_images, file, "--checkpoint", p3_checkpoint),
+        str(file),
+        "a file is in the way",
+    )
     assert out.read_text() == "old" and not (tmp_path / "masks").exists()
 
 
@@ -265,14 +358,21 @@ def test_bad_folders_are_refused(call, p1_images, p1_checkpoint, p2_images, p3_i
         ("id,filename\n0,0000.jpg\n1,0000.jpg\n", "0000.jpg more than once"),
         ("id,filename\n0,0000.jpg\n1,9999.jpg\n", "9999.jpg"),
         ("", "is empty"),
-        ('id,filename,label\n0,"0000.jpg,None\n' + "1,0001.jpg,None\n" * 99, "line 2 is no row of a csv"),
+        (
+            'id,filename,label\n0,"0000.jpg,None\n' + "1,0001.jpg,None\n" * 99,
+            "line 2 is no row of a csv",
+        ),
     ],
 )
 def test_p2_bad_csv_is_refused(call, content, says, p2_images, p2_checkpoint, tmp_path):
     table, folder = p2_images
     table.write_text(content)
     (tmp_path / "out.csv").write_text("old")
-    refused(call(p2.main, table, folder, tmp_path / "out.csv", "--checkpoint", p2_checkpoint), "test.csv", says)
+    refused(
+        call(p2.main, table, folder, tmp_path / "out.csv", "--checkpoint", p2_checkpoint),
+        "test.csv",
+        says,
+    )
     assert (tmp_path / "out.csv").read_text() == "old"
 
 
@@ -282,7 +382,11 @@ def test_without_its_checkpoint_a_program_says_how_to_get_it(
 ):
     images = {p1: [p1_images], p2: p2_images, p3: [p3_images]}[program]
     monkeypatch.setattr(program, "ROOT", tmp_path)
-    refused(call(program.main, *images, tmp_path / "out"), str(tmp_path / "checkpoints"), "bash hw1_download.sh")
+    refused(
+        call(program.main, *images, tmp_path / "out"),
+        str(tmp_path / "checkpoints"),
+        "bash hw1_download.sh",
+    )
 
 
 def test_the_weights_that_ship_answer_every_row(call, p1_images, p2_images, p3_images, tmp_path):
@@ -290,32 +394,63 @@ def test_the_weights_that_ship_answer_every_row(call, p1_images, p2_images, p3_i
     assert call(p2.main, *p2_images, tmp_path / "2.csv")[0] == 0
     assert call(p3.main, p3_images, tmp_path / "masks")[0] == 0
     answered = [len((tmp_path / name).read_text().splitlines()) - 1 for name in ("1.csv", "2.csv")]
-    assert answered == [len(list(p1_images.iterdir())), len(p2_images[0].read_text().splitlines()) - 1]
+    assert answered == [
+        len(list(p1_images.iterdir())),
+        len(p2_images[0].read_text().splitlines()) - 1,
+    ]
     assert len(list((tmp_path / "masks").iterdir())) == len(list(p3_images.glob("*.jpg")))
 
 
-def test_bad_checkpoints_are_refused(call, p1_images, p1_checkpoint, p3_images, p3_checkpoint, tmp_path):
+def test_bad_checkpoints_are_refused(
+    call, p1_images, p1_checkpoint, p3_images, p3_checkpoint, tmp_path
+):
     out = tmp_path / "out.csv"
     cut = tmp_path / "cut.pt"
     cut.write_bytes(p1_checkpoint.read_bytes()[:100_000])
-    refused(call(p1.main, p1_images, out, "--checkpoint", tmp_path / "no.pt"), "no checkpoint", "no.pt")
+    refused(
+        call(p1.main, p1_images, out, "--checkpoint", tmp_path / "no.pt"), "no checkpoint", "no.pt"
+    )
     refused(call(p1.main, p1_images, out, "--checkpoint", cut), "cut.pt", "cut short or damaged")
-    refused(call(p1.main, p1_images, out, "--checkpoint", p3_checkpoint), "a checkpoint of p3, not of p1")
-    refused(call(p3.main, p3_images, tmp_path / "masks", "--checkpoint", p1_checkpoint), "a checkpoint of p1, not of p3")
-    other = random_checkpoint(tmp_path / "ten.pt", "p1", p1.ARCHITECTURE, p1.mobilenet_v2(10), tuple("0123456789"), 32)
+    refused(
+        call(p1.main, p1_images, out, "--checkpoint", p3_checkpoint),
+        "a checkpoint of p3, not of p1",
+    )
+    refused(
+        call(p3.main, p3_images, tmp_path / "masks", "--checkpoint", p1_checkpoint),
+        "a checkpoint of p1, not of p3",
+    )
+    other = random_checkpoint(
+        tmp_path / "ten.pt", "p1", p1.ARCHITECTURE, p1.mobilenet_v2(10), tuple("0123456789"), 32
+    )
     refused(call(p1.main, p1_images, out, "--checkpoint", other), "10 classes")
     assert not out.exists()
 
 
 def test_a_device_that_is_not_there_is_refused(call, p1_images, p1_checkpoint, tmp_path):
-    result = call(p1.main, p1_images, tmp_path / "out.csv", "--checkpoint", p1_checkpoint, "--device", "cuda:77")
+    result = call(
+        p1.main,
+        p1_images,
+        tmp_path / "out.csv",
+        "--checkpoint",
+        p1_checkpoint,
+        "--device",
+        "cuda:77",
+    )
     refused(result, "no device 'cuda:77' here")
 
 
 def test_an_error_of_a_script_is_one_line_with_its_name_and_status_2(tmp_path):
-    for name, arguments in (("hw1_1.sh", ["no"]), ("hw1_2.sh", ["no.csv", "no"]), ("hw1_3.sh", ["no"])):
+    for name, arguments in (
+        ("hw1_1.sh", ["no"]),
+        ("hw1_2.sh", ["no.csv", "no"]),
+        ("hw1_3.sh", ["no"]),
+    ):
         done = script(name, *arguments, tmp_path / "out", cwd=tmp_path)
-        assert done.returncode == 2 and done.stderr.startswith(f"{name}: no ") and done.stderr.count("\n") == 1
+        assert (
+            done.returncode == 2
+            and done.stderr.startswith(f"{name}: no ")
+            and done.stderr.count("\n") == 1
+        )
 
 
 @pytest.mark.parametrize("name", ["hw1_1.sh", "hw1_2.sh", "hw1_3.sh"])
@@ -324,11 +459,19 @@ def test_a_python_without_torch_is_told_what_to_install(tmp_path, name):
     bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S -I "$@"\n')  # -S: no site-packages
     bare.chmod(0o755)
     environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(["bash", ROOT / name, "a", "b", "c"], env=environment, capture_output=True, text=True)
-    assert done.returncode == 2 and "pip install -r requirements.txt" in done.stderr and done.stderr.count("\n") == 1
+    done = subprocess.run(
+        ["bash", ROOT / name, "a", "b", "c"], env=environment, capture_output=True, text=True
+    )
+    assert (
+        done.returncode == 2
+        and "pip install -r requirements.txt" in done.stderr
+        and done.stderr.count("\n") == 1
+    )
 
 
-def test_a_disk_that_fills_up_leaves_every_mask_whole(call, monkeypatch, p3_images, p3_checkpoint, tmp_path):
+def test_a_disk_that_fills_up_leaves_every_mask_whole(
+    call, monkeypatch, p3_images, p3_checkpoint, tmp_path
+):
     out = tmp_path / "out"
     assert call(p3.main, p3_images, out, "--checkpoint", p3_checkpoint)[0] == 0
     new = snapshot(out)
@@ -342,7 +485,11 @@ def test_a_disk_that_fills_up_leaves_every_mask_whole(call, monkeypatch, p3_imag
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fsync)
-    refused(call(p3.main, p3_images, out, "--checkpoint", p3_checkpoint), "cannot write", "No space left on device")
+    refused(
+        call(p3.main, p3_images, out, "--checkpoint", p3_checkpoint),
+        "cannot write",
+        "No space left on device",
+    )
     after = snapshot(out)
     assert after.keys() == new.keys() and sum(after[path] == new[path] for path in new) == 2
     assert all(content in (b"old", new[path]) for path, content in after.items())
@@ -376,14 +523,18 @@ def test_an_image_too_large_for_the_gpu_is_an_input_error_that_names_its_size(p1
 
 
 def test_a_gpu_convolves_in_float32_not_in_tf32(p1_checkpoint, monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # torch's default, which is to be back after this test
+    monkeypatch.setattr(
+        torch.backends.cudnn, "allow_tf32", True
+    )  # torch's default, which is to be back after this test
     rounded = []
 
     def classify(images):
         rounded.append(torch.backends.cudnn.allow_tf32)
         return images[:, 0, 0, 0]
 
-    Predictor(classify, checkpoint.load(p1_checkpoint, "p1"), torch.device("cpu"))(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
+    Predictor(classify, checkpoint.load(p1_checkpoint, "p1"), torch.device("cpu"))(
+        torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    )
     assert rounded == [False]
 
 
@@ -392,7 +543,9 @@ def test_a_gpu_convolves_in_float32_not_in_tf32(p1_checkpoint, monkeypatch):
 FAULTS = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB."),
     RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"),
-    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`\nmore lines"),
+    RuntimeError(
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`\nmore lines"
+    ),
     TooLarge("an image of 9000x9000 does not fit the memory of cuda"),
 ]
 
@@ -400,7 +553,9 @@ FAULTS = [
 @pytest.fixture
 def gpu(monkeypatch):
     """Let ``auto`` and ``cuda`` be a GPU."""
-    monkeypatch.setattr(device, "choose", lambda name: torch.device("cuda" if name == "auto" else name))
+    monkeypatch.setattr(
+        device, "choose", lambda name: torch.device("cuda" if name == "auto" else name)
+    )
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -443,7 +598,17 @@ def test_a_bug_that_the_cpu_has_too_is_no_fault_of_the_gpu(gpu):
 
 @pytest.mark.parametrize("program", [p1, p2, p3])
 def test_each_program_goes_on_without_its_gpu(
-    call, gpu, monkeypatch, program, p1_images, p1_checkpoint, p2_images, p2_checkpoint, p3_images, p3_checkpoint, tmp_path
+    call,
+    gpu,
+    monkeypatch,
+    program,
+    p1_images,
+    p1_checkpoint,
+    p2_images,
+    p2_checkpoint,
+    p3_images,
+    p3_checkpoint,
+    tmp_path,
 ):
     images, chosen = {
         p1: ([p1_images], p1_checkpoint), p2: (p2_images, p2_checkpoint), p3: ([p3_images], p3_checkpoint)
@@ -456,11 +621,15 @@ def test_each_program_goes_on_without_its_gpu(
         return prepare(network, where)
 
     monkeypatch.setattr(device, "prepare", full)
-    result = call(program.main, *images, tmp_path / "out", "--checkpoint", chosen, "--device", "cuda")
+    result = call(
+        program.main, *images, tmp_path / "out", "--checkpoint", chosen, "--device", "cuda"
+    )
     refused(result, "cuda failed (CUDA out of memory); try --device cpu")
     outputs = []
     for name in ("auto", "cpu"):
-        status, _, err = call(program.main, *images, tmp_path / name / "out", "--checkpoint", chosen, "--device", name)
+        status, _, err = call(
+            program.main, *images, tmp_path / name / "out", "--checkpoint", chosen, "--device", name
+        )
         assert status == 0 and ("starting again on the CPU" in err) == (name == "auto")
         outputs.append(snapshot(tmp_path / name))
     assert outputs[0] == outputs[1] and outputs[0]

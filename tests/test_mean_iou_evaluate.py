@@ -16,14 +16,29 @@ import mean_iou_evaluate as metric
 
 SCRIPT = Path(metric.__file__)
 COLOURS = np.array(
-    [(0, 255, 255), (255, 255, 0), (255, 0, 255), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)], dtype=np.uint8
+    [
+        (0, 255, 255),
+        (255, 255, 0),
+        (255, 0, 255),
+        (0, 255, 0),
+        (0, 0, 255),
+        (255, 255, 255),
+        (0, 0, 0),
+    ],
+    dtype=np.uint8,
 )
 RED = (255, 0, 0)
 UNKNOWN = 6
 
 
 def run(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, SCRIPT, *map(str, args)], capture_output=True, text=True, cwd=cwd, timeout=60)
+    return subprocess.run(
+        [sys.executable, SCRIPT, *map(str, args)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=60,
+    )
 
 
 def evaluate(folders: tuple[Path, Path], *more: str) -> subprocess.CompletedProcess:
@@ -87,7 +102,10 @@ def published(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[float, list[f
 
 
 def printed(mean: float, ious: list[float]) -> str:
-    return "".join("class #%d : %1.5f\n" % pair for pair in enumerate(ious)) + "\nmean_iou: %f\n\n" % mean  # noqa: UP031
+    return (
+        "".join("class #%d : %1.5f\n" % pair for pair in enumerate(ious))
+        + "\nmean_iou: %f\n\n" % mean
+    )  # noqa: UP031
 
 
 # The numbers
@@ -120,7 +138,9 @@ def test_agrees_with_training_and_scikit_learn(folders):
 
     truth, predicted = (np.concatenate([pair[i].ravel() for pair in pairs]) for i in (0, 1))
     assert (matrix == confusion_matrix(truth, predicted, labels=range(7))).all()
-    assert ious == pytest.approx(jaccard_score(truth, predicted, labels=range(6), average=None), abs=1e-12)
+    assert ious == pytest.approx(
+        jaccard_score(truth, predicted, labels=range(6), average=None), abs=1e-12
+    )
 
 
 def test_unknown_pixels_count_as_false_positives_and_unknown_predictions_as_misses(folders):
@@ -155,9 +175,14 @@ def test_counts_beyond_32_bits():
 def test_a_channel_is_on_from_128(folders):
     """Every colour of channels that are off (0, 127) or on (128, 255) is the class of the pure colour."""
     levels = np.array([0, 127, 128, 255])
-    colours = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(1, 64, 3)
+    colours = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(
+        1, 64, 3
+    )
     pure = np.where(colours >= 128, 255, 0)
-    code_to_class = {4: UNKNOWN, **{int(colour @ [4, 2, 1]) // 255: c for c, colour in enumerate(COLOURS.astype(int))}}
+    code_to_class = {
+        4: UNKNOWN,
+        **{int(colour @ [4, 2, 1]) // 255: c for c, colour in enumerate(COLOURS.astype(int))},
+    }
     expected = np.array([[code_to_class[int(colour @ [4, 2, 1]) // 255] for colour in pure[0]]])
     Image.fromarray(colours.astype(np.uint8)).save(folders[0] / "a.png")
     write(folders[1], "a.png", expected)
@@ -190,7 +215,9 @@ def as_palette_with_alpha(mask: np.ndarray) -> Image.Image:
 
 
 def as_rgba(mask: np.ndarray) -> Image.Image:
-    return Image.fromarray(np.dstack([mask, np.indices(mask.shape[:2]).sum(0) % 256]).astype(np.uint8))
+    return Image.fromarray(
+        np.dstack([mask, np.indices(mask.shape[:2]).sum(0) % 256]).astype(np.uint8)
+    )
 
 
 @pytest.mark.parametrize("change", [as_palette, as_palette_with_alpha, as_rgba])
@@ -298,7 +325,11 @@ def test_pairs_by_name_whatever_the_order_of_listing(folders, monkeypatch):
     write_pairs(folders, pairs)
     expected = metric.confusion(*folders)
     listed = os.scandir
-    monkeypatch.setattr(os, "scandir", lambda path: sorted(listed(path), key=lambda e: e.name, reverse=path == folders[1]))
+    monkeypatch.setattr(
+        os,
+        "scandir",
+        lambda path: sorted(listed(path), key=lambda e: e.name, reverse=path == folders[1]),
+    )
     assert (metric.confusion(*folders) == expected).all()
     assert metric.mean_iou(expected)[1] == pytest.approx(published(pairs)[1])
 
@@ -327,12 +358,19 @@ def test_many_masks_missing_and_extra(good):
     for path in good[1].iterdir():
         path.rename(path.with_name(f"x{path.name}"))
     first_five = ", ".join(f"{i:04}_mask.png" for i in range(5))
-    expect_fault(evaluate(good), "7 masks", f": {first_five} and 2 more;", "x0004_mask.png and 2 more;")
+    expect_fault(
+        evaluate(good), "7 masks", f": {first_five} and 2 more;", "x0004_mask.png and 2 more;"
+    )
 
 
 def test_another_size(good):
     write(good[1], "0002_mask.png", np.zeros((30, 20), int))  # as many pixels
-    expect_fault(evaluate(good), "1 pair ", f"{good[1] / '0002_mask.png'} is 20x30", f"{good[0] / '0002_mask.png'} is 30x20")
+    expect_fault(
+        evaluate(good),
+        "1 pair ",
+        f"{good[1] / '0002_mask.png'} is 20x30",
+        f"{good[0] / '0002_mask.png'} is 30x20",
+    )
 
 
 def half_a_png() -> bytes:
@@ -349,7 +387,10 @@ def half_a_png() -> bytes:
 )
 def test_an_unreadable_mask(good, side, content):
     (good[side] / "0006_mask.png").write_bytes(content)
-    expect_fault(evaluate(good), f"1 pair cannot be compared: {good[side] / '0006_mask.png'} cannot be read (")
+    expect_fault(
+        evaluate(good),
+        f"1 pair cannot be compared: {good[side] / '0006_mask.png'} cannot be read (",
+    )
 
 
 def test_many_bad_pairs(good):
@@ -368,12 +409,29 @@ def test_folders_that_are_none(good, tmp_path):
 
 
 def test_a_folder_that_cannot_be_looked_at(good, tmp_path):
-    expect_fault(evaluate((good[0], tmp_path / ("x" * 256))), "cannot list the folder", "(File name too long)")
+    expect_fault(
+        evaluate((good[0], tmp_path / ("x" * 256))),
+        "cannot list the folder",
+        "(File name too long)",
+    )
 
 
 def test_a_python_without_the_libraries_is_told_what_to_install(good):
-    command = [sys.executable, "-S", "-I", SCRIPT, "-g", good[0], "-p", good[1]]  # -S: no site-packages
-    expect_fault(subprocess.run(command, capture_output=True, text=True), "has no imageio;", "pip install -r requirements.txt")
+    command = [
+        sys.executable,
+        "-S",
+        "-I",
+        SCRIPT,
+        "-g",
+        good[0],
+        "-p",
+        good[1],
+    ]  # -S: no site-packages
+    expect_fault(
+        subprocess.run(command, capture_output=True, text=True),
+        "has no imageio;",
+        "pip install -r requirements.txt",
+    )
 
 
 def test_a_folder_without_masks_but_with_images(good):

@@ -21,12 +21,17 @@ def bytes_of(images):
 
 
 PARTNER = torch.tensor([3, 0, 2, 5, 1, 4])
-BOXES = torch.tensor([(3, 5, 4, 9), (0, 0, 16, 20), (2, 2, 5, 5), (4, 4, 0, 7), (15, 19, 1, 1), (10, 0, 6, 20)]).T
+BOXES = torch.tensor(
+    [(3, 5, 4, 9), (0, 0, 16, 20), (2, 2, 5, 5), (4, 4, 0, 7), (15, 19, 1, 1), (10, 0, 6, 20)]
+).T
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_mixup_is_the_weighted_sum_of_each_image_and_its_partner(layout):
-    images, weight = photos().contiguous(memory_format=layout), torch.tensor([0.0, 0.2, 0.5, 0.7, 0.99, 1.0])
+    images, weight = (
+        photos().contiguous(memory_format=layout),
+        torch.tensor([0.0, 0.2, 0.5, 0.7, 0.99, 1.0]),
+    )
     mixed = mixing.mixup(images, weight, PARTNER)
     for i in range(6):
         formula = weight[i] * images[i] + (1 - weight[i]) * images[PARTNER[i]]
@@ -44,7 +49,9 @@ def test_mixup_keeps_a_float_format_and_refuses_bytes(dtype):
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("kind", [photos, lambda: photos().bfloat16(), lambda: bytes_of(photos(channels=4))])
+@pytest.mark.parametrize(
+    "kind", [photos, lambda: photos().bfloat16(), lambda: bytes_of(photos(channels=4))]
+)
 def test_cutmix_takes_each_images_own_box_from_its_partner(layout, kind):
     images = kind().contiguous(memory_format=layout)
     mixed = mixing.cutmix(images, *BOXES, PARTNER)
@@ -83,15 +90,24 @@ every_alpha = pytest.mark.parametrize("alpha", [0.2, 1.0, 3.0])
 def test_every_image_has_its_own_weight_in_0_to_1_and_a_partner_of_a_permutation(draw, alpha):
     _, partner, weight = draw(photos(64), alpha, rng())
     assert (
-        partner.dtype == torch.int64 and partner.sort()[0].tolist() == list(range(64)) and partner.tolist() != list(range(64))
+        partner.dtype == torch.int64
+        and partner.sort()[0].tolist() == list(range(64))
+        and partner.tolist() != list(range(64))
     )
-    assert weight.dtype == torch.float32 and weight.shape == (64,) and weight.min() >= 0 and weight.max() <= 1
+    assert (
+        weight.dtype == torch.float32
+        and weight.shape == (64,)
+        and weight.min() >= 0
+        and weight.max() <= 1
+    )
     assert len(weight.unique()) > 20
 
 
 @both
 @every_alpha
-def test_the_same_generator_gives_the_same_another_something_else_and_torchs_own_is_not_touched(draw, alpha):
+def test_the_same_generator_gives_the_same_another_something_else_and_torchs_own_is_not_touched(
+    draw, alpha
+):
     images = photos(16)
     before, copy = torch.get_rng_state(), images.clone()
     first, again, other = (draw(images, alpha, rng(seed)) for seed in (5, 5, 6))
@@ -104,7 +120,9 @@ def test_the_same_generator_gives_the_same_another_something_else_and_torchs_own
 @every_alpha
 def test_one_generator_gives_something_else_at_every_call(draw, alpha):
     generator = rng()
-    assert not torch.equal(draw(photos(16), alpha, generator)[2], draw(photos(16), alpha, generator)[2])
+    assert not torch.equal(
+        draw(photos(16), alpha, generator)[2], draw(photos(16), alpha, generator)[2]
+    )
 
 
 @both
@@ -133,10 +151,14 @@ def test_random_mixup_mixes_by_what_it_returns():
 
 @every_alpha
 def test_cutmixs_weight_is_the_share_of_pixels_that_were_kept(alpha):
-    images = torch.arange(200, dtype=torch.int64).view(200, 1, 1, 1).expand(200, 3, 24, 17)  # every image of one value
+    images = (
+        torch.arange(200, dtype=torch.int64).view(200, 1, 1, 1).expand(200, 3, 24, 17)
+    )  # every image of one value
     mixed, partner, weight = mixing.random_cutmix(images, alpha, rng())
     kept = (mixed == images).double().mean((1, 2, 3))
-    other = partner != torch.arange(200)  # an image's own pixels cannot be told from its partner's where they are the same
+    other = partner != torch.arange(
+        200
+    )  # an image's own pixels cannot be told from its partner's where they are the same
     torch.testing.assert_close(weight[other].double(), kept[other], atol=1e-6, rtol=0)
     assert ((mixed == images) | (mixed == images[partner])).all()
 
@@ -148,10 +170,21 @@ def test_cutmixs_boxes_lie_about_every_pixel_and_are_of_the_images_shape(monkeyp
     mixing.random_cutmix(torch.empty(4000, 1, height, width), 1.0, rng())
     top, left, h, w, _ = calls[0]
     bottom, right = top + h, left + w
-    assert (top >= 0).all() and (left >= 0).all() and (bottom <= height).all() and (right <= width).all()
-    whole = (top > 0) & (left > 0) & (bottom < height) & (right < width)  # not cut off by the border
-    assert whole.float().mean().item() == pytest.approx(1 / 6, abs=0.03)  # the mean of (1 - r)^2 for r^2 even in 0..1
-    assert (h[whole] * width / height - w[whole]).abs().max() <= 3  # each half side is rounded down to pixels
+    assert (
+        (top >= 0).all()
+        and (left >= 0).all()
+        and (bottom <= height).all()
+        and (right <= width).all()
+    )
+    whole = (
+        (top > 0) & (left > 0) & (bottom < height) & (right < width)
+    )  # not cut off by the border
+    assert whole.float().mean().item() == pytest.approx(
+        1 / 6, abs=0.03
+    )  # the mean of (1 - r)^2 for r^2 even in 0..1
+    assert (
+        h[whole] * width / height - w[whole]
+    ).abs().max() <= 3  # each half side is rounded down to pixels
     small = h <= 4
     centres = (top + bottom)[small] / 2
     assert torch.histc(centres, 4, 0, height).min() > small.sum() / 4 * 0.5  # at every height

@@ -37,8 +37,13 @@ def test_p1_is_the_published_network_for_32x32():
     network = p1.mobilenet_v2(50)
     assert sum(p.numel() for p in network.parameters()) == 4_405_426
     assert network.last_channel == p1.FEATURES == 1792
-    assert network.features[:-1](torch.rand(1, 3, 32, 32)).shape[2:] == (4, 4)  # 32 / 8: two of five halvings left out
-    assert loss_at_the_start(network, torch.rand(8, 3, 32, 32), 50) == pytest.approx(math.log(50), rel=0.05)
+    assert network.features[:-1](torch.rand(1, 3, 32, 32)).shape[2:] == (
+        4,
+        4,
+    )  # 32 / 8: two of five halvings left out
+    assert loss_at_the_start(network, torch.rand(8, 3, 32, 32), 50) == pytest.approx(
+        math.log(50), rel=0.05
+    )
 
 
 def test_p1_features_are_what_the_classifier_reads():
@@ -64,7 +69,9 @@ def test_p1_takes_every_published_weight_but_the_head():
 def test_p1_refuses_other_weights_by_name():
     weights = published_p1()
     weights["features.99.weight"] = weights.pop("features.0.0.weight")
-    with pytest.raises(InputError, match=r"missing: features\.0\.0\.weight; unexpected: features\.99\.weight"):
+    with pytest.raises(
+        InputError, match=r"missing: features\.0\.0\.weight; unexpected: features\.99\.weight"
+    ):
         p1.load_pretrained(p1.mobilenet_v2(50), weights, "other.pt")
     with pytest.raises(InputError, match="not a MobileNetV2"):
         p1.load_pretrained(p1.mobilenet_v2(50), {}, "empty.pt")
@@ -72,12 +79,20 @@ def test_p1_refuses_other_weights_by_name():
 
 def test_p1_flip_test_is_blind_to_mirroring():
     network, images = p1.mobilenet_v2(50).eval(), torch.rand(2, 3, 32, 32)
-    assert torch.allclose(p1.logits(network, images, True), p1.logits(network, images.flip(3), True), atol=1e-6)
+    assert torch.allclose(
+        p1.logits(network, images, True), p1.logits(network, images.flip(3), True), atol=1e-6
+    )
 
 
 def test_p2_head_reads_the_2048_pooled_features_of_torchvisions_resnet50():
     network, reference = p2.Classifier(65).eval(), models.resnet50(num_classes=65).eval()
-    reference.load_state_dict({**network.backbone.state_dict(), "fc.weight": network.head.weight, "fc.bias": network.head.bias})
+    reference.load_state_dict(
+        {
+            **network.backbone.state_dict(),
+            "fc.weight": network.head.weight,
+            "fc.bias": network.head.bias,
+        }
+    )
     images = torch.rand(2, 3, 128, 128)
     assert network.backbone(images).shape == (2, 2048)
     assert torch.allclose(network(images), reference(images), atol=1e-5)
@@ -92,7 +107,10 @@ def test_p2_backbone_loads_the_courses_file_key_for_key(tmp_path, with_fc):
     backbone = p2.make_backbone()
     p2.load_backbone(backbone, tmp_path / "pretrain_model_SL.pt")
     assert all(torch.equal(value, weights[name]) for name, value in backbone.state_dict().items())
-    torch.save({name: value for name, value in weights.items() if name != "layer4.2.bn3.running_var"}, tmp_path / "short.pt")
+    torch.save(
+        {name: value for name, value in weights.items() if name != "layer4.2.bn3.running_var"},
+        tmp_path / "short.pt",
+    )
     with pytest.raises(InputError, match=r"missing: layer4\.2\.bn3\.running_var"):
         p2.load_backbone(backbone, tmp_path / "short.pt")
 
@@ -102,7 +120,9 @@ def test_p2_a_frozen_backbone_does_not_move_by_a_bit_and_a_free_one_does(name):
     network = p2.Classifier(5, frozen=SETTINGS[name].frozen)
     before = {key: value.clone() for key, value in network.backbone.state_dict().items()}
     head = network.head.weight.clone()
-    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1, momentum=0.9, weight_decay=0.1)
+    optimizer = torch.optim.SGD(
+        [p for p in network.parameters() if p.requires_grad], lr=0.1, momentum=0.9, weight_decay=0.1
+    )
     for _ in range(2):
         network.train()
         nn.functional.cross_entropy(network(torch.rand(4, 3, 64, 64)), torch.arange(4)).backward()
@@ -110,7 +130,11 @@ def test_p2_a_frozen_backbone_does_not_move_by_a_bit_and_a_free_one_does(name):
     after = network.backbone.state_dict()
     same = {key for key in before if torch.equal(before[key], after[key])}
     assert not torch.equal(head, network.head.weight)
-    assert (same == set(before)) if name in "DE" else ({"conv1.weight", "bn1.running_mean"} & same == set())
+    assert (
+        (same == set(before))
+        if name in "DE"
+        else ({"conv1.weight", "bn1.running_mean"} & same == set())
+    )
 
 
 def test_p2_settings_are_the_courses():
@@ -138,29 +162,43 @@ def test_p3_fcn_interpolates_its_scores_bilinearly(fcn):
     with torch.inference_mode():
         scores = torch.rand(1, 7, 4, 4)
         ours = fcn.upscore(scores)[:, :, 16:-16, 16:-16]
-        theirs = nn.functional.interpolate(scores, scale_factor=32, mode="bilinear", align_corners=False)
-    inner = (slice(None), slice(None), slice(16, -16), slice(16, -16))  # outside these torch repeats the border
+        theirs = nn.functional.interpolate(
+            scores, scale_factor=32, mode="bilinear", align_corners=False
+        )
+    inner = (
+        slice(None),
+        slice(None),
+        slice(16, -16),
+        slice(16, -16),
+    )  # outside these torch repeats the border
     assert torch.allclose(ours[inner], theirs[inner], atol=1e-6)
 
 
 def test_p3_fcn_takes_vgg16s_dense_layers_as_convolutions(fcn):
     with torch.device("meta"):
         shapes = {name: value.shape for name, value in models.vgg16().state_dict().items()}
-    weights = {name: torch.rand(shape) if "classifier.6" not in name else torch.rand(1) for name, shape in shapes.items()}
+    weights = {
+        name: torch.rand(shape) if "classifier.6" not in name else torch.rand(1)
+        for name, shape in shapes.items()
+    }
     network = p3.FCN32s()
     said = p3.load_pretrained(network, weights, "vgg16.pth")
     assert "classifier.6" in said and "score.weight" in said
     assert torch.equal(network.features[28].weight, weights["features.28.weight"])
     # a dense layer over a 512x7x7 map is the convolution's value at the map's centre
     pooled = torch.rand(1, 512, 7, 7)
-    dense = nn.functional.linear(pooled.flatten(1), weights["classifier.0.weight"], weights["classifier.0.bias"])
+    dense = nn.functional.linear(
+        pooled.flatten(1), weights["classifier.0.weight"], weights["classifier.0.bias"]
+    )
     assert torch.allclose(network.fc6[0](pooled)[0, :, 3, 3], dense[0], rtol=1e-4)
     with pytest.raises(InputError, match=r"classifier\.0\.weight.*Nothing was loaded"):
         p3.load_pretrained(network, {"features.0.weight": torch.rand(1)}, "other.pth")
 
 
 def test_p3_deeplab_takes_the_coco_weights_but_the_heads():
-    coco = models.segmentation.deeplabv3_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=21, aux_loss=True)
+    coco = models.segmentation.deeplabv3_mobilenet_v3_large(
+        weights=None, weights_backbone=None, num_classes=21, aux_loss=True
+    )
     network = p3.DeepLabv3()
     said = p3.load_pretrained(network, coco.state_dict(), "coco.pth")
     assert "aux_classifier" in said
@@ -171,7 +209,9 @@ def test_p3_deeplab_takes_the_coco_weights_but_the_heads():
 
 
 def test_p3_batchnorms_follow_the_training_quickly_enough():
-    momenta = {module.momentum for module in p3.DeepLabv3().modules() if isinstance(module, nn.BatchNorm2d)}
+    momenta = {
+        module.momentum for module in p3.DeepLabv3().modules() if isinstance(module, nn.BatchNorm2d)
+    }
     assert momenta == {0.1}
 
 
@@ -180,7 +220,9 @@ def test_networks_survive_the_checkpoint(make, tmp_path):
     network, other = make(), make()
     checkpoint.save(
         tmp_path / "x.pt",
-        checkpoint.Checkpoint("p1", "a", (), None, (0.0,) * 3, (1.0,) * 3, False, {}, {}, {}, network.state_dict()),
+        checkpoint.Checkpoint(
+            "p1", "a", (), None, (0.0,) * 3, (1.0,) * 3, False, {}, {}, {}, network.state_dict()
+        ),
     )
     checkpoint.load_weights(other, checkpoint.load(tmp_path / "x.pt", "p1").weights, "x.pt")
     images = torch.rand(2, 3, 64, 64)

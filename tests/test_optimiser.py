@@ -17,7 +17,10 @@ def network():
 def names(optimizer, of):
     """The parameters' names in each of the optimiser's groups, and the group's decay."""
     known = {id(value): name for name, value in of.named_parameters()}
-    return [({known[id(value)] for value in group["params"]}, group["weight_decay"]) for group in optimizer.param_groups]
+    return [
+        ({known[id(value)] for value in group["params"]}, group["weight_decay"])
+        for group in optimizer.param_groups
+    ]
 
 
 MATRICES, VECTORS = {"0.weight", "3.weight"}, {"0.bias", "1.weight", "1.bias", "3.bias"}
@@ -26,14 +29,22 @@ MATRICES, VECTORS = {"0.weight", "3.weight"}, {"0.bias", "1.weight", "1.bias", "
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 def test_vectors_decay_only_if_asked_for(name):
     model = network()
-    assert names(make(name, model, 0.1, 5e-4, decay_vectors=False), model) == [(MATRICES, 5e-4), (VECTORS, 0.0)]
-    assert names(make(name, model, 0.1, 5e-4, decay_vectors=True), model) == [(MATRICES | VECTORS, 5e-4)]
+    assert names(make(name, model, 0.1, 5e-4, decay_vectors=False), model) == [
+        (MATRICES, 5e-4),
+        (VECTORS, 0.0),
+    ]
+    assert names(make(name, model, 0.1, 5e-4, decay_vectors=True), model) == [
+        (MATRICES | VECTORS, 5e-4)
+    ]
 
 
 def test_frozen_parameters_are_left_out():
     model = network()
     model[:2].requires_grad_(False)
-    assert names(make("sgd", model, 0.1, 0.1, decay_vectors=False), model) == [({"3.weight"}, 0.1), ({"3.bias"}, 0.0)]
+    assert names(make("sgd", model, 0.1, 0.1, decay_vectors=False), model) == [
+        ({"3.weight"}, 0.1),
+        ({"3.bias"}, 0.0),
+    ]
 
 
 def test_a_step_is_that_of_the_optimiser_by_the_same_name():
@@ -50,9 +61,16 @@ def test_a_step_is_that_of_the_optimiser_by_the_same_name():
     for name, theirs in [
         ("adam", lambda model: torch.optim.Adam(model.parameters(), 0.1, weight_decay=0.2)),
         ("adamw", lambda model: torch.optim.AdamW(model.parameters(), 0.1, weight_decay=0.2)),
-        ("sgd", lambda model: torch.optim.SGD(model.parameters(), 0.1, 0.9, weight_decay=0.2, nesterov=True)),
+        (
+            "sgd",
+            lambda model: torch.optim.SGD(
+                model.parameters(), 0.1, 0.9, weight_decay=0.2, nesterov=True
+            ),
+        ),
     ]:
-        ours = after_two_steps(lambda model, name=name: make(name, model, 0.1, 0.2, decay_vectors=True))
+        ours = after_two_steps(
+            lambda model, name=name: make(name, model, 0.1, 0.2, decay_vectors=True)
+        )
         torch.testing.assert_close(ours, after_two_steps(theirs), msg=name)
 
 
@@ -99,7 +117,9 @@ def test_lars_neither_decays_nor_adapts_vectors(decay_vectors):
             assert torch.equal(value.detach(), before[name].sub(value.grad, alpha=0.1)), name
         else:
             moved = (value.detach() - before[name]).norm()
-            torch.testing.assert_close(moved, 0.1 * 1e-3 * before[name].norm(), rtol=1e-3, atol=0, msg=name)
+            torch.testing.assert_close(
+                moved, 0.1 * 1e-3 * before[name].norm(), rtol=1e-3, atol=0, msg=name
+            )
 
 
 def test_lars_takes_a_matrix_of_zeros_and_a_gradient_of_zeros():
@@ -109,7 +129,9 @@ def test_lars_takes_a_matrix_of_zeros_and_a_gradient_of_zeros():
     zeros.grad, still.grad = torch.ones(2, 2), torch.zeros(2, 2)
     optimizer.step()
     torch.testing.assert_close(zeros.detach(), torch.full((2, 2), -0.1))
-    assert torch.equal(still.detach(), torch.ones(2, 2)) and torch.equal(unused.detach(), torch.ones(2, 2))
+    assert torch.equal(still.detach(), torch.ones(2, 2)) and torch.equal(
+        unused.detach(), torch.ones(2, 2)
+    )
 
 
 def test_lars_resumed_ends_bit_for_bit_where_unbroken_it_ends(tmp_path):
@@ -122,7 +144,9 @@ def test_lars_resumed_ends_bit_for_bit_where_unbroken_it_ends(tmp_path):
     lars_steps(straight, optimizer, 6)
     broken, first = fresh()
     lars_steps(broken, first, 3)
-    torch.save({"model": broken.state_dict(), "optimizer": first.state_dict()}, tmp_path / "state.pt")
+    torch.save(
+        {"model": broken.state_dict(), "optimizer": first.state_dict()}, tmp_path / "state.pt"
+    )
     saved = torch.load(tmp_path / "state.pt", weights_only=True)
     resumed, second = fresh()
     resumed.load_state_dict(saved["model"])
@@ -137,7 +161,9 @@ def test_lars_resumed_ends_bit_for_bit_where_unbroken_it_ends(tmp_path):
 
 
 def test_an_unknown_name_raises_and_names_the_known():
-    with pytest.raises(ValueError, match="no optimiser 'lamb'; there are adam, adamw, sgd and lars"):
+    with pytest.raises(
+        ValueError, match="no optimiser 'lamb'; there are adam, adamw, sgd and lars"
+    ):
         make("lamb", network(), 0.1, 0.0, decay_vectors=True)
 
 
@@ -148,7 +174,9 @@ def test_set_lr_sets_every_group():
 
 
 def test_warmup_rises_in_a_line_to_one():
-    assert [warmup_cosine(step, 4, 20) for step in range(5)] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
+    assert [warmup_cosine(step, 4, 20) for step in range(5)] == pytest.approx(
+        [0.25, 0.5, 0.75, 1.0, 1.0]
+    )
 
 
 def test_cosine_falls_from_one_through_a_half_to_zero_and_stays_there():

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 from core.cli import InputError
-from core.predictions import locate, paired_bootstrap, read_labels, read_rows, score, wilson, write_rows
+from core.predictions import (
+    locate,
+    paired_bootstrap,
+    read_labels,
+    read_rows,
+    score,
+    wilson,
+    write_rows,
+)
 from p1 import score as p1_score
 from p2 import score as p2_score
 
@@ -72,7 +80,9 @@ def test_a_file_name_keeps_its_bytes_that_are_not_utf_8(tmp_path, call):
     (tmp_path / "val" / name).touch()
     write_rows(path, ("filename", "label"), [(name, "7")])
     assert path.read_bytes() == b"filename,label\n7_caf\xe9.png,7\n"
-    assert locate(path, tmp_path / "val", read_rows(path, ("filename", "label"))) == [tmp_path / "val" / name]
+    assert locate(path, tmp_path / "val", read_rows(path, ("filename", "label"))) == [
+        tmp_path / "val" / name
+    ]
     assert call(p1_score.main, path, tmp_path / "val")[1].startswith("accuracy: 1.0000 (1 of 1;")
 
 
@@ -84,8 +94,12 @@ def test_a_name_that_comes_twice_is_refused(tmp_path):
 
 
 def test_rows_are_written_to_the_byte(tmp_path):
-    write_rows(tmp_path / "out.csv", ("filename", "label"), [("0_450.png", "0"), ('odd, "name".png', "3")])
-    assert (tmp_path / "out.csv").read_bytes() == b'filename,label\n0_450.png,0\n"odd, ""name"".png",3\n'
+    write_rows(
+        tmp_path / "out.csv", ("filename", "label"), [("0_450.png", "0"), ('odd, "name".png', "3")]
+    )
+    assert (
+        tmp_path / "out.csv"
+    ).read_bytes() == b'filename,label\n0_450.png,0\n"odd, ""name"".png",3\n'
 
 
 def test_score_joins_on_the_name_and_not_on_the_order():
@@ -99,7 +113,12 @@ def test_score_refuses_missing_and_extra_rows():
 
 @pytest.mark.parametrize(  # Newcombe 1998, "Two-sided confidence intervals for the single proportion", table I, method 3
     ("right", "count", "low", "high"),
-    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
 )
 def test_wilsons_interval_is_the_published_one(right, count, low, high):
     assert wilson(right, count) == pytest.approx((low, high), abs=5e-5)
@@ -109,7 +128,9 @@ def test_wilsons_interval_is_the_published_one(right, count, low, high):
 def test_wilsons_ends_are_where_the_observed_lies_just_in_the_95_percent():
     for right, count in ((1, 3), (1841, 2500), (0, 1), (7, 7)):
         for end in wilson(right, count):
-            assert abs(right / count - end) == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / count), abs=1e-9)
+            assert abs(right / count - end) == pytest.approx(
+                1.959964 * math.sqrt(end * (1 - end) / count), abs=1e-9
+            )
     assert tuple(round(end, 3) for end in wilson(1841, 2500)) == (0.719, 0.753)
 
 

@@ -84,7 +84,10 @@ def train(folder, does="nothing", *flags, in_a_step=lambda run: None):
             right += (average(rows).argmax(1) == truth).sum()
         accuracy = processes.total(right).item() / COUNT
         weights = network.state_dict()
-        run.end_epoch(checkpoint.Checkpoint("p1", "", (), None, (0.5,), (1.0,), False, {}, {}, {}, weights), accuracy=accuracy)
+        run.end_epoch(
+            checkpoint.Checkpoint("p1", "", (), None, (0.5,), (1.0,), False, {}, {}, {}, weights),
+            accuracy=accuracy,
+        )
 
 
 def start_twice(folder):
@@ -92,7 +95,9 @@ def start_twice(folder):
     ends = []
     for starts in (1, 2):
         torch.manual_seed(0)
-        network = nn.Sequential(nn.Linear(5, 60), nn.Tanh(), nn.Linear(60, 60), nn.Tanh(), nn.Linear(60, 3))
+        network = nn.Sequential(
+            nn.Linear(5, 60), nn.Tanh(), nn.Linear(60, 60), nn.Tanh(), nn.Linear(60, 3)
+        )
         optimizer = torch.optim.SGD(network.parameters(), lr=Recipe.lr, momentum=0.9)
         for _ in range(starts):
             trained = processes.wrap(network, CPU)
@@ -107,10 +112,18 @@ def start_twice(folder):
 
 def measure(folder):
     """Save, a file each, all that the tests below look at."""
-    run = Run(Path(folder) / "run", recipe=Recipe(), data={}, seed=0, state={}, where=CPU, watch="loss")
+    run = Run(
+        Path(folder) / "run", recipe=Recipe(), data={}, seed=0, state={}, where=CPU, watch="loss"
+    )
     steps = []
     for index in run.batches(COUNT, BATCH):
-        steps.append({"index": index, "torch": torch.rand(2), "draw": torch.rand(2, generator=generator(*run.keys()))})
+        steps.append(
+            {
+                "index": index,
+                "torch": torch.rand(2),
+                "draw": torch.rand(2, generator=generator(*run.keys())),
+            }
+        )
         run.step(loss=torch.tensor(float(processes.rank())))
     norm = nn.BatchNorm1d(5)
     norm(INPUTS[steps[0]["index"]])
@@ -143,7 +156,9 @@ def segment(truth):
 
 
 def classify(network, images, index):
-    return nn.functional.cross_entropy(network(images[index].flatten(1)), PIXELS[index, 0, 0], label_smoothing=0.1)
+    return nn.functional.cross_entropy(
+        network(images[index].flatten(1)), PIXELS[index, 0, 0], label_smoothing=0.1
+    )
 
 
 def make_byol():
@@ -176,12 +191,18 @@ def gradients(name):
 
 
 def accuracy_of_p1():
-    images = torch.randint(256, (250, 3, 32, 32), dtype=torch.uint8, generator=generator(0, "p1"))  # 3 batches
-    return p1.evaluate(FirstPixel(), images, images[:, 0, 0, 0].long() // 100, p1.RECIPES["report"]["A"], CPU)
+    images = torch.randint(
+        256, (250, 3, 32, 32), dtype=torch.uint8, generator=generator(0, "p1")
+    )  # 3 batches
+    return p1.evaluate(
+        FirstPixel(), images, images[:, 0, 0, 0].long() // 100, p1.RECIPES["report"]["A"], CPU
+    )
 
 
 def iou_of_p3():
-    pairs = torch.randint(6, (9, 4, 8, 8), dtype=torch.uint8, generator=generator(0, "p3"))  # 3 batches
+    pairs = torch.randint(
+        6, (9, 4, 8, 8), dtype=torch.uint8, generator=generator(0, "p3")
+    )  # 3 batches
     torch.manual_seed(0)
     return p3.evaluate(nn.Conv2d(3, 7, 1), pairs, p3.RECIPES["report"]["B"], CPU)
 
@@ -207,11 +228,17 @@ def launch(*arguments, restarts=None, count=2):
             f"--max-restarts={restarts}",
             *command,
         ]
-        done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            [sys.executable, *command], env=environment, capture_output=True, text=True, timeout=120
+        )
         return done.returncode, done.stdout, done.stderr
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(count)}
+        environment |= {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(free.getsockname()[1]),
+            "WORLD_SIZE": str(count),
+        }
     several = [
         subprocess.Popen(
             [sys.executable, *command], env=environment | {"RANK": str(number), "LOCAL_RANK": str(number)},
@@ -224,7 +251,9 @@ def launch(*arguments, restarts=None, count=2):
     finally:
         for process in several:
             process.kill()
-    return [process.returncode for process in several], *("".join(stream) for stream in zip(*said, strict=True))
+    return [process.returncode for process in several], *(
+        "".join(stream) for stream in zip(*said, strict=True)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -255,14 +284,20 @@ def test_three_processes_that_start_again_end_at_the_same_bits(tmp_path):
 def test_the_mean_of_the_shares_means_would_be_another_loss():
     torch.manual_seed(0)
     network, images = nn.Conv2d(3, 7, 1), torch.randn(8, 3, 4, 4, generator=generator(0, "images"))
-    losses = [p3.cross_entropy(network(images[k::2]), SOME_IGNORED[k::2], p3_data.UNKNOWN).item() for k in range(2)]
+    losses = [
+        p3.cross_entropy(network(images[k::2]), SOME_IGNORED[k::2], p3_data.UNKNOWN).item()
+        for k in range(2)
+    ]
     whole = p3.cross_entropy(network(images), SOME_IGNORED, p3_data.UNKNOWN).item()
     assert abs(sum(losses) / 2 - whole) > 1e-3  # so the test above tells the two apart
 
 
 def test_byols_target_has_no_gradients(measured):
     for one in measured:
-        assert all((gradient is None) == name.startswith("target.") for name, gradient in one["gradients"]["BYOL"].items())
+        assert all(
+            (gradient is None) == name.startswith("target.")
+            for name, gradient in one["gradients"]["BYOL"].items()
+        )
 
 
 @pytest.mark.parametrize("world", [1, 2])
@@ -279,14 +314,18 @@ def test_the_loss_of_one_process_is_torchs_mean_over_what_counts():
     out, truth = torch.randn(2, 7, 4, 4), torch.arange(32).view(2, 4, 4) % 7
     theirs = nn.functional.cross_entropy(out, truth, ignore_index=p3_data.UNKNOWN)
     torch.testing.assert_close(p3.cross_entropy(out, truth, p3_data.UNKNOWN), theirs)
-    torch.testing.assert_close(p3.cross_entropy(out, truth, -100), nn.functional.cross_entropy(out, truth))
+    torch.testing.assert_close(
+        p3.cross_entropy(out, truth, -100), nn.functional.cross_entropy(out, truth)
+    )
 
 
 def test_the_shares_are_the_batches_of_one_process_and_the_draws_differ(measured):
     expected = [index for _, index in batches(COUNT, BATCH, seed=0, epoch=0)]
     assert len(expected) == len(measured[0]["steps"]) == 3
     for whole, first, second in zip(expected, *(one["steps"] for one in measured), strict=True):
-        assert torch.equal(whole[0::2], first["index"]) and torch.equal(whole[1::2], second["index"])
+        assert torch.equal(whole[0::2], first["index"]) and torch.equal(
+            whole[1::2], second["index"]
+        )
         for draw in ("torch", "draw"):
             assert not torch.equal(first[draw], second[draw])
 
@@ -300,7 +339,9 @@ def test_buffers_are_rank_0s(measured):
     norm = nn.BatchNorm1d(5)
     norm(INPUTS[measured[0]["steps"][0]["index"]])
     for one in measured:
-        assert all(torch.equal(value, one["buffers"][name]) for name, value in norm.state_dict().items())
+        assert all(
+            torch.equal(value, one["buffers"][name]) for name, value in norm.state_dict().items()
+        )
 
 
 def test_scores_are_those_of_one_process(measured):
@@ -337,9 +378,15 @@ def test_a_batch_that_cannot_be_shared_evenly_is_refused(monkeypatch):
 def test_one_of_several_gpus_that_fails_is_not_replaced_by_the_cpu(monkeypatch):
     monkeypatch.setattr(processes, "world", lambda: 2)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    for name, value in (("is_available", lambda: True), ("device_count", lambda: 2), ("set_device", lambda index: None)):
+    for name, value in (
+        ("is_available", lambda: True),
+        ("device_count", lambda: 2),
+        ("set_device", lambda index: None),
+    ):
         monkeypatch.setattr(torch.cuda, name, value)
-    with pytest.raises(InputError, match="no device 'cuda' here"):  # there is none: the same as a broken one
+    with pytest.raises(
+        InputError, match="no device 'cuda' here"
+    ):  # there is none: the same as a broken one
         processes.choose("auto")
 
 
@@ -350,7 +397,11 @@ def test_a_gpu_that_is_too_small_for_a_training_is_one_line(capsys):
     with pytest.raises(SystemExit) as stop:
         processes.entry(too_large)
     error = capsys.readouterr().err
-    assert stop.value.code == 2 and error.count("\n") == 1 and "lower --batch-size, or --data-memory" in error
+    assert (
+        stop.value.code == 2
+        and error.count("\n") == 1
+        and "lower --batch-size, or --data-memory" in error
+    )
 
 
 def test_a_launch_has_one_name_over_its_restarts_and_none_without_torchrun(monkeypatch):
@@ -389,8 +440,12 @@ def test_on_gpus_batch_statistics_are_the_whole_batchs(monkeypatch):
     network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     before = {name: id(parameter) for name, parameter in network.named_parameters()}
     wrapped = processes.wrap(network, torch.device("cuda"))
-    assert isinstance(network[1], nn.SyncBatchNorm) and wrapped is network, "what is evaluated and saved, too"
-    assert {name: id(parameter) for name, parameter in network.named_parameters()} == before, "an optimiser knows them"
+    assert isinstance(network[1], nn.SyncBatchNorm) and wrapped is network, (
+        "what is evaluated and saved, too"
+    )
+    assert {name: id(parameter) for name, parameter in network.named_parameters()} == before, (
+        "an optimiser knows them"
+    )
 
 
 # --- stopping, failing, going on ------------------------------------------------------------------------------------------
@@ -403,12 +458,19 @@ def state(folder):
 def close(ours, theirs):
     """Whether two runs have come to the same, but for the rounding of sums in another order."""
     keys = ours["state"]["network"].keys()
-    assert keys == theirs["state"]["network"].keys() and not any(key.startswith("module.") for key in keys)
+    assert keys == theirs["state"]["network"].keys() and not any(
+        key.startswith("module.") for key in keys
+    )
     for name in ("network", "average"):
         for key in keys:
-            torch.testing.assert_close(ours["state"][name][key], theirs["state"][name][key], rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(
+                ours["state"][name][key], theirs["state"][name][key], rtol=1e-4, atol=1e-6
+            )
     for one, other in zip(ours["history"], theirs["history"], strict=True):
-        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5) and one["accuracy"] == other["accuracy"]
+        assert (
+            one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+            and one["accuracy"] == other["accuracy"]
+        )
     return ours["total_steps"] == theirs["total_steps"] == 9
 
 
@@ -435,7 +497,9 @@ def test_a_run_goes_on_from_one_process_to_two_and_back_after_a_signal_and_a_kil
     statuses, out, err = launch("train", folder, "is killed")
     assert statuses == [75, -signal.SIGKILL] and time.monotonic() - start < 60
     began, resumed, epoch_1 = out.splitlines()
-    assert resumed == f"resumed {folder} at epoch 1, step 3" and epoch_1.startswith("epoch 1  steps 3  loss ")
+    assert resumed == f"resumed {folder} at epoch 1, step 3" and epoch_1.startswith(
+        "epoch 1  steps 3  loss "
+    )
     lost = "warning: another process of the training was lost; the same command, without --fresh, goes on from the last save"
     assert err.splitlines() == ["warning: train", lost]
     assert state(folder)["total_steps"] == 4
@@ -451,21 +515,33 @@ def test_a_run_goes_on_from_one_process_to_two_and_back_after_a_signal_and_a_kil
     about = json.loads((folder / "run.json").read_text())
     assert "processes" not in about, "it began alone"
     starts = [(one.get("processes"), one["epoch"], one["step"]) for one in about["continued"]]
-    assert {one[0] for one in starts[:-1]} == {2} and starts[0] == (2, 1, 3) and starts[-1] == (None, 2, 3)
+    assert (
+        {one[0] for one in starts[:-1]} == {2}
+        and starts[0] == (2, 1, 3)
+        and starts[-1] == (None, 2, 3)
+    )
     assert close(state(folder), alone)
-    assert [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()] == state(folder)["history"]
+    assert [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()] == state(
+        folder
+    )["history"]
     weights = checkpoint.load(folder / "last.pt", "p1").weights
     assert weights.keys() == state(folder)["state"]["network"].keys()
 
 
 @pytest.mark.parametrize(
     ("does", "says"),
-    [("diverges", "loss is nan at step 2 of epoch 2; lower the learning rate"), ("has bad input", "this one is bad")],
+    [
+        ("diverges", "loss is nan at step 2 of epoch 2; lower the learning rate"),
+        ("has bad input", "this one is bad"),
+    ],
 )
 @pytest.mark.slow
 def test_what_one_process_fails_at_ends_both_with_one_line(tmp_path, does, says):
     statuses, out, err = launch("train", tmp_path, does)
-    assert statuses[1] == 2 and statuses[0] in (2, 75)  # 75: it has only seen that the other is lost
+    assert statuses[1] == 2 and statuses[0] in (
+        2,
+        75,
+    )  # 75: it has only seen that the other is lost
     assert err.splitlines() == ["warning: train", f"test_processes.py: {says}"]
     assert state(tmp_path)["total_steps"] == 4
 
@@ -476,8 +552,13 @@ def test_torchrun_goes_on_from_the_last_save_even_with_fresh(tmp_path, alone):
     train(folder)  # the older run, which is to be kept aside once
     status, out, err = launch("train", folder, "is killed", "--fresh", restarts=1)
     assert status == 0, err
-    assert out.count("the older run is kept in") == out.count("resumed") == 1 and "epoch 2, step 2" in out
-    assert close(state(folder), alone) and [path.name for path in tmp_path.iterdir() if ".old" in path.name] == ["run.old-1"]
+    assert (
+        out.count("the older run is kept in") == out.count("resumed") == 1
+        and "epoch 2, step 2" in out
+    )
+    assert close(state(folder), alone) and [
+        path.name for path in tmp_path.iterdir() if ".old" in path.name
+    ] == ["run.old-1"]
 
 
 @pytest.mark.slow
@@ -491,8 +572,12 @@ def test_under_torchrun_too_one_line_is_said(tmp_path, does):
 def drawn(tmp_path_factory):
     folder = tmp_path_factory.mktemp("drawn") / "data"
     draw_all(folder, TINY)
-    torch.save(make_backbone().state_dict(), folder / "p2_data" / "pretrain_model_SL.pt")  # what setting D starts from
-    shutil.copy(folder / "p2_data" / "office" / "train.csv", folder / "p2_data" / "office" / "labels.csv")  # for p1.pretrain
+    torch.save(
+        make_backbone().state_dict(), folder / "p2_data" / "pretrain_model_SL.pt"
+    )  # what setting D starts from
+    shutil.copy(
+        folder / "p2_data" / "office" / "train.csv", folder / "p2_data" / "office" / "labels.csv"
+    )  # for p1.pretrain
     return folder
 
 
@@ -510,17 +595,42 @@ PROGRAMS = {
 @pytest.mark.parametrize("name", list(PROGRAMS))
 def test_a_training_program_by_torchrun(drawn, tmp_path, name):
     folder, recipe, batch = PROGRAMS[name]
-    flags = ("--data", drawn / folder, "--recipe", recipe, "--batch-size", batch, "--epochs", "1", "--run", tmp_path / "run")
+    flags = (
+        "--data",
+        drawn / folder,
+        "--recipe",
+        recipe,
+        "--batch-size",
+        batch,
+        "--epochs",
+        "1",
+        "--run",
+        tmp_path / "run",
+    )
     flags += ("--device", "cpu", *(("--setting", "A") if name == "p2.train" else ()))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "--", *name.split()]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "--",
+        *name.split(),
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
 
     def call(*more):
         command = [*torchrun, *map(str, flags), *more]
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+        return subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+        )
 
     stopped = call("--max-minutes", "0")
-    assert stopped.returncode == 0 and stopped.stdout.count("stopped by --max-minutes after step 1") == 1, stopped.stderr
+    assert (
+        stopped.returncode == 0
+        and stopped.stdout.count("stopped by --max-minutes after step 1") == 1
+    ), stopped.stderr
     finished = call()
     assert finished.returncode == 0 and "\nepoch 1  " in f"\n{finished.stdout}", finished.stderr
     assert finished.stdout.count("epoch 1  ") == 1 and "Traceback" not in finished.stderr

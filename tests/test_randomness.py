@@ -7,7 +7,9 @@ from core.randomness import batches, generator, seed_of, steps_per_epoch
 
 
 def indices(count=103, batch_size=10, seed=0, epoch=0):
-    return torch.cat([index for _, index in batches(count, batch_size, seed=seed, epoch=epoch)]).tolist()
+    return torch.cat(
+        [index for _, index in batches(count, batch_size, seed=seed, epoch=epoch)]
+    ).tolist()
 
 
 def test_an_epoch_is_a_permutation_without_repeats():
@@ -34,14 +36,19 @@ def test_a_set_smaller_than_a_batch_is_one_batch(count):
 
 def test_epochs_and_seeds_differ_and_repeat():
     assert indices(epoch=3) == indices(epoch=3)
-    assert len({tuple(indices(seed=seed, epoch=epoch)) for seed in range(3) for epoch in range(3)}) == 9
+    assert (
+        len({tuple(indices(seed=seed, epoch=epoch)) for seed in range(3) for epoch in range(3)})
+        == 9
+    )
 
 
 @pytest.mark.parametrize("start", range(11))
 def test_from_a_later_start_the_tail_is_the_same(start):
     unbroken = [(step, index.tolist()) for step, index in batches(103, 10, seed=1, epoch=2)]
     assert [step for step, _ in unbroken] == list(range(10))
-    assert [(step, index.tolist()) for step, index in batches(103, 10, seed=1, epoch=2, start=start)] == unbroken[start:]
+    assert [
+        (step, index.tolist()) for step, index in batches(103, 10, seed=1, epoch=2, start=start)
+    ] == unbroken[start:]
 
 
 def test_order_does_not_depend_on_torchs_own_generator_nor_touch_it():
@@ -53,7 +60,12 @@ def test_order_does_not_depend_on_torchs_own_generator_nor_touch_it():
 
 
 def test_seeds_of_different_keys_differ():
-    keys = [(seed, epoch, *name) for seed in range(-5, 5) for epoch in range(20) for name in [(), ("a",), ("b",), (1,), ("1",)]]
+    keys = [
+        (seed, epoch, *name)
+        for seed in range(-5, 5)
+        for epoch in range(20)
+        for name in [(), ("a",), ("b",), (1,), ("1",)]
+    ]
     seeds = {seed_of(*key) for key in keys}
     assert len(seeds) == len(keys)
     assert all(0 <= seed < 2**63 for seed in seeds)

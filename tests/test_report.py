@@ -23,12 +23,31 @@ from report import html, overview
 from report.measures import Measures, Site
 from report.page import Drawing, Gap, Grid, Layers, Picture, Points, Table, parts_of
 
-TINY = Parameters(p1_train=2, p1_val=2, p2_unlabelled=2, p2_train=1, p2_val=1, p3_train=4, p3_val=3, size=64)
+TINY = Parameters(
+    p1_train=2, p1_val=2, p2_unlabelled=2, p2_train=1, p2_val=1, p3_train=4, p3_val=3, size=64
+)
 NUMBER = re.compile(r"\d[\d,]*\.\d+")
 ORIGINAL = {  # the original report's figures, which have no log here
-    *("0.6476", "0.9714", "0.2848", "0.4114", "0.4551", "0.3062", "0.3087", "0.6257", "0.7341", "0.5775", "0.6537", "0.7166")
+    *(
+        "0.6476",
+        "0.9714",
+        "0.2848",
+        "0.4114",
+        "0.4551",
+        "0.3062",
+        "0.3087",
+        "0.6257",
+        "0.7341",
+        "0.5775",
+        "0.6537",
+        "0.7166",
+    )
 }
-ORIGINAL |= {f"{100 * abs(one - other):.1f}" for one in p2.ORIGINAL.values() for other in p2.ORIGINAL.values()}  # points
+ORIGINAL |= {
+    f"{100 * abs(one - other):.1f}"
+    for one in p2.ORIGINAL.values()
+    for other in p2.ORIGINAL.values()
+}  # points
 NAMES = {"1.4"}  # of MobileNetV2 x1.4
 
 
@@ -52,13 +71,38 @@ def built(tmp_path_factory):
     draw_all(data, TINY)
     shared = ("--epochs", "3", "--device", "cpu")
     assert (
-        run(p1.main, "--data", data / "p1_data", "--batch-size", "50", "--run", runs / "p1_A_hour", "--recipe", "hour", *shared)
+        run(
+            p1.main,
+            "--data",
+            data / "p1_data",
+            "--batch-size",
+            "50",
+            "--run",
+            runs / "p1_A_hour",
+            "--recipe",
+            "hour",
+            *shared,
+        )
         == 0
     )
-    assert run(p3.main, "--data", data / "p3_data", "--batch-size", "4", "--run", runs / "p3_B_report", *shared) == 0
+    assert (
+        run(
+            p3.main,
+            "--data",
+            data / "p3_data",
+            "--batch-size",
+            "4",
+            "--run",
+            runs / "p3_B_report",
+            *shared,
+        )
+        == 0
+    )
     for logs in (ROOT / "results").glob("p2_*"):
         shutil.copytree(logs, runs / logs.name)
-    images = [path.name.split("_")[0] for path in sorted((data / "p3_data/validation").glob("*_sat.jpg"))][:2]
+    images = [
+        path.name.split("_")[0] for path in sorted((data / "p3_data/validation").glob("*_sat.jpg"))
+    ][:2]
     flags = ("--runs", runs, "--out", out, "--data", data, "--device", "cpu", "--images", *images)
     assert run(report.main, *flags) == 0
     return runs, data, out, images
@@ -76,7 +120,9 @@ class Reader(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
-        self.sources += [attributes[name] for name in ("src", "href", "xlink:href") if name in attributes]
+        self.sources += [
+            attributes[name] for name in ("src", "href", "xlink:href") if name in attributes
+        ]
         if tag == "figure":
             self.figures.append({"values": [], "text": ""})
         if tag == "data":
@@ -109,7 +155,11 @@ def where_it_stands(source, runs, out):
     *place, name = place.split("/")
     if file == "measures.json":
         return json.loads((out / file).read_text())["/".join(place)]["numbers"][name]
-    (line,) = [line for line in map(json.loads, (runs / file).read_text().splitlines()) if line["epoch"] == int(place[0])]
+    (line,) = [
+        line
+        for line in map(json.loads, (runs / file).read_text().splitlines())
+        if line["epoch"] == int(place[0])
+    ]
     return line[name]
 
 
@@ -120,7 +170,10 @@ def test_every_number_stands_in_a_log_or_among_the_measures(built, page):
         assert where_it_stands(source, runs, out) == pytest.approx(value, nan_ok=True), source
         shown = float(re.sub(r"[,+%\s]", "", text).replace("\N{MINUS SIGN}", "-"))
         digits = len(text.rstrip("% ").partition(".")[2])
-        assert min(abs(shown - value), abs(shown - 100 * value)) <= 0.5000001 * 10**-digits, (text, source)
+        assert min(abs(shown - value), abs(shown - 100 * value)) <= 0.5000001 * 10**-digits, (
+            text,
+            source,
+        )
 
 
 def test_no_fraction_stands_in_the_text_untraced(built, page):
@@ -145,7 +198,9 @@ def figures_of(blocks):
 
 def test_every_curve_is_a_column_of_a_log(built):
     runs, data, out, images = built
-    site = Site(runs, runlog.read_all(runs), data, tuple(images), Measures(out), report.device.choose("cpu"))
+    site = Site(
+        runs, runlog.read_all(runs), data, tuple(images), Measures(out), report.device.choose("cpu")
+    )
     curves = 0
     for block in figures_of(report.build(site)):
         if not isinstance(block, Drawing) or not block.runs:
@@ -185,7 +240,10 @@ def test_markdown_has_the_same_numbers_and_all_its_figures(built, page):
 def test_a_second_time_measures_nothing_again(built, capfd):
     runs, data, out, images = built
     before = (out / "report.html").read_text()
-    mine = [out / "figures" / "holiday.png", out / "arrays" / "mine.npz"]  # somebody's own files stay
+    mine = [
+        out / "figures" / "holiday.png",
+        out / "arrays" / "mine.npz",
+    ]  # somebody's own files stay
     for path in mine:
         path.write_bytes(b"mine")
     (out / "figures" / "99.png").write_bytes(b"of an older, longer report")
@@ -193,7 +251,10 @@ def test_a_second_time_measures_nothing_again(built, capfd):
     assert run(report.main, *flags) == 0
     assert "measured" not in capfd.readouterr().out
     assert (out / "report.html").read_text() == before
-    assert all(path.read_bytes() == b"mine" for path in mine) and not (out / "figures" / "99.png").exists()
+    assert (
+        all(path.read_bytes() == b"mine" for path in mine)
+        and not (out / "figures" / "99.png").exists()
+    )
     for path in mine:
         path.unlink()
 
@@ -241,7 +302,9 @@ def test_the_first_table_marks_what_is_contaminated_or_unfinished_and_says_how_i
         (tmp_path / name).mkdir()
         about = {"recipe": {"name": "x", "epochs": epochs}, "data": {"pretrained": pretrained}}
         (tmp_path / name / "run.json").write_text(json.dumps(about))
-        (tmp_path / name / "log.jsonl").write_text(json.dumps({"epoch": 1, "accuracy": accuracy}) + "\n")
+        (tmp_path / name / "log.jsonl").write_text(
+            json.dumps({"epoch": 1, "accuracy": accuracy}) + "\n"
+        )
 
     model = "Problem 1, model B: the same, pre-trained"
     write_run("p1_B_report", 0.9, "cifar100_x.pt", epochs=3)
@@ -251,21 +314,31 @@ def test_the_first_table_marks_what_is_contaminated_or_unfinished_and_says_how_i
     assert glance(tmp_path, tmp_path)[0][model][1] == "accuracy 0.7000, unfinished: epoch 1 of 3"
     write_run("p1_B_hour", 0.6, "mine.pt", epochs=1)
     rows, rules = glance(tmp_path, tmp_path)
-    assert rows[model][1] == "accuracy 0.6000" and rules.endswith("chosen by a validation score. So chosen here: p1_B_hour.")
+    assert rows[model][1] == "accuracy 0.6000" and rules.endswith(
+        "chosen by a validation score. So chosen here: p1_B_hour."
+    )
 
 
 def test_nothing_to_report_on_is_one_line(tmp_path, capfd):
     assert run(report.main, "--runs", tmp_path, "--out", tmp_path / "out") == 2
     assert run(report.main, "--runs", tmp_path / "none", "--out", tmp_path / "out") == 2
     errors = capfd.readouterr().err.splitlines()
-    assert len(errors) == 2 and "no run with a finished epoch" in errors[0] and "no folder" in errors[1]
+    assert (
+        len(errors) == 2
+        and "no run with a finished epoch" in errors[0]
+        and "no folder" in errors[1]
+    )
     assert not (tmp_path / "out").exists()
 
 
 # --- in a browser -----------------------------------------------------------------------------------------------------
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-browser_test = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian: apt install chromium)")
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+browser_test = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium on this machine (Debian: apt install chromium)"
+)
 
 
 @pytest.fixture(scope="module")
@@ -273,7 +346,9 @@ def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        chromium = driver.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
         yield chromium
         chromium.close()
 
@@ -285,7 +360,12 @@ def opened(browser, out, **options):
     complaints = []
     tab.on("console", lambda message: complaints.append(message.text))
     tab.on("pageerror", lambda error: complaints.append(str(error)))
-    tab.on("request", lambda request: request.url.startswith(("file:", "data:")) or complaints.append(request.url))
+    tab.on(
+        "request",
+        lambda request: (
+            request.url.startswith(("file:", "data:")) or complaints.append(request.url)
+        ),
+    )
     tab.goto((out / "report.html").resolve().as_uri())
     return tab, complaints
 
@@ -294,7 +374,9 @@ def opened(browser, out, **options):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_opens_without_complaint_and_fits_the_screen(built, browser, width, scheme):
-    tab, complaints = opened(browser, built[2], viewport={"width": width, "height": 844}, color_scheme=scheme)
+    tab, complaints = opened(
+        browser, built[2], viewport={"width": width, "height": 844}, color_scheme=scheme
+    )
     assert tab.evaluate("document.documentElement.scrollWidth") == width
     colour = tab.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (int(re.findall(r"\d+", colour)[0]) < 128) == (scheme == "dark")
@@ -312,11 +394,19 @@ def test_a_point_shows_its_image_and_label_under_pointer_and_keys(built, browser
     data = json.loads(tab.locator(f"#{box.get_attribute('data-points')}").text_content())
     canvas.scroll_into_view_if_needed()
     assert tip.is_hidden()
-    frame, k = canvas.bounding_box(), int(np.argmax(data["x"]))  # the rightmost point: nothing lies nearer to itself
-    place = [frame[side] / 840 * (16 + data[axis][k] / 10000 * 808) for side, axis in (("width", "x"), ("height", "y"))]
+    frame, k = (
+        canvas.bounding_box(),
+        int(np.argmax(data["x"])),
+    )  # the rightmost point: nothing lies nearer to itself
+    place = [
+        frame[side] / 840 * (16 + data[axis][k] / 10000 * 808)
+        for side, axis in (("width", "x"), ("height", "y"))
+    ]
     tab.mouse.move(frame["x"] + place[0], frame["y"] + place[1])
     assert tip.is_visible() and tip.inner_text().strip() == data["classes"][data["labels"][k]]
-    drawn = tip.locator("canvas").evaluate("c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]")
+    drawn = tip.locator("canvas").evaluate(
+        "c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]"
+    )
     assert len(set(drawn)) > 10  # an image, not a blank
     tab.mouse.move(frame["x"] - 40, frame["y"])
     assert tip.is_hidden()

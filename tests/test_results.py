@@ -20,11 +20,17 @@ def row_of(what, folder):
 
 def test_a_run_from_contaminated_weights_is_shown_and_marked_only_where_there_is_no_other(tmp_path):
     write_run(tmp_path / "p1_B_report", 0.97, "cifar100_x.pt")
-    assert "0.9700 (1), contaminated" in (row := row_of("model B: the same", tmp_path)) and row.endswith("p1_B_report |")
+    assert "0.9700 (1), contaminated" in (
+        row := row_of("model B: the same", tmp_path)
+    ) and row.endswith("p1_B_report |")
     assert "So chosen here" not in glance(tmp_path)
     write_run(tmp_path / "p1_B_hour", 0.5, "runs/p1_pretrain_hour/last.pt")
-    assert "| 0.5000 (1) |" in (row := row_of("model B: the same", tmp_path)) and row.endswith("p1_B_hour |")
-    assert glance(tmp_path).endswith("So it is chosen by a validation score. So chosen here: p1_B_hour.")
+    assert "| 0.5000 (1) |" in (row := row_of("model B: the same", tmp_path)) and row.endswith(
+        "p1_B_hour |"
+    )
+    assert glance(tmp_path).endswith(
+        "So it is chosen by a validation score. So chosen here: p1_B_hour."
+    )
 
 
 def test_a_run_that_is_not_finished_is_shown_and_marked_only_where_there_is_no_other(tmp_path):
@@ -35,12 +41,28 @@ def test_a_run_that_is_not_finished_is_shown_and_marked_only_where_there_is_no_o
 
 
 def test_problem_2s_settings_are_of_one_group(tmp_path):
-    for name, recipe, accuracy in (("A", "report", 0.9), ("A", "hour", 0.5), ("B", "hour", 0.6), ("C", "demo", 0.4)):
+    for name, recipe, accuracy in (
+        ("A", "report", 0.9),
+        ("A", "hour", 0.5),
+        ("B", "hour", 0.6),
+        ("C", "demo", 0.4),
+    ):
         write_run(tmp_path / f"p2_{name}_{recipe}", accuracy)
         about = {"recipe": {"name": recipe, "epochs": 1}, "seed": 0}
-        data = {"setting": name, "train": "t", "val": "v", "labels": "l", "backbone": "None", "backbone_file": None}
-        (tmp_path / f"p2_{name}_{recipe}" / "run.json").write_text(json.dumps(about | {"data": data}))
-    assert row_of("setting A", tmp_path).endswith("p2_A_hour |") and row_of("setting B", tmp_path).endswith("p2_B_hour |")
+        data = {
+            "setting": name,
+            "train": "t",
+            "val": "v",
+            "labels": "l",
+            "backbone": "None",
+            "backbone_file": None,
+        }
+        (tmp_path / f"p2_{name}_{recipe}" / "run.json").write_text(
+            json.dumps(about | {"data": data})
+        )
+    assert row_of("setting A", tmp_path).endswith("p2_A_hour |") and row_of(
+        "setting B", tmp_path
+    ).endswith("p2_B_hour |")
     assert "| not run yet with the others' recipe, seed and data |" in row_of("setting C", tmp_path)
     assert glance(tmp_path).endswith("with one recipe, seed and data is shown.")
 

@@ -73,17 +73,26 @@ def train(folder, recipe=Recipe(), seed=0, data="fixed", in_a_step=lambda run: N
             run.step(loss=loss)
         average.eval()
         accuracy = (average(inputs).argmax(1) == labels).float().mean().item()
-        run.end_epoch(as_checkpoint(average.state_dict()), lr=optimizer.param_groups[0]["lr"], accuracy=accuracy)
+        run.end_epoch(
+            as_checkpoint(average.state_dict()),
+            lr=optimizer.param_groups[0]["lr"],
+            accuracy=accuracy,
+        )
     return run
 
 
 def as_checkpoint(weights):
-    return checkpoint.Checkpoint("p1", "tiny", ("a", "b", "c"), None, (0.5,), (1.0,), False, {}, {}, {}, weights)
+    return checkpoint.Checkpoint(
+        "p1", "tiny", ("a", "b", "c"), None, (0.5,), (1.0,), False, {}, {}, {}, weights
+    )
 
 
 def outcome(folder):
     """All that a finished run has left, in a form in which == means bit for bit; but when and how fast it was made."""
-    content = {str(path.relative_to(folder)): plain(checkpoint.read(path)) for path in sorted(folder.rglob("[!.]*.pt"))}
+    content = {
+        str(path.relative_to(folder)): plain(checkpoint.read(path))
+        for path in sorted(folder.rglob("[!.]*.pt"))
+    }
     assert {"state.pt", "last.pt", "best.pt", "snapshots/epoch_0001.pt"} <= content.keys()
     return content | {"log.jsonl": plain(log(folder))}
 
@@ -102,7 +111,14 @@ def plain(value):
 
 def score_epochs(folder, scores, patience=0, patience_from=0, total=None, **options):
     """A run without steps that scores ``scores``, one an epoch; its weights are the epoch's number."""
-    options = {"recipe": Recipe(), "data": {}, "seed": 0, "state": {}, "where": CPU, "watch": "score"} | options
+    options = {
+        "recipe": Recipe(),
+        "data": {},
+        "seed": 0,
+        "state": {},
+        "where": CPU,
+        "watch": "score",
+    } | options
     run = Run(folder, **options)
     for epoch in run.epochs(total or len(scores), patience, patience_from):
         run.end_epoch(as_checkpoint({"epoch": torch.tensor([epoch + 1])}), score=scores[epoch])
@@ -156,13 +172,21 @@ def test_a_run_that_fails_in_any_step_ends_where_an_unbroken_one_does(tmp_path, 
     with pytest.raises(Interrupted):
         train(tmp_path / "failed", in_a_step=interrupt_at(step), save_minutes=save_minutes)
     seen = []
-    train(tmp_path / "failed", in_a_step=lambda run: seen.append(run.total_steps), save_minutes=save_minutes)
-    assert seen == list(range(step if save_minutes == 0 else step - step % 3, STEPS)), "no step is lost, none is done twice"
+    train(
+        tmp_path / "failed",
+        in_a_step=lambda run: seen.append(run.total_steps),
+        save_minutes=save_minutes,
+    )
+    assert seen == list(range(step if save_minutes == 0 else step - step % 3, STEPS)), (
+        "no step is lost, none is done twice"
+    )
     assert outcome(tmp_path / "failed") == outcome(tmp_path / "unbroken")
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_run_that_ends_at_any_of_its_writes_goes_on_to_where_an_unbroken_one_ends(tmp_path, monkeypatch, moment):
+def test_a_run_that_ends_at_any_of_its_writes_goes_on_to_where_an_unbroken_one_ends(
+    tmp_path, monkeypatch, moment
+):
     replace, writes = os.replace, itertools.count()
 
     def fatal(at):
@@ -195,7 +219,10 @@ LONG = Recipe(epochs=12)
 
 def start(folder):
     """This file as a program of its own that trains LONG, slowly enough to be caught at it; a line a step."""
-    command, environment = [sys.executable, __file__, folder], os.environ | {"PYTHONPATH": str(ROOT)}
+    command, environment = (
+        [sys.executable, __file__, folder],
+        os.environ | {"PYTHONPATH": str(ROOT)},
+    )
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
@@ -226,7 +253,9 @@ def test_a_run_killed_at_random_moments_ends_where_an_unbroken_one_does(tmp_path
 
 
 def test_a_full_disk_stops_with_one_line_and_the_old_files_whole(tmp_path, capsys):
-    def fill(run):  # no file may grow past 3 kB from here on: the state has more, and its zip cannot be closed either
+    def fill(
+        run,
+    ):  # no file may grow past 3 kB from here on: the state has more, and its zip cannot be closed either
         if run.total_steps == 4:
             resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limits[1]))
 
@@ -247,21 +276,27 @@ def test_a_full_disk_stops_with_one_line_and_the_old_files_whole(tmp_path, capsy
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_program_after_its_step_with_status_75_and_the_same_command_goes_on(tmp_path, number):
+def test_a_signal_ends_the_program_after_its_step_with_status_75_and_the_same_command_goes_on(
+    tmp_path, number
+):
     train(tmp_path / "unbroken", LONG)
     with start(tmp_path / "stopped") as process:
         wait_for_steps(process, 4)
         process.send_signal(number)
         rest = process.stdout.read().splitlines()
     assert process.returncode == STOPPED
-    assert f"stopped by {number.name} after step" in rest[-1] and rest[-1].endswith("the same command goes on")
+    assert f"stopped by {number.name} after step" in rest[-1] and rest[-1].endswith(
+        "the same command goes on"
+    )
     seen = []
     train(tmp_path / "stopped", LONG, in_a_step=lambda run: seen.append(run.total_steps))
     assert 4 <= seen[0] < 12 and seen == list(range(seen[0], 36))
     assert outcome(tmp_path / "stopped") == outcome(tmp_path / "unbroken")
 
 
-def test_a_second_signal_does_not_wait_for_the_step_and_loses_no_more_than_it(tmp_path, monkeypatch):
+def test_a_second_signal_does_not_wait_for_the_step_and_loses_no_more_than_it(
+    tmp_path, monkeypatch
+):
     clock = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
 
@@ -290,11 +325,22 @@ def test_one_request_that_comes_twice_is_one(tmp_path):
 
 
 @pytest.mark.parametrize("what", ["budget", "signal"])
-def test_what_asks_to_stop_during_an_evaluation_stops_before_the_next_epoch(tmp_path, monkeypatch, capsys, what):
+def test_what_asks_to_stop_during_an_evaluation_stops_before_the_next_epoch(
+    tmp_path, monkeypatch, capsys, what
+):
     clock, seen = [0.0], []
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     counter = nn.Linear(1, 1)
-    run = Run(tmp_path, recipe=Recipe(), data={}, seed=0, state={"c": counter}, where=CPU, watch="loss", stop_at=60)
+    run = Run(
+        tmp_path,
+        recipe=Recipe(),
+        data={},
+        seed=0,
+        state={"c": counter},
+        where=CPU,
+        watch="loss",
+        stop_at=60,
+    )
     with pytest.raises(SystemExit) as stop:
         for epoch in run.epochs(3):
             for _ in run.batches(4, 1):
@@ -309,13 +355,24 @@ def test_what_asks_to_stop_during_an_evaluation_stops_before_the_next_epoch(tmp_
     assert "after epoch 1; the same command goes on" in capsys.readouterr().out
 
 
-def test_an_evaluation_that_would_end_too_late_is_left_to_the_next_start(tmp_path, monkeypatch, capsys):
+def test_an_evaluation_that_would_end_too_late_is_left_to_the_next_start(
+    tmp_path, monkeypatch, capsys
+):
     clock, seen, evaluations = [0.0], [], []
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
 
     def epochs_of_two_minutes(stop_at):
         counter = nn.Linear(1, 1)
-        run = Run(tmp_path, recipe=Recipe(), data={}, seed=0, state={"c": counter}, where=CPU, watch="loss", stop_at=stop_at)
+        run = Run(
+            tmp_path,
+            recipe=Recipe(),
+            data={},
+            seed=0,
+            state={"c": counter},
+            where=CPU,
+            watch="loss",
+            stop_at=stop_at,
+        )
         for epoch in run.epochs(3):
             for _ in run.batches(4, 1):
                 clock[0] += 15
@@ -326,11 +383,18 @@ def test_an_evaluation_that_would_end_too_late_is_left_to_the_next_start(tmp_pat
             run.end_epoch(as_checkpoint(counter.state_dict()))
 
     with pytest.raises(SystemExit) as stop:
-        epochs_of_two_minutes(stop_at=200)  # is 180 after the second epoch's steps, and evaluating takes 60
+        epochs_of_two_minutes(
+            stop_at=200
+        )  # is 180 after the second epoch's steps, and evaluating takes 60
     assert stop.value.code == STOPPED and clock[0] == 180 and evaluations == [0]
-    assert "stopped by --max-minutes after step 4 of epoch 2; the same command goes on" in capsys.readouterr().out
+    assert (
+        "stopped by --max-minutes after step 4 of epoch 2; the same command goes on"
+        in capsys.readouterr().out
+    )
     epochs_of_two_minutes(stop_at=math.inf)
-    assert evaluations == [0, 1, 2] and seen == [(epoch, step) for epoch in range(3) for step in range(4)]
+    assert evaluations == [0, 1, 2] and seen == [
+        (epoch, step) for epoch in range(3) for step in range(4)
+    ]
 
 
 def test_no_more_than_save_minutes_are_lost_and_a_budget_is_kept_to_the_step(tmp_path, monkeypatch):
@@ -350,7 +414,9 @@ def test_no_more_than_save_minutes_are_lost_and_a_budget_is_kept_to_the_step(tmp
         train(tmp_path, recipe, in_a_step=a_minute_each, save_minutes=2)
     with pytest.raises(SystemExit):
         train(tmp_path, recipe, in_a_step=a_minute_each, stop_at=60 * (clock.minutes + 3))
-    assert seen == [0, 1, 2, 3, 4, 5] + [4, 5, 6], "saved after two steps and after four; stopped after three more"
+    assert seen == [0, 1, 2, 3, 4, 5] + [4, 5, 6], (
+        "saved after two steps and after four; stopped after three more"
+    )
 
 
 def test_an_epochs_seconds_count_what_was_done_before_an_interruption(tmp_path, monkeypatch):
@@ -375,7 +441,16 @@ def test_a_kill_during_an_evaluation_loses_no_more_than_save_minutes(tmp_path, m
 
     def epochs_of_a_minute(evaluate):
         counter = nn.Linear(1, 1)
-        run = Run(tmp_path, recipe=Recipe(), data={}, seed=0, state={"c": counter}, where=CPU, watch="loss", save_minutes=5)
+        run = Run(
+            tmp_path,
+            recipe=Recipe(),
+            data={},
+            seed=0,
+            state={"c": counter},
+            where=CPU,
+            watch="loss",
+            save_minutes=5,
+        )
         for epoch in run.epochs(3):
             for _ in run.batches(4, 1):
                 clock[0] += 15
@@ -398,7 +473,9 @@ def test_a_kill_during_an_evaluation_loses_no_more_than_save_minutes(tmp_path, m
 
 def test_a_batch_that_is_too_small_for_the_network_is_refused(tmp_path):
     run = Run(tmp_path, recipe=Recipe(), data={}, seed=0, state={}, where=CPU, watch="loss")
-    with pytest.raises(InputError, match="a batch has 1 image for each process; this network needs 2 or more"):
+    with pytest.raises(
+        InputError, match="a batch has 1 image for each process; this network needs 2 or more"
+    ):
         list(run.batches(4, 1, at_least=2))
 
 
@@ -432,15 +509,24 @@ def test_a_log_that_was_deleted_is_written_again(tmp_path, when):
         ({"recipe": Recipe(mean=(0.5, 0.3))}, "recipe.mean was [0.5, 0.25], is now [0.5, 0.3]"),
         ({"data": "another"}, "data.train was 'fixed', is now 'another'"),
         ({"seed": 3}, "seed was 0, is now 3"),
-        ({"seed": 3, "recipe": Recipe(lr=0.2, epochs=9)}, "recipe.epochs was 3, is now 9; recipe.lr was 0.1, is now 0.2; seed"),
+        (
+            {"seed": 3, "recipe": Recipe(lr=0.2, epochs=9)},
+            "recipe.epochs was 3, is now 9; recipe.lr was 0.1, is now 0.2; seed",
+        ),
     ],
 )
-def test_a_changed_recipe_data_set_or_seed_is_refused_by_name_and_nothing_is_touched(tmp_path, other, says):
+def test_a_changed_recipe_data_set_or_seed_is_refused_by_name_and_nothing_is_touched(
+    tmp_path, other, says
+):
     train(tmp_path / "run")
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.*")}
     with pytest.raises(InputError) as error:
         train(tmp_path / "run", **other)
-    assert says in str(error.value) and str(tmp_path / "run") in str(error.value) and "--fresh" in str(error.value)
+    assert (
+        says in str(error.value)
+        and str(tmp_path / "run") in str(error.value)
+        and "--fresh" in str(error.value)
+    )
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.*")} == before
 
 
@@ -457,7 +543,10 @@ def test_fresh_sets_aside_nothing_that_is_no_run(tmp_path):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "notes").touch()
     train(tmp_path / "runs", fresh=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"] and (tmp_path / "runs" / "notes").exists()
+    assert (
+        sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
+        and (tmp_path / "runs" / "notes").exists()
+    )
 
 
 def test_fresh_renames_a_link_and_not_what_it_leads_to(tmp_path):
@@ -468,17 +557,23 @@ def test_fresh_renames_a_link_and_not_what_it_leads_to(tmp_path):
     assert json.loads((tmp_path / "run.old-1" / "run.json").read_text())["seed"] == 0
 
 
-def test_a_restart_of_torchruns_goes_on_with_what_fresh_began_and_sets_aside_what_it_did_not(tmp_path, monkeypatch):
+def test_a_restart_of_torchruns_goes_on_with_what_fresh_began_and_sets_aside_what_it_did_not(
+    tmp_path, monkeypatch
+):
     train(tmp_path, seed=1)
     monkeypatch.setattr("core.processes.launch", lambda: "a launch")
     restarts = [0]
     monkeypatch.setattr("core.processes.restarts", lambda: restarts[0])
     before, seen = tmp_path.with_name(f"{tmp_path.name}.old-1"), []
-    with pytest.raises(Interrupted):  # whether this is a start or a restart: the older run is not this launch's
+    with pytest.raises(
+        Interrupted
+    ):  # whether this is a start or a restart: the older run is not this launch's
         train(tmp_path, fresh=True, in_a_step=interrupt_at(4), save_minutes=0)
     restarts[0] = 1
     train(tmp_path, fresh=True, in_a_step=lambda run: seen.append(run.total_steps))
-    assert seen[0] == 4 and before.exists() and not before.with_name(f"{tmp_path.name}.old-2").exists()
+    assert (
+        seen[0] == 4 and before.exists() and not before.with_name(f"{tmp_path.name}.old-2").exists()
+    )
     restarts[0] = 0  # another launch, which in a container may have the name of the one before
     train(tmp_path, fresh=True, in_a_step=lambda run: seen.append(run.total_steps))
     assert seen[5] == 0 and before.with_name(f"{tmp_path.name}.old-2").exists()
@@ -490,11 +585,17 @@ def test_a_disk_that_is_full_at_the_start_is_one_line(tmp_path, monkeypatch, cap
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         with pytest.raises(SystemExit) as stop:
-            entry(lambda: (resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1])), train(tmp_path)))
+            entry(
+                lambda: (resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1])), train(tmp_path))
+            )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     error = capsys.readouterr().err
-    assert stop.value.code == 2 and error.count("\n") == 1 and f"cannot write {tmp_path / '.lock'}: File too large" in error
+    assert (
+        stop.value.code == 2
+        and error.count("\n") == 1
+        and f"cannot write {tmp_path / '.lock'}: File too large" in error
+    )
 
 
 @pytest.mark.parametrize("fresh", [False, True])
@@ -518,7 +619,9 @@ def test_what_a_killed_program_was_writing_is_removed_by_the_next(tmp_path):
     assert [path.name for path in tmp_path.rglob("*.part")] == ["mine.part"]
 
 
-def test_the_best_epochs_weights_are_kept_until_the_state_knows_of_better_ones(tmp_path, monkeypatch):
+def test_the_best_epochs_weights_are_kept_until_the_state_knows_of_better_ones(
+    tmp_path, monkeypatch
+):
     # Killed while it saves the state of a better epoch; done again, as by other processes, that epoch is not as good.
     score_epochs(tmp_path, [0.5, 0.7, 0.1], total=2)
 
@@ -535,7 +638,9 @@ def test_the_best_epochs_weights_are_kept_until_the_state_knows_of_better_ones(t
             score_epochs(tmp_path, [0.5, 0.7, 0.9])
     assert epoch_of(tmp_path / "best.pt") == 2
     score_epochs(tmp_path, [0.5, 0.7, 0.6])
-    assert epoch_of(tmp_path / "best.pt") == 2 and checkpoint.load(tmp_path / "best.pt", "p1").scores == {"score": 0.7}
+    assert epoch_of(tmp_path / "best.pt") == 2 and checkpoint.load(
+        tmp_path / "best.pt", "p1"
+    ).scores == {"score": 0.7}
     assert not (tmp_path / "best.next.pt").exists()
 
 
@@ -561,11 +666,23 @@ def test_a_damaged_state_is_refused_by_name(tmp_path):
 def lose(folder, losses, epochs=2, **options):
     """A run whose loss is ``losses[epoch, step]``, from 1, and 1.0 where nothing is said; 40 steps an epoch."""
     counter = nn.Linear(1, 1)  # stands for what changes in training
-    run = Run(folder, recipe=Recipe(), data={}, seed=0, state={"counter": counter}, where=CPU, watch="loss", **options)
+    run = Run(
+        folder,
+        recipe=Recipe(),
+        data={},
+        seed=0,
+        state={"counter": counter},
+        where=CPU,
+        watch="loss",
+        **options,
+    )
     for epoch in run.epochs(epochs):
         for step, _ in enumerate(run.batches(40, 1)):
             counter.weight.data += 1
-            run.step(loss=torch.tensor(losses.get((epoch + 1, step + 1), 1.0)), spread=torch.tensor(float(step)))
+            run.step(
+                loss=torch.tensor(losses.get((epoch + 1, step + 1), 1.0)),
+                spread=torch.tensor(float(step)),
+            )
         run.end_epoch(as_checkpoint(counter.state_dict()))
     return run
 
@@ -578,7 +695,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_by_name_and_is_never_saved(tmp_p
     with pytest.raises(InputError, match=f"loss is {value} at step {step} of epoch 2"):
         lose(tmp_path, {(2, step): value})
     assert (tmp_path / "state.pt").read_bytes() == before
-    assert len(log(tmp_path)) == 1 and checkpoint.load(tmp_path / "last.pt", "p1").made["epoch"] == 1
+    assert (
+        len(log(tmp_path)) == 1 and checkpoint.load(tmp_path / "last.pt", "p1").made["epoch"] == 1
+    )
 
 
 def test_a_loss_that_is_not_finite_is_found_out_soon_and_before_any_saving(tmp_path):
@@ -587,7 +706,16 @@ def test_a_loss_that_is_not_finite_is_found_out_soon_and_before_any_saving(tmp_p
         run.step(loss=torch.tensor(math.nan))
     with pytest.raises(InputError, match="step 1 of epoch 1"):
         run.step(loss=torch.tensor(1.0))
-    saving = Run(tmp_path, recipe=Recipe(), data={}, seed=0, state={}, where=CPU, watch="loss", save_minutes=0)
+    saving = Run(
+        tmp_path,
+        recipe=Recipe(),
+        data={},
+        seed=0,
+        state={},
+        where=CPU,
+        watch="loss",
+        save_minutes=0,
+    )
     with pytest.raises(InputError, match="step 1 of epoch 1"):
         saving.step(loss=torch.tensor(math.nan))
     assert not (tmp_path / "state.pt").exists()
@@ -597,7 +725,12 @@ def test_the_log_has_the_means_of_an_epochs_steps_and_the_steps_so_far(tmp_path)
     run = lose(tmp_path, {(2, 1): 41.0})
     first, second = log(tmp_path)
     assert (first["epoch"], first["steps"], first["loss"], first["spread"]) == (1, 40, 1.0, 19.5)
-    assert (second["epoch"], second["steps"], second["loss"], second["spread"]) == (2, 80, 2.0, 19.5)
+    assert (second["epoch"], second["steps"], second["loss"], second["spread"]) == (
+        2,
+        80,
+        2.0,
+        19.5,
+    )
     assert run.best_epoch() == 2  # watch may be one of the steps' values
 
 
@@ -617,7 +750,10 @@ def test_snapshots_are_few_evenly_spread_and_begin_with_the_first_epoch(tmp_path
 
 def test_best_is_the_first_epoch_with_the_highest_score_and_last_the_last(tmp_path):
     run = score_epochs(tmp_path, [0.1, 0.7, 0.3, 0.7, 0.2])
-    assert run.best_epoch() == epoch_of(tmp_path / "best.pt") == 2 and epoch_of(tmp_path / "last.pt") == 5
+    assert (
+        run.best_epoch() == epoch_of(tmp_path / "best.pt") == 2
+        and epoch_of(tmp_path / "last.pt") == 5
+    )
     assert [line["score"] for line in log(tmp_path)] == [0.1, 0.7, 0.3, 0.7, 0.2]
 
 
@@ -639,13 +775,23 @@ def test_a_checkpoint_says_how_it_was_made_and_what_it_scored(tmp_path):
     last = checkpoint.load(tmp_path / "last.pt", "p1")
     assert last.recipe == {"epochs": 3, "batch_size": 4, "lr": 0.1, "mean": [0.5, 0.25]}
     assert last.scores == {name: log(tmp_path)[-1][name] for name in ("lr", "accuracy")}
-    assert last.made["seed"] == 4 and last.made["epoch"] == 3 and last.made["data"] == {"train": "fixed"}
+    assert (
+        last.made["seed"] == 4
+        and last.made["epoch"] == 3
+        and last.made["data"] == {"train": "fixed"}
+    )
     assert last.made["commit"] == "0123" and last.made["command"].startswith("python3 ")
     about = json.loads((tmp_path / "run.json").read_text())
-    assert about["recipe"] == last.recipe and about["seed"] == 4 and about["torch"] == torch.__version__
+    assert (
+        about["recipe"] == last.recipe
+        and about["seed"] == 4
+        and about["torch"] == torch.__version__
+    )
 
 
-def test_a_run_tells_which_commits_it_was_made_by_and_a_finished_one_keeps_that(tmp_path, monkeypatch):
+def test_a_run_tells_which_commits_it_was_made_by_and_a_finished_one_keeps_that(
+    tmp_path, monkeypatch
+):
     def about():
         return json.loads((tmp_path / "run.json").read_text())
 
@@ -665,7 +811,9 @@ def test_a_run_tells_which_commits_it_was_made_by_and_a_finished_one_keeps_that(
 
 
 @pytest.mark.parametrize("text", [None, "", "[]", "{}"])
-def test_a_run_whose_account_of_itself_is_lost_or_damaged_goes_on_and_tells_what_it_knows(tmp_path, text):
+def test_a_run_whose_account_of_itself_is_lost_or_damaged_goes_on_and_tells_what_it_knows(
+    tmp_path, text
+):
     with pytest.raises(Interrupted):
         train(tmp_path, in_a_step=interrupt_at(4), save_minutes=0)
     if text is None:
@@ -687,9 +835,21 @@ def test_a_score_from_numpy_does_not_make_files_that_cannot_be_read_again(tmp_pa
 
 @pytest.mark.parametrize(
     ("patience", "patience_from", "epochs"),
-    [(0, 0, 10), (1, 0, 3), (3, 0, 5), (5, 0, 7), (6, 0, 10), (3, 3, 7), (3, 4, 10), (2, 4, 7), (2, 9, 10)],
+    [
+        (0, 0, 10),
+        (1, 0, 3),
+        (3, 0, 5),
+        (5, 0, 7),
+        (6, 0, 10),
+        (3, 3, 7),
+        (3, 4, 10),
+        (2, 4, 7),
+        (2, 9, 10),
+    ],
 )
-def test_patience_ends_a_run_after_so_many_epochs_without_a_better_score(tmp_path, patience, patience_from, epochs):
+def test_patience_ends_a_run_after_so_many_epochs_without_a_better_score(
+    tmp_path, patience, patience_from, epochs
+):
     # The equal score of epoch 4 is no better than epoch 2's; but to patience from epoch 3 on, epoch 2 is nothing.
     scores = [1, 3, 2, 3, 2, 2, 2, 4, 1, 1]
     assert score_epochs(tmp_path, scores, patience, patience_from).epoch == epochs

@@ -23,7 +23,9 @@ class Recipe:
 
 def write_run(folder, accuracies, epochs=None, patience=0):
     (folder / "snapshots").mkdir(parents=True)
-    (folder / "run.json").write_text(json.dumps({"recipe": {"epochs": epochs or len(accuracies), "patience": patience}}))
+    (folder / "run.json").write_text(
+        json.dumps({"recipe": {"epochs": epochs or len(accuracies), "patience": patience}})
+    )
     lines = ({"epoch": k + 1, "accuracy": accuracy} for k, accuracy in enumerate(accuracies))
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
@@ -31,13 +33,33 @@ def write_run(folder, accuracies, epochs=None, patience=0):
 
 @pytest.mark.parametrize(
     ("epochs", "patience", "plateau_from", "ended"),
-    [(10, 0, 0, 10), (10, 2, 0, 4), (10, 2, 2, 6), (10, 2, 4, 7), (10, 3, 3, 7), (10, 2, 9, 10), (3, 2, 0, 3)],
+    [
+        (10, 0, 0, 10),
+        (10, 2, 0, 4),
+        (10, 2, 2, 6),
+        (10, 2, 4, 7),
+        (10, 3, 3, 7),
+        (10, 2, 9, 10),
+        (3, 2, 0, 3),
+    ],
 )
-def test_a_run_is_finished_exactly_when_its_loop_ends(tmp_path, epochs, patience, plateau_from, ended):
+def test_a_run_is_finished_exactly_when_its_loop_ends(
+    tmp_path, epochs, patience, plateau_from, ended
+):
     scores = [1.0, 3.0, math.nan, 3.0, 2.0, 2.0, 2.0, 4.0, 1.0, 1.0]
-    weights = checkpoint.Checkpoint("p1", "none", (), None, (0.5,), (1.0,), False, {}, {}, {}, {"w": torch.zeros(1)})
+    weights = checkpoint.Checkpoint(
+        "p1", "none", (), None, (0.5,), (1.0,), False, {}, {}, {}, {"w": torch.zeros(1)}
+    )
     recipe = Recipe(epochs, patience, plateau_from)
-    run = Run(tmp_path, recipe=recipe, data={}, seed=0, state={}, where=torch.device("cpu"), watch="accuracy")
+    run = Run(
+        tmp_path,
+        recipe=recipe,
+        data={},
+        seed=0,
+        state={},
+        where=torch.device("cpu"),
+        watch="accuracy",
+    )
     for epoch in run.epochs(recipe.epochs, recipe.patience, recipe.plateau_from):
         assert epoch == 0 or not runlog.read(tmp_path).is_finished
         run.end_epoch(weights, accuracy=scores[epoch])
@@ -48,9 +70,16 @@ def test_a_run_is_finished_exactly_when_its_loop_ends(tmp_path, epochs, patience
 
 def test_every_kept_checkpoint_has_its_line_in_the_log(tmp_path):
     folder = write_run(tmp_path / "run", [0.1, 0.2])
-    for name in ("snapshots/epoch_0001.pt", "snapshots/epoch_0003.pt", "last.pt"):  # killed before the third line
+    for name in (
+        "snapshots/epoch_0001.pt",
+        "snapshots/epoch_0003.pt",
+        "last.pt",
+    ):  # killed before the third line
         (folder / name).write_bytes(b"")
-    assert runlog.read(folder).checkpoints() == {1: folder / "snapshots/epoch_0001.pt", 2: folder / "last.pt"}
+    assert runlog.read(folder).checkpoints() == {
+        1: folder / "snapshots/epoch_0001.pt",
+        2: folder / "last.pt",
+    }
 
 
 def test_a_run_that_was_set_aside_is_not_read(tmp_path):
@@ -58,11 +87,17 @@ def test_a_run_that_was_set_aside_is_not_read(tmp_path):
     assert set_aside(older).name == "p1_A_hour.old-1"
     write_run(older, [0.1])
     write_run(tmp_path / "p1_A_hour.older", [0.2])
-    assert [run.name for run in runlog.read_all(tmp_path, "p1_A_*")] == ["p1_A_hour", "p1_A_hour.older"]
+    assert [run.name for run in runlog.read_all(tmp_path, "p1_A_*")] == [
+        "p1_A_hour",
+        "p1_A_hour.older",
+    ]
 
 
 def test_of_several_runs_the_best_of_those_that_are_finished_is_shown(tmp_path):
     unfinished = runlog.read(write_run(tmp_path / "a", [0.9], epochs=2))
-    finished = [runlog.read(write_run(tmp_path / name, [score])) for name, score in (("b", 0.2), ("c", 0.5), ("d", 0.4))]
+    finished = [
+        runlog.read(write_run(tmp_path / name, [score]))
+        for name, score in (("b", 0.2), ("c", 0.5), ("d", 0.4))
+    ]
     assert runlog.best_of([unfinished, *finished]).name == "c"
     assert runlog.best_of([unfinished]).name == "a" and runlog.best_of([]) is None

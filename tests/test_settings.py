@@ -33,7 +33,13 @@ def drawn(tmp_path_factory):
 
 
 def one_layer():
-    return nn.Sequential(nn.Conv2d(3, 8, 8, stride=8), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 8, stride=8),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    )
 
 
 @pytest.fixture
@@ -56,7 +62,9 @@ def backbone_file(path, seed):
     torch.manual_seed(seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     mean_std = (recipes.IMAGENET_MEAN, recipes.IMAGENET_STD)
-    fields = checkpoint.Checkpoint("p2", model.BACKBONE, (), 128, *mean_std, False, {}, {}, {}, one_layer().state_dict())
+    fields = checkpoint.Checkpoint(
+        "p2", model.BACKBONE, (), 128, *mean_std, False, {}, {}, {}, one_layer().state_dict()
+    )
     checkpoint.save(path, fields)
     return path
 
@@ -65,7 +73,18 @@ def backbone_file(path, seed):
 
 
 def test_byol_is_probed_at_the_last_epoch_and_where_the_recipe_says(call, drawn, small):
-    flags = ("--data", drawn, "--recipe", "paper", "--epochs", "2", "--batch-size", "4", "--device", "cpu")
+    flags = (
+        "--data",
+        drawn,
+        "--recipe",
+        "paper",
+        "--epochs",
+        "2",
+        "--batch-size",
+        "4",
+        "--device",
+        "cpu",
+    )
     status, out, err = call(pretrain.main, *flags)
     assert (status, err) == (0, "")
     first, last = log(small / "runs/p2_byol_paper")
@@ -73,19 +92,28 @@ def test_byol_is_probed_at_the_last_epoch_and_where_the_recipe_says(call, drawn,
     assert checkpoint.load(small / "runs/p2_byol_paper/last.pt", "p2").scores["knn"] == last["knn"]
 
 
-def test_the_probe_leaves_the_training_as_it_is_and_a_missing_one_is_said(call, drawn, small, monkeypatch):
-    monkeypatch.setitem(recipes.PRETRAIN, "paper", dataclasses.replace(recipes.PRETRAIN["paper"], probe_every=1))
+def test_the_probe_leaves_the_training_as_it_is_and_a_missing_one_is_said(
+    call, drawn, small, monkeypatch
+):
+    monkeypatch.setitem(
+        recipes.PRETRAIN, "paper", dataclasses.replace(recipes.PRETRAIN["paper"], probe_every=1)
+    )
     flags = ("--recipe", "paper", "--epochs", "2", "--batch-size", "4", "--device", "cpu")
     assert call(pretrain.main, *flags, "--data", drawn, "--run", "probed")[0] == 0
     (small / "bare").mkdir()
     (small / "bare" / "mini").symlink_to(drawn / "mini")
     status, out, err = call(pretrain.main, *flags, "--data", "bare", "--run", "unprobed")
     assert (status, err) == (0, "")
-    assert out.splitlines()[0] == "no kNN probe, as there is no bare/office/train.csv and no bare/office/val.csv"
+    assert (
+        out.splitlines()[0]
+        == "no kNN probe, as there is no bare/office/train.csv and no bare/office/val.csv"
+    )
     probed, unprobed = log(small / "probed"), log(small / "unprobed")
     assert [line["loss"] for line in probed] == [line["loss"] for line in unprobed]
     assert all("knn" in line for line in probed) and not any("knn" in line for line in unprobed)
-    ours, theirs = (checkpoint.load(small / run / "last.pt", "p2").weights for run in ("probed", "unprobed"))
+    ours, theirs = (
+        checkpoint.load(small / run / "last.pt", "p2").weights for run in ("probed", "unprobed")
+    )
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
@@ -103,63 +131,141 @@ def test_another_probe_is_another_data_set(call, drawn, small, tmp_path, method)
 
 
 def test_byol_stopped_after_every_step_ends_where_an_unbroken_one_ends(call, drawn, small):
-    flags = ("--recipe", "paper", "--batch-size", "4", "--device", "cpu", "--data", drawn, "--epochs", "3")
+    flags = (
+        "--recipe",
+        "paper",
+        "--batch-size",
+        "4",
+        "--device",
+        "cpu",
+        "--data",
+        drawn,
+        "--epochs",
+        "3",
+    )
     assert call(pretrain.main, *flags, "--run", "straight")[0] == 0
-    assert [call(pretrain.main, *flags, "--run", "broken", "--max-minutes", "0")[0] for _ in range(7)] == [75] * 6 + [0]
-    ours, theirs = ([line | {"seconds": 0} for line in log(small / run)] for run in ("straight", "broken"))
+    assert [
+        call(pretrain.main, *flags, "--run", "broken", "--max-minutes", "0")[0] for _ in range(7)
+    ] == [75] * 6 + [0]
+    ours, theirs = (
+        [line | {"seconds": 0} for line in log(small / run)] for run in ("straight", "broken")
+    )
     assert ours == theirs
-    ours, theirs = (torch.load(small / run / "state.pt", weights_only=True)["state"] for run in ("straight", "broken"))
+    ours, theirs = (
+        torch.load(small / run / "state.pt", weights_only=True)["state"]
+        for run in ("straight", "broken")
+    )
     assert all(torch.equal(ours["byol"][name], theirs["byol"][name]) for name in theirs["byol"])
     velocity = [each["optimizer"]["state"][0]["velocity"] for each in (ours, theirs)]
     assert torch.equal(*velocity) and velocity[0].any()
 
 
 @pytest.mark.parametrize("moment", ["unbroken", "stopped after every step"])
-def test_the_reports_second_stage_lowers_the_rate_when_the_loss_stays(call, drawn, small, monkeypatch, moment):
-    recipe = dataclasses.replace(recipes.PRETRAIN["report"], epochs=6, patience=0, plateau_from=1, probe_every=None)
+def test_the_reports_second_stage_lowers_the_rate_when_the_loss_stays(
+    call, drawn, small, monkeypatch, moment
+):
+    recipe = dataclasses.replace(
+        recipes.PRETRAIN["report"], epochs=6, patience=0, plateau_from=1, probe_every=None
+    )
     monkeypatch.setitem(recipes.PRETRAIN, "report", recipe)
-    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau  # made so that no loss is low enough, with less patience
+    scheduler = (
+        torch.optim.lr_scheduler.ReduceLROnPlateau
+    )  # made so that no loss is low enough, with less patience
     impatient = functools.partial(scheduler, threshold=1.0)
-    monkeypatch.setattr(torch.optim.lr_scheduler, "ReduceLROnPlateau", lambda *args, **_: impatient(*args, patience=1))
-    flags = ("--data", drawn, "--recipe", "report", "--batch-size", "4", "--device", "cpu", "--run", "run")
+    monkeypatch.setattr(
+        torch.optim.lr_scheduler,
+        "ReduceLROnPlateau",
+        lambda *args, **_: impatient(*args, patience=1),
+    )
+    flags = (
+        "--data",
+        drawn,
+        "--recipe",
+        "report",
+        "--batch-size",
+        "4",
+        "--device",
+        "cpu",
+        "--run",
+        "run",
+    )
     if moment == "unbroken":
         assert call(pretrain.main, *flags)[0] == 0
     else:
-        assert [call(pretrain.main, *flags, "--max-minutes", "0")[0] for _ in range(13)] == [75] * 12 + [0]
+        assert [call(pretrain.main, *flags, "--max-minutes", "0")[0] for _ in range(13)] == [
+            75
+        ] * 12 + [0]
     # Epoch 1 is the first stage. From the second on no loss is low enough, which tells in the epoch after every second.
-    assert [line["lr"] for line in log(small / "run")] == pytest.approx([3e-4, 3e-4, 3e-4, 3e-5, 3e-5, 3e-6])
+    assert [line["lr"] for line in log(small / "run")] == pytest.approx(
+        [3e-4, 3e-4, 3e-4, 3e-5, 3e-5, 3e-6]
+    )
 
 
 def test_a_backbone_trained_with_labels_is_one_that_settings_start_from(call, drawn, small):
-    status, _, err = call(pretrain.main, "--method", "supervised", *FLAGS, "--data", drawn, "--epochs", "2")
+    status, _, err = call(
+        pretrain.main, "--method", "supervised", *FLAGS, "--data", drawn, "--epochs", "2"
+    )
     assert (status, err) == (0, "")
     run = small / "runs/p2_supervised_hour"
-    assert all(0 <= line[name] <= 1 for line in log(run) for name in ("train_accuracy", "knn")) and len(log(run)) == 2
+    assert (
+        all(0 <= line[name] <= 1 for line in log(run) for name in ("train_accuracy", "knn"))
+        and len(log(run)) == 2
+    )
     saved = checkpoint.load(run / "last.pt", "p2")
-    assert saved.architecture == model.BACKBONE and saved.weights.keys() == one_layer().state_dict().keys()
-    flags = (*FLAGS, "--data", drawn, "--epochs", "1", "--setting", "D", "--backbone", run / "last.pt")
+    assert (
+        saved.architecture == model.BACKBONE
+        and saved.weights.keys() == one_layer().state_dict().keys()
+    )
+    flags = (
+        *FLAGS,
+        "--data",
+        drawn,
+        "--epochs",
+        "1",
+        "--setting",
+        "D",
+        "--backbone",
+        run / "last.pt",
+    )
     assert call(train.main, *flags)[0] == 0
     frozen = checkpoint.load(small / "runs/p2_D_hour/last.pt", "p2").weights
-    assert all(torch.equal(value, frozen[f"backbone.{name}"]) for name, value in saved.weights.items())
+    assert all(
+        torch.equal(value, frozen[f"backbone.{name}"]) for name, value in saved.weights.items()
+    )
 
 
-def test_training_with_labels_stopped_after_every_step_ends_where_an_unbroken_one_ends(call, drawn, small):
+def test_training_with_labels_stopped_after_every_step_ends_where_an_unbroken_one_ends(
+    call, drawn, small
+):
     flags = ("--method", "supervised", *FLAGS, "--data", drawn, "--epochs", "2")
     assert call(pretrain.main, *flags, "--run", "straight")[0] == 0
-    statuses = [call(pretrain.main, *flags, "--run", "broken", "--max-minutes", "0")[0] for _ in range(5)]
+    statuses = [
+        call(pretrain.main, *flags, "--run", "broken", "--max-minutes", "0")[0] for _ in range(5)
+    ]
     assert statuses == [75] * 4 + [0]
-    ours, theirs = ([line | {"seconds": 0} for line in log(small / run)] for run in ("straight", "broken"))
+    ours, theirs = (
+        [line | {"seconds": 0} for line in log(small / run)] for run in ("straight", "broken")
+    )
     assert ours == theirs
-    ours, theirs = (checkpoint.load(small / run / "last.pt", "p2").weights for run in ("straight", "broken"))
+    ours, theirs = (
+        checkpoint.load(small / run / "last.pt", "p2").weights for run in ("straight", "broken")
+    )
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_wrong_requests_of_pre_training_are_one_line(call, drawn, small):
-    status, _, err = call(pretrain.main, "--data", drawn, "--device", "cpu", "--batch-size", "1", "--run", "one")
-    assert status == 2 and "a batch has 1 image for each process; this network needs 2 or more" in err
+    status, _, err = call(
+        pretrain.main, "--data", drawn, "--device", "cpu", "--batch-size", "1", "--run", "one"
+    )
+    assert (
+        status == 2 and "a batch has 1 image for each process; this network needs 2 or more" in err
+    )
     for flags, says in (
         (("--labels", "x.csv"), "--method byol takes no labels"),
-        (("--method", "supervised", "--recipe", "paper"), "no recipe 'paper'; there are report and hour"),
+        (
+            ("--method", "supervised", "--recipe", "paper"),
+            "no recipe 'paper'; there are report and hour",
+        ),
         (("--method", "supervised", "--labels", "x.csv"), "no file x.csv"),
     ):
         status, _, err = call(pretrain.main, "--data", drawn, "--device", "cpu", *flags)
@@ -167,12 +273,22 @@ def test_wrong_requests_of_pre_training_are_one_line(call, drawn, small):
     assert not (small / "runs").exists()
 
 
-def test_resnet50_trained_with_labels_is_what_setting_b_starts_from(call, drawn, tmp_path, monkeypatch):
+def test_resnet50_trained_with_labels_is_what_setting_b_starts_from(
+    call, drawn, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     flags = (*FLAGS, "--data", drawn, "--epochs", "1")
     assert call(pretrain.main, "--method", "supervised", *flags)[0] == 0
-    assert call(train.main, *flags, "--setting", "B", "--backbone", "runs/p2_supervised_hour/last.pt")[0] == 0
-    assert checkpoint.load(tmp_path / "runs/p2_B_hour/last.pt", "p2").architecture == model.ARCHITECTURE
+    assert (
+        call(train.main, *flags, "--setting", "B", "--backbone", "runs/p2_supervised_hour/last.pt")[
+            0
+        ]
+        == 0
+    )
+    assert (
+        checkpoint.load(tmp_path / "runs/p2_B_hour/last.pt", "p2").architecture
+        == model.ARCHITECTURE
+    )
 
 
 # --- the five settings ------------------------------------------------------------------------------------------------
@@ -188,14 +304,25 @@ def started(small):
 
 
 def table(out):
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in out.splitlines() if line.startswith("|")]
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in out.splitlines()
+        if line.startswith("|")
+    ]
 
 
 def test_the_five_settings_run_in_turn_and_are_tabled(call, drawn, small, started):
     status, out, err = call(train.main, *ALL, *started, "--data", drawn)
     assert (status, err) == (0, "")
     header, _, *rows = table(out)
-    assert header == ["setting", "backbone from", "trained", "last epoch", "95 % interval", "best epoch"]
+    assert header == [
+        "setting",
+        "backbone from",
+        "trained",
+        "last epoch",
+        "95 % interval",
+        "best epoch",
+    ]
     assert [row[0] for row in rows] == list("ABCDE")
     assert [row[2] for row in rows] == ["all", "all", "all", "head only", "head only"]
     byol, labels = "runs/p2_byol_hour/last.pt", str(started[1])
@@ -207,12 +334,18 @@ def test_the_five_settings_run_in_turn_and_are_tabled(call, drawn, small, starte
         assert best == f"{top['accuracy']:.4f} ({top['epoch']})"
         low, high = map(float, interval.split(" to "))
         assert 0 <= low <= lines[-1]["accuracy"] <= high <= 1 and low < high
-    again = call(train.main, *ALL, *started, "--data", drawn)  # all done: only the table, the same one
+    again = call(
+        train.main, *ALL, *started, "--data", drawn
+    )  # all done: only the table, the same one
     assert again[0] == 0 and table(again[1]) == table(out)
-    assert call(train.main, *ALL, *started, "--data", drawn, "--epochs", "3")[0] == 2  # other runs lie there
+    assert (
+        call(train.main, *ALL, *started, "--data", drawn, "--epochs", "3")[0] == 2
+    )  # other runs lie there
 
 
-def test_stopped_after_every_step_the_settings_end_where_unbroken_ones_end(call, drawn, small, started):
+def test_stopped_after_every_step_the_settings_end_where_unbroken_ones_end(
+    call, drawn, small, started
+):
     flags = (*ALL, *started, "--data", drawn, "--epochs", "1")
     stops = 0
     while (answer := call(train.main, *flags, "--max-minutes", "0"))[0] == 75:
@@ -223,12 +356,17 @@ def test_stopped_after_every_step_the_settings_end_where_unbroken_ones_end(call,
     backbone_file(small / "runs/p2_byol_hour/last.pt", 1)
     assert table(call(train.main, *flags)[1]) == table(answer[1])
     for name in "ABCDE":
-        ours, theirs = (checkpoint.load(small / runs / f"p2_{name}_hour/last.pt", "p2") for runs in ("runs", "broken"))
+        ours, theirs = (
+            checkpoint.load(small / runs / f"p2_{name}_hour/last.pt", "p2")
+            for runs in ("runs", "broken")
+        )
         assert all(torch.equal(ours.weights[key], theirs.weights[key]) for key in theirs.weights)
 
 
 @pytest.mark.parametrize("setting", "BCDE")
-def test_a_setting_starts_from_exactly_the_weights_of_its_file(call, drawn, small, started, monkeypatch, setting):
+def test_a_setting_starts_from_exactly_the_weights_of_its_file(
+    call, drawn, small, started, monkeypatch, setting
+):
     still = dataclasses.replace(recipes.TRANSFER["hour"], lr=0.0, weight_decay=0.0)
     monkeypatch.setitem(recipes.TRANSFER, "hour", still)
     flags = (*FLAGS, "--data", drawn, "--epochs", "1", "--setting", setting, "--run", "run")
@@ -237,24 +375,58 @@ def test_a_setting_starts_from_exactly_the_weights_of_its_file(call, drawn, smal
     first = torch.load(file, weights_only=True)["weights"]
     now = torch.load(small / "run/state.pt", weights_only=True)["state"]["network"]
     parameters = {name for name, _ in one_layer().named_parameters()}
-    assert len(parameters) == 4 and all(torch.equal(now[f"backbone.{name}"], first[name].float()) for name in parameters)
+    assert len(parameters) == 4 and all(
+        torch.equal(now[f"backbone.{name}"], first[name].float()) for name in parameters
+    )
 
 
 @pytest.mark.parametrize("recipe", ["hour", "report"])
 @pytest.mark.parametrize("setting", "CDE")
-def test_training_moves_a_frozen_backbone_by_no_bit(call, drawn, small, started, monkeypatch, setting, recipe):
-    monkeypatch.setitem(recipes.TRANSFER, recipe, dataclasses.replace(recipes.TRANSFER[recipe], lr=0.1))
+def test_training_moves_a_frozen_backbone_by_no_bit(
+    call, drawn, small, started, monkeypatch, setting, recipe
+):
+    monkeypatch.setitem(
+        recipes.TRANSFER, recipe, dataclasses.replace(recipes.TRANSFER[recipe], lr=0.1)
+    )
     backbone_file(small / "runs/p2_byol_report/last.pt", 1)
-    flags = ("--recipe", recipe, "--batch-size", "4", "--device", "cpu", "--data", drawn, "--epochs", "1", "--run", "run")
+    flags = (
+        "--recipe",
+        recipe,
+        "--batch-size",
+        "4",
+        "--device",
+        "cpu",
+        "--data",
+        drawn,
+        "--epochs",
+        "1",
+        "--run",
+        "run",
+    )
     assert call(train.main, *flags, "--setting", setting, *started)[0] == 0
     file = started[1] if setting in "BD" else f"runs/p2_byol_{recipe}/last.pt"
-    now = torch.load(small / "run/state.pt", weights_only=True)["state"]["network"]  # float32, which last.pt's is not
+    now = torch.load(small / "run/state.pt", weights_only=True)["state"][
+        "network"
+    ]  # float32, which last.pt's is not
     first = torch.load(file, weights_only=True)["weights"]
-    same = [torch.equal(now[f"backbone.{name}"].float(), value.float()) for name, value in first.items()]
+    same = [
+        torch.equal(now[f"backbone.{name}"].float(), value.float()) for name, value in first.items()
+    ]
     assert len(same) == 7 and (all(same) if setting in "DE" else not any(same))
 
 
-REPORT = ("--recipe", "report", "--epochs", "3", "--batch-size", "2", "--device", "cpu", "--setting", "D")
+REPORT = (
+    "--recipe",
+    "report",
+    "--epochs",
+    "3",
+    "--batch-size",
+    "2",
+    "--device",
+    "cpu",
+    "--setting",
+    "D",
+)
 
 
 @pytest.mark.parametrize("flip_test", [False, True])
@@ -262,7 +434,11 @@ def test_a_head_learns_the_same_from_features_computed_once_as_from_the_images(
     call, drawn, small, started, monkeypatch, flip_test
 ):
     passes, looks = [], 1 + flip_test
-    monkeypatch.setitem(recipes.TRANSFER, "report", dataclasses.replace(recipes.TRANSFER["report"], flip_test=flip_test))
+    monkeypatch.setitem(
+        recipes.TRANSFER,
+        "report",
+        dataclasses.replace(recipes.TRANSFER["report"], flip_test=flip_test),
+    )
 
     def counted():
         backbone = one_layer()
@@ -279,26 +455,39 @@ def test_a_head_learns_the_same_from_features_computed_once_as_from_the_images(
         3 + looks
     )  # two forms of two sets; three epochs of three steps and the looks
     for ours, theirs in zip(log(small / "once"), log(small / "always"), strict=True):
-        assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-4) and ours["accuracy"] == theirs["accuracy"]
-    ours, theirs = (checkpoint.load(small / run / "last.pt", "p2").weights for run in ("once", "always"))
+        assert (
+            ours["loss"] == pytest.approx(theirs["loss"], abs=1e-4)
+            and ours["accuracy"] == theirs["accuracy"]
+        )
+    ours, theirs = (
+        checkpoint.load(small / run / "last.pt", "p2").weights for run in ("once", "always")
+    )
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-3) for name in theirs)
     first = torch.load(started[1], weights_only=True)["weights"]
     assert all(torch.equal(ours[f"backbone.{name}"], value) for name, value in first.items())
 
 
-def test_a_head_on_features_stopped_after_every_step_ends_where_an_unbroken_one_ends(call, drawn, small, started):
+def test_a_head_on_features_stopped_after_every_step_ends_where_an_unbroken_one_ends(
+    call, drawn, small, started
+):
     flags = (*REPORT, "--data", drawn, *started)
     assert call(train.main, *flags, "--run", "straight")[0] == 0
-    statuses = [call(train.main, *flags, "--run", "broken", "--max-minutes", "0")[0] for _ in range(10)]
+    statuses = [
+        call(train.main, *flags, "--run", "broken", "--max-minutes", "0")[0] for _ in range(10)
+    ]
     assert statuses == [75] * 9 + [0]
-    ours, theirs = (checkpoint.load(small / run / "last.pt", "p2").weights for run in ("straight", "broken"))
+    ours, theirs = (
+        checkpoint.load(small / run / "last.pt", "p2").weights for run in ("straight", "broken")
+    )
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert [line | {"seconds": 0} for line in log(small / "straight")] == [
         line | {"seconds": 0} for line in log(small / "broken")
     ]
 
 
-def test_a_signal_after_a_settings_last_step_stops_before_the_next_setting(call, drawn, small, started, monkeypatch):
+def test_a_signal_after_a_settings_last_step_stops_before_the_next_setting(
+    call, drawn, small, started, monkeypatch
+):
     evaluate = train.evaluate
 
     def interrupted(*arguments):
@@ -308,15 +497,22 @@ def test_a_signal_after_a_settings_last_step_stops_before_the_next_setting(call,
     flags = (*ALL, *started, "--data", drawn, "--epochs", "1")
     monkeypatch.setattr(train, "evaluate", interrupted)
     status, out, _ = call(train.main, *flags)
-    assert status == 75 and out.splitlines()[-1] == "stopped by SIGTERM after setting A; the same command goes on"
+    assert (
+        status == 75
+        and out.splitlines()[-1] == "stopped by SIGTERM after setting A; the same command goes on"
+    )
     assert len(log(small / "runs/p2_A_hour")) == 1 and not (small / "runs/p2_B_hour").exists()
     status, out, _ = call(train.main, *flags, "--fresh")
-    assert status == 75 and out.splitlines()[-1].endswith("after setting A; the same command goes on, without --fresh")
+    assert status == 75 and out.splitlines()[-1].endswith(
+        "after setting A; the same command goes on, without --fresh"
+    )
     monkeypatch.setattr(train, "evaluate", evaluate)
     assert call(train.main, *flags)[0] == 0
 
 
-def test_time_that_is_over_after_a_settings_last_step_stops_before_the_next_setting(call, drawn, small, started, monkeypatch):
+def test_time_that_is_over_after_a_settings_last_step_stops_before_the_next_setting(
+    call, drawn, small, started, monkeypatch
+):
     evaluate, clock = train.evaluate, [0.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     monkeypatch.setattr("core.cli._started", lambda process: 0.0)
@@ -326,12 +522,18 @@ def test_time_that_is_over_after_a_settings_last_step_stops_before_the_next_sett
         return evaluate(*arguments)
 
     monkeypatch.setattr(train, "evaluate", slow)
-    status, out, _ = call(train.main, *ALL, *started, "--data", drawn, "--epochs", "1", "--max-minutes", "1")
-    assert status == 75 and "stopped by --max-minutes after setting A; the same command goes on" in out
+    status, out, _ = call(
+        train.main, *ALL, *started, "--data", drawn, "--epochs", "1", "--max-minutes", "1"
+    )
+    assert (
+        status == 75 and "stopped by --max-minutes after setting A; the same command goes on" in out
+    )
     assert not (small / "runs/p2_B_hour").exists()
 
 
-def test_settings_begun_anew_and_stopped_take_no_older_run_for_one_of_theirs(call, drawn, small, started):
+def test_settings_begun_anew_and_stopped_take_no_older_run_for_one_of_theirs(
+    call, drawn, small, started
+):
     flags = (*ALL, *started, "--data", drawn, "--epochs", "1")
     assert call(train.main, *flags)[0] == 0
     status, out, _ = call(train.main, *flags, "--fresh", "--max-minutes", "0")
@@ -343,7 +545,9 @@ def test_settings_begun_anew_and_stopped_take_no_older_run_for_one_of_theirs(cal
     assert all(len(log(small / f"runs/p2_{name}_hour")) == 1 for name in "ABCDE")
 
 
-def test_other_initial_weights_or_labels_under_the_same_names_are_another_run(call, drawn, small, started, tmp_path):
+def test_other_initial_weights_or_labels_under_the_same_names_are_another_run(
+    call, drawn, small, started, tmp_path
+):
     folder = tmp_path / "copied"
     shutil.copytree(drawn, folder)
     flags = (*FLAGS, "--data", folder, "--epochs", "1", "--setting", "C")
@@ -355,7 +559,10 @@ def test_other_initial_weights_or_labels_under_the_same_names_are_another_run(ca
     table = folder / "office" / "train.csv"
     header, *rows = table.read_text().splitlines()
     labels = [row.rsplit(",", 1)[1] for row in rows]
-    moved = [f"{row.rsplit(',', 1)[0]},{label}" for row, label in zip(rows, labels[1:] + labels[:1], strict=True)]
+    moved = [
+        f"{row.rsplit(',', 1)[0]},{label}"
+        for row, label in zip(rows, labels[1:] + labels[:1], strict=True)
+    ]
     table.write_text("\n".join([header, *moved]) + "\n")
     status, _, err = call(train.main, *flags)
     assert status == 2 and "holds another run: data.labels was" in err
@@ -380,7 +587,10 @@ def test_what_the_settings_lack_is_said_before_any_work(call, drawn, small):
     err = refused()
     assert "B: " in err and "D: " in err and "C: " not in err
     err = alone("B", "--data", small / "nowhere")
-    assert f"of setting B: {small / 'nowhere' / 'pretrain_model_SL.pt'}. Make them with p2.pretrain" in err
+    assert (
+        f"of setting B: {small / 'nowhere' / 'pretrain_model_SL.pt'}. Make them with p2.pretrain"
+        in err
+    )
     torch.save({"0.weight": torch.ones(1)}, small / "other.pt")
     assert "other.pt does not fit this network" in refused("--labels-backbone", "other.pt")
     assert "are for one --setting" in refused("--run", "here")

@@ -28,7 +28,8 @@ CPU = ("--device", "cpu")
 def log(run):
     """The log without its times."""
     return [
-        {k: v for k, v in json.loads(line).items() if k != "seconds"} for line in (run / "log.jsonl").read_text().splitlines()
+        {k: v for k, v in json.loads(line).items() if k != "seconds"}
+        for line in (run / "log.jsonl").read_text().splitlines()
     ]
 
 
@@ -36,7 +37,11 @@ SHARED = ("--epochs", "2", *CPU)
 PROGRAMS = {  # each training program with its flags, as one tiny run of two epochs of two steps
     "p1": (p1.main, "p1_data", ("--batch-size", "25", "--recipe", "hour", *SHARED)),
     "byol": (p2_pretrain.main, "p2_data", ("--batch-size", "4", "--recipe", "hour", *SHARED)),
-    "p2": (p2.main, "p2_data", ("--batch-size", "32", "--setting", "A", "--recipe", "hour", *SHARED)),
+    "p2": (
+        p2.main,
+        "p2_data",
+        ("--batch-size", "32", "--setting", "A", "--recipe", "hour", *SHARED),
+    ),
     "p3": (p3.main, "p3_data", ("--batch-size", "2", "--recipe", "report", *SHARED)),
 }
 
@@ -50,8 +55,12 @@ def train(call, tiny, name, run, *flags):
 slow = pytest.mark.slow  # a ResNet50's state is written at every step
 
 
-@pytest.mark.parametrize("name", ["p1", pytest.param("byol", marks=slow), pytest.param("p2", marks=slow), "p3"])
-def test_a_training_stopped_after_every_step_ends_where_an_unbroken_one_ends(call, tiny, tmp_path, name):
+@pytest.mark.parametrize(
+    "name", ["p1", pytest.param("byol", marks=slow), pytest.param("p2", marks=slow), "p3"]
+)
+def test_a_training_stopped_after_every_step_ends_where_an_unbroken_one_ends(
+    call, tiny, tmp_path, name
+):
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     assert train(call, tiny, name, straight) == (0, "")
     stops = 0
@@ -60,7 +69,9 @@ def test_a_training_stopped_after_every_step_ends_where_an_unbroken_one_ends(cal
         assert stops < 10
     assert status == 0 and stops == log(straight)[-1]["steps"] == 4
     assert log(straight) == log(broken) and len(log(straight)) == 2
-    ours, theirs = (torch.load(run / "state.pt", weights_only=True)["state"] for run in (straight, broken))
+    ours, theirs = (
+        torch.load(run / "state.pt", weights_only=True)["state"] for run in (straight, broken)
+    )
     same(ours, theirs)
 
 
@@ -80,11 +91,20 @@ def same(ours, theirs):
         assert ours == theirs
 
 
-@pytest.mark.parametrize("name", ["p1", pytest.param("byol", marks=slow), pytest.param("p2", marks=slow), "p3"])
+@pytest.mark.parametrize(
+    "name", ["p1", pytest.param("byol", marks=slow), pytest.param("p2", marks=slow), "p3"]
+)
 def test_a_data_set_that_stays_on_the_disk_trains_to_the_same_bits(call, tiny, tmp_path, name):
     for run, memory in (("memory", "9"), ("disk", "0")):
-        assert train(call, tiny, name, tmp_path / run, "--epochs", "1", "--data-memory", memory) == (0, "")
-    same(*(torch.load(tmp_path / run / "state.pt", weights_only=True)["state"] for run in ("memory", "disk")))
+        assert train(
+            call, tiny, name, tmp_path / run, "--epochs", "1", "--data-memory", memory
+        ) == (0, "")
+    same(
+        *(
+            torch.load(tmp_path / run / "state.pt", weights_only=True)["state"]
+            for run in ("memory", "disk")
+        )
+    )
 
 
 def test_what_training_saves_goes_through_the_graders_scripts(call, tiny, tmp_path):
@@ -93,19 +113,43 @@ def test_what_training_saves_goes_through_the_graders_scripts(call, tiny, tmp_pa
     flags = ("--data", tiny / "p2_data", "--epochs", "1", "--batch-size", "16", *CPU)
     for setting in "CE":
         answer = call(
-            p2.main, *flags, "--setting", setting, "--backbone", tmp_path / "byol/last.pt", "--run", tmp_path / setting
+            p2.main,
+            *flags,
+            "--setting",
+            setting,
+            "--backbone",
+            tmp_path / "byol/last.pt",
+            "--run",
+            tmp_path / setting,
         )
         assert answer[0] == 0, answer
     start = checkpoint.load(tmp_path / "byol/last.pt", "p2").weights
-    frozen, trained = (checkpoint.load(tmp_path / setting / "last.pt", "p2").weights for setting in "EC")
+    frozen, trained = (
+        checkpoint.load(tmp_path / setting / "last.pt", "p2").weights for setting in "EC"
+    )
     assert all(torch.equal(value, frozen[f"backbone.{name}"]) for name, value in start.items())
     assert not torch.equal(start["conv1.weight"], trained["backbone.conv1.weight"])
 
     office, answers = tiny / "p2_data" / "office", tmp_path / "answers"
     for main, arguments in (
-        (p1_inference.main, (tiny / "p1_data/val_50", answers / "1.csv", "--checkpoint", tmp_path / "p1/last.pt")),
-        (p2_inference.main, (office / "val.csv", office / "val", answers / "2.csv", "--checkpoint", tmp_path / "E/best.pt")),
-        (p3_inference.main, (tiny / "p3_data/validation", answers / "3", "--checkpoint", tmp_path / "p3/last.pt")),
+        (
+            p1_inference.main,
+            (tiny / "p1_data/val_50", answers / "1.csv", "--checkpoint", tmp_path / "p1/last.pt"),
+        ),
+        (
+            p2_inference.main,
+            (
+                office / "val.csv",
+                office / "val",
+                answers / "2.csv",
+                "--checkpoint",
+                tmp_path / "E/best.pt",
+            ),
+        ),
+        (
+            p3_inference.main,
+            (tiny / "p3_data/validation", answers / "3", "--checkpoint", tmp_path / "p3/last.pt"),
+        ),
     ):
         status, _, err = call(main, *arguments, *CPU)
         assert status == 0, err
@@ -113,15 +157,32 @@ def test_what_training_saves_goes_through_the_graders_scripts(call, tiny, tmp_pa
     assert len((answers / "2.csv").read_text().splitlines()) == 66
     assert len(list((answers / "3").iterdir())) == 2
     status, _, err = call(
-        p2_inference.main, office / "val.csv", office / "val", answers / "x", "--checkpoint", tmp_path / "byol/last.pt"
+        p2_inference.main,
+        office / "val.csv",
+        office / "val",
+        answers / "x",
+        "--checkpoint",
+        tmp_path / "byol/last.pt",
     )
     assert status == 2 and "resnet50_backbone" in err
 
 
 def test_a_shipped_checkpoint_is_what_the_manifest_says(call, tiny, tmp_path):
-    flags = ("--data", tiny / "p1_data", "--batch-size", "50", "--epochs", "1", *CPU, "--run", tmp_path / "run")
+    flags = (
+        "--data",
+        tiny / "p1_data",
+        "--batch-size",
+        "50",
+        "--epochs",
+        "1",
+        *CPU,
+        "--run",
+        tmp_path / "run",
+    )
     assert call(p1.main, *flags)[0] == 0
-    (tmp_path / "manifest.json").write_text('{"checkpoints": [{"name": "p1_a.pt", "bytes": 1}, {"name": "p3_b.pt"}]}')
+    (tmp_path / "manifest.json").write_text(
+        '{"checkpoints": [{"name": "p1_a.pt", "bytes": 1}, {"name": "p3_b.pt"}]}'
+    )
     assert call(ship, tmp_path / "run/last.pt", "p1_a.pt", "--folder", tmp_path)[0] == 0
     listed = json.loads((tmp_path / "manifest.json").read_text())["checkpoints"]
     assert [one["name"] for one in listed] == ["p1_a.pt", "p3_b.pt"]
@@ -134,10 +195,26 @@ def test_wrong_requests_of_training_are_one_line(call, tiny, tmp_path):
     for main, flags, says in (
         (p1.main, ("--data", tmp_path / "no"), "no folder"),
         (p1.main, ("--data", tiny / "p1_data", "--model", "B"), "--pretrained"),
-        (p2.main, ("--data", tiny / "p2_data", "--setting", "A", "--backbone", "x.pt"), "starts from nothing"),
-        (p2.main, ("--data", tiny / "p2_data", "--setting", "B", "--run", tmp_path / "r"), "pretrain_model_SL.pt"),
-        (p3.main, ("--data", tiny / "p3_data", "--recipe", "hour"), "cuts 256x256, but the images of"),
-        (p3.main, ("--data", tiny / "p3_data", "--batch-size", "1", "--run", tmp_path / "r3"), "a batch has 1 image"),
+        (
+            p2.main,
+            ("--data", tiny / "p2_data", "--setting", "A", "--backbone", "x.pt"),
+            "starts from nothing",
+        ),
+        (
+            p2.main,
+            ("--data", tiny / "p2_data", "--setting", "B", "--run", tmp_path / "r"),
+            "pretrain_model_SL.pt",
+        ),
+        (
+            p3.main,
+            ("--data", tiny / "p3_data", "--recipe", "hour"),
+            "cuts 256x256, but the images of",
+        ),
+        (
+            p3.main,
+            ("--data", tiny / "p3_data", "--batch-size", "1", "--run", tmp_path / "r3"),
+            "a batch has 1 image",
+        ),
     ):
         status, _, err = call(main, *flags, *CPU)
         assert status == 2 and says in err and err.count("\n") == 1
@@ -146,7 +223,19 @@ def test_wrong_requests_of_training_are_one_line(call, tiny, tmp_path):
 def test_changed_masks_are_another_data_set(call, tiny, tmp_path):
     folder = tmp_path / "p3_data"
     shutil.copytree(tiny / "p3_data", folder)
-    flags = ("--data", folder, "--recipe", "report", "--batch-size", "2", "--epochs", "1", "--run", tmp_path / "run", *CPU)
+    flags = (
+        "--data",
+        folder,
+        "--recipe",
+        "report",
+        "--batch-size",
+        "2",
+        "--epochs",
+        "1",
+        "--run",
+        tmp_path / "run",
+        *CPU,
+    )
     assert call(p3.main, *flags, "--max-minutes", "0")[0] == 75
     mask = next((folder / "train").glob("*_mask.png"))
     Image.new("RGB", (64, 64), (0, 0, 255)).save(mask)
@@ -154,11 +243,18 @@ def test_changed_masks_are_another_data_set(call, tiny, tmp_path):
     assert status == 2 and "holds another run: data.train was" in err
 
 
-@pytest.mark.parametrize(("make", "side", "classes"), [(lambda: mobilenet_v2(50), 1, 50), (DeepLabv3, 4, 7)])
+@pytest.mark.parametrize(
+    ("make", "side", "classes"), [(lambda: mobilenet_v2(50), 1, 50), (DeepLabv3, 4, 7)]
+)
 def test_one_batch_can_be_learned_by_heart(make, side, classes):
     torch.manual_seed(0)
-    network, images = make().train(), torch.rand(8, 3, 32 if side == 1 else 64, 32 if side == 1 else 64)
-    truth = torch.randint(classes, (8, side, side)).repeat_interleave(16, 1).repeat_interleave(16, 2)
+    network, images = (
+        make().train(),
+        torch.rand(8, 3, 32 if side == 1 else 64, 32 if side == 1 else 64),
+    )
+    truth = (
+        torch.randint(classes, (8, side, side)).repeat_interleave(16, 1).repeat_interleave(16, 2)
+    )
     truth = truth[:, 0, 0] if side == 1 else truth
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
     losses = []
@@ -179,15 +275,39 @@ def test_model_b_starts_from_weights_made_of_other_images(call, tiny, tmp_path):
     rows = [f"{k},{k}.jpg,{'ab'[k % 3 == 0]}\n" for k in range(len(images) * 3)]
     (tmp_path / "labels.csv").write_text("id,filename,label\n" + "".join(rows))
     flags = ("--recipe", "hour", "--epochs", "1", *CPU)
-    assert call(p1_pretrain.main, "--data", tmp_path, "--batch-size", "8", "--run", tmp_path / "first", *flags)[0] == 0
+    assert (
+        call(
+            p1_pretrain.main,
+            "--data",
+            tmp_path,
+            "--batch-size",
+            "8",
+            "--run",
+            tmp_path / "first",
+            *flags,
+        )[0]
+        == 0
+    )
     assert checkpoint.load(tmp_path / "first/last.pt", "p1").classes == ("a", "b")
     assert 0 <= log(tmp_path / "first")[0]["accuracy"] <= 1
 
-    second = ("--data", tiny / "p1_data", "--model", "B", "--batch-size", "50", "--run", tmp_path / "second", *flags)
+    second = (
+        "--data",
+        tiny / "p1_data",
+        "--model",
+        "B",
+        "--batch-size",
+        "50",
+        "--run",
+        tmp_path / "second",
+        *flags,
+    )
     status, out, _ = call(p1.main, *second, "--pretrained", tmp_path / "first/last.pt")
     assert status == 0 and "head swapped: classifier.1.weight (2, 1792) -> (50, 1792)" in out
 
-    (tmp_path / "first/last.pt").write_bytes((tmp_path / "second/snapshots/epoch_0001.pt").read_bytes())
+    (tmp_path / "first/last.pt").write_bytes(
+        (tmp_path / "second/snapshots/epoch_0001.pt").read_bytes()
+    )
     status, _, err = call(p1.main, *second, "--pretrained", tmp_path / "first/last.pt")
     assert status == 2 and "holds another run: data.pretrained_file was" in err
 
