@@ -29,7 +29,6 @@ from core import checkpoint, processes, provenance, runfolder
 from core.cli import STOPPED, InputError, say
 from core.files import whole
 from core.randomness import batches, seed_of
-from core.runlog import best_line, is_over
 
 CHECK_EVERY = 25  # steps between looks at the losses; a look waits for the GPU
 ONE_REQUEST = 1.0  # seconds in which further signals are the first one again, as of a supervisor that tells every process
@@ -362,3 +361,30 @@ def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
             yield from _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
     elif old != new:
         yield f"{name} was {old!r}, is now {new!r}"
+
+
+def best_line(history: list[dict[str, Any]], watched: str, better: Callable) -> dict[str, Any]:
+    """The first line of ``history`` (one line at least) with the best value ``watched``.
+
+    ``better``: max or min. A line whose value is NaN is the best one only if all are NaN.
+    """
+    known = [line for line in history if not math.isnan(line[watched])] or history
+    return better(known, key=lambda line: line[watched])
+
+
+def is_over(
+    history: list[dict[str, Any]],
+    watched: str,
+    better: Callable,
+    epochs: int,
+    patience: int,
+    patience_from: int = 0,
+) -> bool:
+    """Whether a run has come to its end: after ``epochs``, or after ``patience`` epochs without a better one.
+
+    A ``patience`` of 0 never ends a run. The first ``patience_from`` epochs are left out: they do
+    not count as waiting, and later epochs are not compared with them.
+    """
+    tried = history[patience_from:]
+    waited = len(history) - best_line(tried, watched, better)["epoch"] if tried else 0
+    return len(history) >= epochs or bool(patience) and waited >= patience

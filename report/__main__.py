@@ -9,10 +9,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from core import device, runlog
+from core import device
 from core.cli import InputError, entry
 from core.files import whole, writable_folder
-from report import html, markdown, overview, problem1, problem2, problem3
+from report import html, markdown, overview, problem1, problem2, problem3, runs
 from report.measures import Measures, Site
 from report.page import Block
 
@@ -44,7 +44,7 @@ def main() -> None:
     args = parser.parse_args()
     if not args.runs.is_dir():
         raise InputError(f"no folder {args.runs}; name one with --runs")
-    logs = runlog.read_all(args.runs)
+    logs = runs.read_all(args.runs)
     if not logs:
         raise InputError(
             f"no run with a finished epoch in {args.runs}; train one (README.md, Train) or name another --runs"

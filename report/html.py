@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from core import charts
 from core.provenance import commits
-from core.runlog import RunLog
+from report import charts
 from report.page import (
     SPRITE_COLUMNS,
     Block,
@@ -33,6 +32,7 @@ from report.page import (
     parts_of,
     tiled,
 )
+from report.runs import RunLog
 
 FOLDER = Path(__file__).parent
 
@@ -79,7 +79,7 @@ def chapters(blocks: list[Block]) -> list[Heading]:
 
 
 def theme() -> str:
-    """The colours of ``core.charts`` as CSS variables, for both themes."""
+    """The colours of ``report.charts`` as CSS variables, for both themes."""
     light = "".join(f"{name}: {colour}; " for colour, name in charts.VARIABLES.items())
     dark = "".join(f"{name}: {colour}; " for name, colour in charts.DARK.items())
     return (

@@ -9,10 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from core import charts
 from core.files import whole, writable_folder
 from core.provenance import commits
-from core.runlog import RunLog
+from report import charts
 from report.page import (
     Block,
     Code,
@@ -30,6 +29,7 @@ from report.page import (
     encoded,
     parts_of,
 )
+from report.runs import RunLog
 
 POINT_INCHES = 4.2
 LAYERS_ACROSS = 3

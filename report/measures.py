@@ -18,8 +18,8 @@ import torch
 
 from core.cli import InputError
 from core.files import whole, writable_folder
-from core.runlog import RunLog, best_of, named
 from report.page import Value
+from report.runs import RunLog, best_of, named
 
 Computed = tuple[dict[str, float], dict[str, np.ndarray]]
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from core.provenance import commits
-from core.runlog import RunLog, named
-from p1 import figures as p1
-from p2 import figures as p2
 from report import problem1, problem2, problem3
+from report import problem1_figures as p1
+from report import problem2_figures as p2
 from report.measures import Site
 from report.page import Block, Code, Heading, Parts, Table, Text, logged
+from report.runs import RunLog, named
 
 SETTINGS = {
     "A": "no pre-training",

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from core.runlog import RunLog
+from report.runs import RunLog
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """A figure drawn by ``core.charts``. ``alt``: what it shows, for those who cannot see it."""
+    """A figure drawn by ``report.charts``. ``alt``: what it shows, for those who cannot see it."""
 
     figure: Figure
     caption: Parts

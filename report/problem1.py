@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from core import charts
 from core.predictions import wilson
-from core.runlog import RunLog, best_of
-from p1 import figures
+from report import charts
+from report import problem1_figures as figures
 from report.measures import Site
 from report.page import (
     Block,
@@ -28,6 +27,7 @@ from report.page import (
 )
 from report.problem1_images import FETCH, Images, mistakes, projections, read
 from report.problem1_network import network
+from report.runs import RunLog, best_of
 
 MAKE = {
     "A": "python3 -m p1.train --model A --recipe hour",

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from core.runlog import RunLog
-from p1 import data, figures
-from p1 import projections as projected
+from p1 import data
+from report import problem1_figures as figures
+from report import projections as projected
 from report.measures import Measured, Site
 from report.page import (
     Block,
@@ -28,6 +28,7 @@ from report.page import (
     Text,
     logged,
 )
+from report.runs import RunLog
 
 FETCH = "bash hw1_download.sh data"
 PAIRS, WORST = 8, 12

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 from torchvision.models import MobileNetV2
 
-from p1 import architecture
 from p1.model import mobilenet_v2
+from report import architecture
 from report.measures import Site
 from report.page import Block, Drawing, Grid, Heading, Text
 

@@ -9,10 +9,9 @@ import numpy as np
 
 from core.files import natural
 from core.predictions import paired_bootstrap
-from core.runlog import RunLog
-from p2 import figures
 from p2.recipes import PRETRAIN, SUPERVISED
 from p2.settings import SETTINGS
+from report import problem2_figures as figures
 from report.measures import Measured, Site
 from report.page import (
     Block,
@@ -39,6 +38,7 @@ from report.problem2_pretraining import (
     office,
     pretrained,
 )
+from report.runs import RunLog
 
 FEW = 5  # classes shown at either end
 

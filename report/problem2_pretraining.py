@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from core import charts
 from core.predictions import read_rows, wilson
-from core.runlog import RunLog
-from p2 import data, figures, knn
+from p2 import data, knn
+from report import charts
+from report import problem2_figures as figures
 from report.measures import Measured, Site
 from report.page import Block, Drawing, Gap, Grid, Heading, Parts, Table, Text, logged, unfinished
+from report.runs import RunLog
 
 STARTS = {"nothing": "nothing", "byol": "BYOL", "labels": "with labels"}
 FETCH = "bash hw1_download.sh data"

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torchvision.models.segmentation import deeplabv3_mobilenet_v3_large
 
-from core import charts
-from core.runlog import RunLog
-from p3 import data, figures, networks
+from p3 import data
 from p3.model import ARCHITECTURES, OF_MODEL
+from report import charts
+from report import network as networks
+from report import problem3_figures as figures
 from report.measures import Site
 from report.page import (
     Block,
@@ -27,6 +28,7 @@ from report.page import (
     unfinished,
 )
 from report.problem3_masks import hardest, masks
+from report.runs import RunLog
 
 NAMES = {"A": "VGG16-FCN32s", "B": "DeepLabv3 on MobileNetV3-Large"}
 MAKE = {model: f"python3 -m p3.train --model {model} --recipe hour" for model in NAMES}

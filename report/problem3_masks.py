@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from core.inference import Predictor
-from core.runlog import RunLog
-from p3 import data, figures, inference, predictions
+from p3 import data, inference
+from report import problem3_figures as figures
+from report import problem3_predictions as predictions
 from report.measures import Measured, Site
 from report.page import Block, Drawing, Gap, Grid, Heading, Layers, Part, Parts, Table, Text, logged
+from report.runs import RunLog
 
 FETCH = "bash hw1_download.sh data"
 

@@ -11,8 +11,8 @@ import re
 from pathlib import Path
 
 from core.cli import say
-from core.runlog import RunLog, read_all
 from report.overview import ROWS, choice, marks, missing, shown
+from report.runs import RunLog, read_all
 
 HEADER = ("run", "recipe", "what", "last epoch", "best epoch", "minutes", "machine")
 WORDS = {"mean_iou": "mIoU", "accuracy": "accuracy", "loss": "training loss"}

@@ -1,4 +1,4 @@
-"""core/download.py against a server on this machine that breaks off, lies, hangs and forgets; and hw1_download.sh."""
+"""checkpoints/download.py against a server on this machine that breaks off, lies, hangs and forgets; and hw1_download.sh."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ import pytest
 import torch
 import torchvision
 
-from core import download
+from checkpoints import download
 from core.cli import InputError
 from p3.model import DeepLabv3, FCN32s, load_pretrained
 

@@ -11,11 +11,13 @@ from conftest import draw
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import MobileNetV2
 
-from core import checkpoint, runlog
+from core import checkpoint
 from core.predictions import read_labels, wilson
-from p1 import architecture, data, figures, inference, projections
+from p1 import data, inference
 from p1.model import mobilenet_v2
-from report import problem1, problem1_images
+from report import architecture, problem1, problem1_images, projections
+from report import problem1_figures as figures
+from report import runs as runlog
 from report.measures import Measures, Site
 from report.page import Code, Drawing, Gap, Grid, Points, Table, Text, Value, parts_of
 

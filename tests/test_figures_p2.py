@@ -11,16 +11,18 @@ import torch
 from conftest import HALF, draw
 from torch import nn
 
-from core import charts, checkpoint, runlog
+from core import checkpoint
 from core.predictions import read_labels
 from core.provenance import content, fingerprint
 from core.randomness import seed_of
-from p2 import data, figures, inference, knn, pretrain, train
+from p2 import data, inference, knn, pretrain, train
 from p2.byol import BYOL
 from p2.model import BACKBONE, FEATURES, make_backbone
 from p2.recipes import PRETRAIN, SUPERVISED
 from p2.settings import SETTINGS
-from report import problem2, problem2_pretraining
+from report import charts, problem2, problem2_pretraining
+from report import problem2_figures as figures
+from report import runs as runlog
 from report.measures import Measures, Site
 from report.page import Drawing, Gap, Grid, Table, Text, Value, parts_of
 

@@ -14,12 +14,15 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import mean_iou_evaluate
-from core import runlog
 from core.cli import InputError
-from p3 import data, figures, inference, networks, predictions
+from p3 import data, inference, overlay
 from p3.model import DeepLabv3, FCN32s
 from p3.recipes import RECIPES
 from report import html, markdown, problem3
+from report import network as networks
+from report import problem3_figures as figures
+from report import problem3_predictions as predictions
+from report import runs as runlog
 from report.measures import Measures, Site
 from report.page import Drawing, Gap, Grid, Layers, Table, Text, Value, parts_of
 
@@ -107,10 +110,10 @@ def pair(tmp_path):
     return draw(tmp_path / "7_sat.png", 60, 40, 1), tmp_path / "7_mask.png"
 
 
-@pytest.mark.parametrize("flags", figures.PAIRS)
+@pytest.mark.parametrize("flags", overlay.PAIRS)
 def test_the_courses_flags_do_the_same_as_ours(pair, flags, call, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    status, out, _ = call(figures.main, flags[0], pair[0], flags[1], pair[1])
+    status, out, _ = call(overlay.main, flags[0], pair[0], flags[1], pair[1])
     assert (status, out) == (0, "wrote 7_mask_over_image.png\n")
     made, image = (
         np.array(Image.open("7_mask_over_image.png")).astype(int),
@@ -133,9 +136,9 @@ def test_the_courses_flags_do_the_same_as_ours(pair, flags, call, tmp_path, monk
 
 def test_a_legend_that_is_wider_than_the_image_is_not_cut():
     classes = np.arange(7, dtype=np.uint8).repeat(10).reshape(7, 10)
-    made = figures.overlay(np.zeros((7, 10, 3), dtype=np.uint8), classes)
+    made = overlay.overlay(np.zeros((7, 10, 3), dtype=np.uint8), classes)
     assert made.shape[1] > 100
-    edge = np.array(tuple(bytes.fromhex(figures.charts.SURFACE[1:])))
+    edge = np.array(tuple(bytes.fromhex(overlay.SURFACE[1:])))
     assert (made[7:, -1] == edge).all() and (made[-1] == edge).all()  # nothing touches the border
 
 
@@ -187,7 +190,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(
     (tmp_path / "folder.png").mkdir()
     draw(tmp_path / "small.png", 8, 8, 2)
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    status, out, err = call(figures.main, *arguments)
+    status, out, err = call(overlay.main, *arguments)
     assert (status, out, err.count("\n")) == (2, "", 1) and said in err
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
 
@@ -201,7 +204,7 @@ def test_an_output_that_fails_half_way_leaves_the_older_one(pair, call, tmp_path
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)
-    status, _, err = call(figures.main, "--image", pair[0], "--mask", pair[1], "--out", out)
+    status, _, err = call(overlay.main, "--image", pair[0], "--mask", pair[1], "--out", out)
     assert status == 2 and "No space left" in err and out.read_bytes() == b"older"
     assert not list(tmp_path.glob(".*"))
 

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from core import runlog
 from core.cli import entry
 from demo.draw import Parameters, draw_all
 from p1 import train as p1
-from p2 import figures as p2
 from p3 import train as p3
 from report import __main__ as report
 from report import html, overview
+from report import problem2_figures as p2
+from report import runs as runlog
 from report.measures import Measures, Site
 from report.page import Drawing, Gap, Grid, Layers, Picture, Points, Table, parts_of
 

@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
+from checkpoints.ship import describe, main
 from core import checkpoint
 from core.cli import InputError
-from core.ship import describe, main
 
 
 def test_a_backbone_is_refused_as_it_has_no_score(p1_checkpoint, tmp_path):

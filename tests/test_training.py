@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from torch import nn
 
+from checkpoints.ship import describe
+from checkpoints.ship import main as ship
 from core import checkpoint
-from core.ship import describe
-from core.ship import main as ship
 from p1 import inference as p1_inference
 from p1 import pretrain as p1_pretrain
 from p1 import train as p1

@@ -11,18 +11,19 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from core import charts, device
+from core import device
 from core.inference import Stream
 from core.predictions import read_rows, wilson
 from core.provenance import content, fingerprint
 from core.randomness import seed_of
-from core.runlog import RunLog
 from p2 import data, knn
 from p2.byol import BYOL
 from p2.inference import predictor
 from p2.model import BACKBONE, FEATURES, load_backbone, make_backbone
 from p2.recipes import REPORT_PRETRAIN
 from p2.settings import SETTINGS
+from report import charts
+from report.runs import RunLog
 
 # The original report's accuracies on the course's own 406 validation images.
 ORIGINAL = {"A": 0.2848, "B": 0.4114, "C": 0.4551, "D": 0.3062, "E": 0.3087}

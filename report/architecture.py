@@ -10,8 +10,8 @@ from torch import nn
 from torchvision.models import MobileNetV2
 from torchvision.models.mobilenetv2 import InvertedResidual
 
-from core import charts
 from p1.data import SIZE
+from report import charts
 
 CONVOLUTION, RESIDUAL, MEAN, LINEAR = (
     "convolution",

@@ -14,9 +14,9 @@ from torchvision.models.mobilenetv3 import InvertedResidual
 from torchvision.models.segmentation.deeplabv3 import ASPPPooling
 from torchvision.ops.misc import SqueezeExcitation
 
-from core import charts
 from core.cli import InputError
 from p3.model import DeepLabv3, FCN32s
+from report import charts
 
 SIZE = 512  # the side of the course's images
 # Inches: the drawing's width, a box's left edge, width and height, a branch's height, the way between two.

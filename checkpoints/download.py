@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-if not __package__:  # started by its path: Python put core/ first, where `core` itself is not found
+if (
+    not __package__
+):  # started by its path: Python put checkpoints/ first, where `core` itself is not found
     sys.path[0] = str(ROOT)
 
-from core.archive import PARTS, BadArchive, unpack  # noqa: E402
+from checkpoints.archive import PARTS, BadArchive, unpack  # noqa: E402
 from core.cli import InputError, entry, positive, warn  # noqa: E402
 from core.files import writable_folder  # noqa: E402
 

@@ -12,11 +12,11 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from core import charts
 from core.inference import Predictor
 from p1.inference import load_network
 from p1.model import features as of_network
 from p1.model import logits
+from report import charts
 
 ORIGINAL = {
     "A": (0.6476, 58),

@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import json
-import math
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from core.cli import InputError
+from core.run import best_line, is_over
 
 WATCHED = {"mean_iou": max, "accuracy": max, "loss": min}  # what a run is judged by, and which way
 
@@ -81,32 +80,6 @@ class RunLog:
             key=lambda epoch: abs(epoch - (first + last) / 2),
         )
         return {epoch: kept[epoch] for epoch in (first, middle, last)}
-
-
-def best_line(history: list[dict[str, Any]], watched: str, better: Callable) -> dict[str, Any]:
-    """The first line of ``history``, which has one at least, whose value ``watched`` is the highest, or as ``better`` says.
-
-    What is no number is the best only where there is none.
-    """
-    known = [line for line in history if not math.isnan(line[watched])] or history
-    return better(known, key=lambda line: line[watched])
-
-
-def is_over(
-    history: list[dict[str, Any]],
-    watched: str,
-    better: Callable,
-    epochs: int,
-    patience: int,
-    patience_from: int = 0,
-) -> bool:
-    """Whether a run has come to its end: it did ``epochs``, or ``patience`` of them brought nothing better.
-
-    0 never loses patience; with ``patience_from``, the first so many epochs neither try it nor are compared with.
-    """
-    tried = history[patience_from:]
-    waited = len(history) - best_line(tried, watched, better)["epoch"] if tried else 0
-    return len(history) >= epochs or bool(patience) and waited >= patience
 
 
 def read(folder: Path) -> RunLog:

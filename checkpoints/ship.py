@@ -1,4 +1,4 @@
-"""Make a trained checkpoint one that ships: ``python3 -m core.ship runs/p1_A_hour/last.pt p1_a.pt``.
+"""Make a trained checkpoint one that ships: ``python3 -m checkpoints.ship runs/p1_A_hour/last.pt p1_a.pt``.
 
 Copies it to ``checkpoints/`` and writes its entry in the manifest, from what the checkpoint says of itself.
 """
@@ -10,9 +10,9 @@ import hashlib
 import json
 from pathlib import Path
 
+from checkpoints.download import read_manifest
 from core import checkpoint
 from core.cli import InputError, entry
-from core.download import read_manifest
 from core.files import whole
 
 FOLDER = Path(__file__).resolve().parents[1] / "checkpoints"

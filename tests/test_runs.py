@@ -7,9 +7,10 @@ import math
 import pytest
 import torch
 
-from core import checkpoint, runlog
+from core import checkpoint
 from core.run import Run
 from core.runfolder import set_aside
+from report import runs as runlog
 
 pytestmark = pytest.mark.usefixtures("quick")
 

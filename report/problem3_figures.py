@@ -1,0 +1,111 @@
+"""Problem 3's figures in the report: maps of errors, the confusion matrix, and the curves of the classes."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from torch import nn
+
+from p3 import data
+from report import charts
+from report.runs import RunLog
+
+CHANGE_COLOURS = (  # by problem3_predictions.CHANGES, told apart by lightness too
+    "#d5dae1",
+    "#2463b4",
+    "#6d1a63",
+    "#ef9b45",
+    "#000000",
+)
+
+
+def hexadecimal(colour: np.ndarray) -> str:
+    return "#" + "".join(f"{value:02x}" for value in colour)
+
+
+def change_map(changed: np.ndarray) -> np.ndarray:
+    """``problem3_predictions.changes`` (H, W) to colours (H, W, 3) uint8."""
+    return np.array(
+        [tuple(bytes.fromhex(colour[1:])) for colour in CHANGE_COLOURS], dtype=np.uint8
+    )[changed]
+
+
+def matrix(shares: np.ndarray) -> Figure:
+    """A confusion matrix (7, 7) of shares of each row in per cent: true classes down, predicted ones across."""
+    figure, axes = charts.panel(4.2, 4.1, axes=False)
+    left, cell, top = 0.92, 0.445, 3.2
+    middles = [left + (column + 0.5) * cell for column in range(len(data.CLASSES))]
+    axes.text(
+        left - 0.08,
+        top + 0.08,
+        "true class",
+        fontsize=8,
+        color=charts.MUTED,
+        ha="right",
+        va="center",
+    )
+    for row, (name, parts) in enumerate(zip(data.CLASSES, shares, strict=True)):
+        bottom = top - (row + 1) * cell
+        axes.text(
+            left - 0.08,
+            bottom + cell / 2,
+            name,
+            ha="right",
+            va="center",
+            fontsize=9,
+            color=charts.INK,
+        )
+        slanted = {"rotation": 60, "rotation_mode": "anchor", "ha": "left", "va": "bottom"}
+        short = name if len(name) < 9 else f"{name[:6]}."
+        axes.text(middles[row] - 0.02, top + 0.04, short, fontsize=9, color=charts.INK, **slanted)
+        for column, part in enumerate(parts):
+            corner, own = (left + column * cell, bottom), row == column
+            axes.add_patch(
+                Rectangle(
+                    corner, cell, cell, facecolor=charts.SERIES[0], alpha=0.6 * part, linewidth=0
+                )
+            )
+            frame = Rectangle(
+                corner,
+                cell,
+                cell,
+                fill=False,
+                edgecolor=charts.INK if own else charts.GRID,
+                zorder=3 if own else 2,
+            )
+            axes.add_patch(frame)
+            text = f"{100 * part:.0f}" if part >= 0.005 else "·"
+            axes.text(
+                middles[column],
+                bottom + cell / 2,
+                text,
+                ha="center",
+                va="center",
+                fontsize=9,
+                color=charts.INK,
+            )
+    return figure
+
+
+def class_curves(run: RunLog) -> Figure:
+    """The IoU of each class over a run's epochs."""
+    series = {name: run.column(f"iou_{name}") for name in data.CLASSES[: data.UNKNOWN]}
+    figure = charts.lines(
+        {name: one for name, one in series.items() if one[0]}, x="epoch", y="IoU", size=(4.2, 3.6)
+    )
+    (axes,) = figure.axes
+    axes.set_ylim(0, 1)
+    with rc_context(charts.STYLE):
+        if legend := axes.get_legend():
+            legend.remove()
+            figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+def momentum(network: nn.Module) -> float:
+    """The least momentum of the network's BatchNorms."""
+    return min(
+        module.momentum for module in network.modules() if isinstance(module, nn.BatchNorm2d)
+    )
