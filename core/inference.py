@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core import augment, device, images
+from core import augment, devices, images
 from core.checkpoint import Checkpoint
 from core.cli import PARTIAL, InputError, positive, warn
 
@@ -46,7 +46,7 @@ def on_device(name: str, work: Callable[[torch.device], int]) -> int:
     With ``auto``, a GPU that fails at it is warned about, and the CPU does the whole again. Raises InputError where a GPU
     that was named fails. On the CPU there is nothing to go on with: its errors are bugs and stay what they are.
     """
-    where = device.choose(name)
+    where = devices.choose(name)
     try:
         return work(where)
     except (

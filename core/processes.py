@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from core import cli, device
+from core import cli, devices
 from core.cli import BAD_INPUT, STOPPED, InputError
 
 
@@ -131,7 +131,7 @@ def _is_loss(error: RuntimeError) -> bool:
 
 
 def choose(name: str) -> torch.device:
-    """``core.device.choose`` for this process: with several, ``auto`` and ``cuda`` are the GPU of its number (LOCAL_RANK).
+    """``core.devices.choose`` for this process: with several, ``auto`` and ``cuda`` are the GPU of its number (LOCAL_RANK).
 
     Raises InputError if there is no such device, if there are fewer GPUs than processes, or if they would share one.
     """
@@ -146,10 +146,10 @@ def choose(name: str) -> torch.device:
                 f"more processes than the {gpus} GPUs of this machine; start {gpus}, or --device cpu"
             )
         torch.cuda.set_device(local)  # the one that "cuda" means from here on
-        return device.choose(
+        return devices.choose(
             "cuda"
         )  # not "auto": one process on the CPU would leave the others waiting for it
-    return device.choose(name)
+    return devices.choose(name)
 
 
 def wrap(network: nn.Module, where: torch.device) -> nn.Module:

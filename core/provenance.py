@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core import device, processes
+from core import devices, processes
 from core.randomness import seed_of
 
 PIECE = 2**24  # bytes that are digested together
@@ -28,7 +28,7 @@ def start(where: torch.device) -> dict[str, Any]:
         {"command": shlex.join(["python3", *sys.orig_argv[1:]]), "commit": commit()}
         | several
         | {
-            "device": device.describe(where),
+            "device": devices.describe(where),
             "torch": torch.__version__,
             "started": datetime.datetime.now().isoformat(" ", "seconds"),
         }

@@ -17,7 +17,7 @@ import argparse  # noqa: E402
 import torch  # noqa: E402
 from torchvision.models import MobileNetV2  # noqa: E402
 
-from core import checkpoint, device  # noqa: E402
+from core import checkpoint, devices  # noqa: E402
 from core.cli import InputError, entry  # noqa: E402
 from core.files import list_files, writable_file  # noqa: E402
 from core.inference import Predictor, Stream, flags, on_device  # noqa: E402
@@ -59,7 +59,7 @@ def label(args: argparse.Namespace, paths: list[Path], where: torch.device) -> i
     write_rows(
         args.output, ("filename", "label"), [(path.name, label) for path, label in labels.items()]
     )
-    return stream.report(device.describe(where), f"the label {FALLBACK}")
+    return stream.report(devices.describe(where), f"the label {FALLBACK}")
 
 
 def load_network(path: Path, where: torch.device) -> tuple[MobileNetV2, checkpoint.Checkpoint]:
@@ -71,7 +71,7 @@ def load_network(path: Path, where: torch.device) -> tuple[MobileNetV2, checkpoi
         )
     network = mobilenet_v2(len(saved.classes))
     checkpoint.load_weights(network, saved.weights, str(path))
-    return device.prepare(network.eval(), where), saved
+    return devices.prepare(network.eval(), where), saved
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from core import cache, device, optimiser, processes
+from core import cache, devices, optimiser, processes
 from core.cli import InputError, training_flags
 from core.files import natural
 from core.predictions import locate, read_rows
@@ -69,7 +69,7 @@ def main() -> None:
     )
 
     torch.manual_seed(seed_of(args.seed, "weights"))
-    network = device.prepare(mobilenet_v2(len(classes)), where)
+    network = devices.prepare(mobilenet_v2(len(classes)), where)
     average = copy.deepcopy(network) if recipe.average else network
     optimizer = optimiser.make(
         recipe.optimiser, network, recipe.lr, recipe.weight_decay, recipe.decay_vectors

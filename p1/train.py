@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from core import augment, cache, checkpoint, device, optimiser, processes
+from core import augment, cache, checkpoint, devices, optimiser, processes
 from core.average import update_average, warmed_up
 from core.cli import InputError, training_flags
 from core.provenance import content
@@ -64,7 +64,7 @@ def main() -> None:
     network = mobilenet_v2(len(data.CLASSES))
     if args.pretrained:
         print(load_pretrained(network, read_pretrained(args.pretrained), str(args.pretrained)))
-    network = device.prepare(network, where)
+    network = devices.prepare(network, where)
     average = copy.deepcopy(network) if recipe.average else network
     optimizer = optimiser.make(
         recipe.optimiser, network, recipe.lr, recipe.weight_decay, recipe.decay_vectors
@@ -113,7 +113,7 @@ def fit(
                 )
                 optimiser.set_lr(optimizer, recipe.lr * factor)
             inputs = augmented(cache.take(images, index, where), recipe, generator(*run.keys()))
-            with device.autocast(where, recipe.bf16):
+            with devices.autocast(where, recipe.bf16):
                 out = trained(inputs)
             loss = nn.functional.cross_entropy(
                 out.float(), labels[index.to(where)], label_smoothing=recipe.label_smoothing
@@ -155,7 +155,7 @@ def evaluate(
     for batch, truth in processes.mine(
         list(zip(images.split(100), labels.split(100), strict=True))
     ):
-        with device.autocast(where, recipe.bf16):
+        with devices.autocast(where, recipe.bf16):
             inputs = augment.normalise(augment.to_float(batch.to(where)), recipe.mean, recipe.std)
             right += (logits(network, inputs, recipe.flip_test).argmax(1).cpu() == truth).sum()
     return processes.total(right).item() / len(labels)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from core import device, processes
+from core import devices, processes
 from p2 import knn
 from p2.recipes import TransferRecipe
 
@@ -46,7 +46,7 @@ def evaluate(
     head: nn.Module, features: Tensor, labels: Tensor, recipe: TransferRecipe, where: torch.device
 ) -> float:
     """Accuracy of ``head`` on ``both_features`` of the validation images, as ``p2.train`` has it of a whole network."""
-    with device.autocast(where, recipe.bf16):
+    with devices.autocast(where, recipe.bf16):
         out, mirrored = head(features).float()
     if recipe.flip_test:
         out = (out + mirrored) / 2

@@ -16,7 +16,7 @@ import argparse  # noqa: E402
 
 import torch  # noqa: E402
 
-from core import checkpoint, device  # noqa: E402
+from core import checkpoint, devices  # noqa: E402
 from core.cli import InputError, entry  # noqa: E402
 from core.files import writable_file  # noqa: E402
 from core.inference import Predictor, Stream, flags, on_device  # noqa: E402
@@ -60,7 +60,7 @@ def label(
         (row["id"], row["filename"], labels[path]) for row, path in zip(rows, paths, strict=True)
     ]
     write_rows(args.output, ("id", "filename", "label"), answers)
-    return stream.report(device.describe(where), f"the label {fallback}")
+    return stream.report(devices.describe(where), f"the label {fallback}")
 
 
 def predictor(path: Path, where: torch.device) -> tuple[Predictor, tuple[str, ...]]:
@@ -75,7 +75,7 @@ def predictor(path: Path, where: torch.device) -> tuple[Predictor, tuple[str, ..
         )
     network = Classifier(len(saved.classes))
     checkpoint.load_weights(network, saved.weights, str(path))
-    network = device.prepare(network.eval(), where)
+    network = devices.prepare(network.eval(), where)
     return Predictor(
         lambda images: logits(network, images, saved.flip_test).argmax(1), saved, where
     ), saved.classes

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from core import augment, device, processes
+from core import augment, devices, processes
 from core.provenance import content
 from p2 import data
 from p2.recipes import PretrainRecipe, TransferRecipe
@@ -92,7 +92,7 @@ def features(
     pooled = []
     for batch in images.split(64):
         batch = batch.flip(3) if mirrored else batch
-        with device.autocast(where, recipe.bf16):
+        with devices.autocast(where, recipe.bf16):
             inputs = augment.normalise(augment.to_float(batch.to(where)), recipe.mean, recipe.std)
             pooled.append(backbone(inputs).float().cpu())
     return torch.cat(pooled)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from core import augment, cache, checkpoint, device, optimiser, processes
+from core import augment, cache, checkpoint, devices, optimiser, processes
 from core.cli import InputError, training_flags
 from core.provenance import content
 from core.randomness import generator, seed_of, steps_per_epoch
@@ -64,7 +64,7 @@ def main() -> None:
     )
 
     torch.manual_seed(seed_of(args.seed, "weights"))
-    byol = device.prepare(BYOL(make_backbone(), FEATURES), where)
+    byol = devices.prepare(BYOL(make_backbone(), FEATURES), where)
     trained = processes.wrap(byol, where)
     optimizer = optimiser.make(
         recipe.optimiser, byol, recipe.lr, recipe.weight_decay, recipe.decay_vectors
@@ -91,7 +91,7 @@ def main() -> None:
                 view(batch, how, recipe, generator(*run.keys(), name))
                 for how, name in zip(recipe.views, ("view 1", "view 2"), strict=True)
             ]
-            with device.autocast(where, recipe.bf16):
+            with devices.autocast(where, recipe.bf16):
                 loss, spread = trained(*views)
             optimizer.zero_grad()
             loss.backward()

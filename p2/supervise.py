@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from core import cache, checkpoint, device, optimiser, processes
+from core import cache, checkpoint, devices, optimiser, processes
 from core.cli import InputError
 from core.provenance import content
 from core.randomness import generator, seed_of, steps_per_epoch
@@ -46,7 +46,7 @@ def main(args: argparse.Namespace) -> None:
     probe = knn.load(args.data / "office", args.data_memory) if processes.rank() == 0 else None
 
     torch.manual_seed(seed_of(args.seed, "weights"))
-    network = device.prepare(Classifier(len(classes)), where)
+    network = devices.prepare(Classifier(len(classes)), where)
     trained = processes.wrap(network, where)
     optimizer = optimiser.make(
         recipe.optimiser, network, recipe.lr, recipe.weight_decay, recipe.decay_vectors
@@ -68,7 +68,7 @@ def main(args: argparse.Namespace) -> None:
                 optimiser.set_lr(optimizer, recipe.lr * factor)
             inputs = augmented(cache.take(images, index, where), recipe, generator(*run.keys()))
             truth = labels[index.to(where)]
-            with device.autocast(where, recipe.bf16):
+            with devices.autocast(where, recipe.bf16):
                 out = trained(inputs)
             loss = nn.functional.cross_entropy(
                 out.float(), truth, label_smoothing=recipe.label_smoothing

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from core import augment, cache, checkpoint, device, optimiser, processes
+from core import augment, cache, checkpoint, devices, optimiser, processes
 from core.cli import STOPPED, InputError, say, training_flags
 from core.predictions import wilson
 from core.provenance import content
@@ -146,7 +146,7 @@ def train(setting: Setting, args: argparse.Namespace) -> tuple[Run, int]:
     network = Classifier(len(classes), frozen=setting.frozen)
     if start:
         load_backbone(network.backbone, start)
-    network = device.prepare(network, where)
+    network = devices.prepare(network, where)
     head_only = frozen.applies(setting.frozen, recipe)
     trained = processes.wrap(network.head if head_only else network, where)
     optimizer = optimiser.make(
@@ -180,7 +180,7 @@ def train(setting: Setting, args: argparse.Namespace) -> tuple[Run, int]:
                 inputs = frozen.drawn(features, index, rng)
             else:
                 inputs = augmented(cache.take(images, index, where), recipe, rng)
-            with device.autocast(where, recipe.bf16):
+            with devices.autocast(where, recipe.bf16):
                 out = trained(inputs)
             loss = nn.functional.cross_entropy(
                 out.float(), labels[index.to(where)], label_smoothing=recipe.label_smoothing
@@ -233,7 +233,7 @@ def evaluate(
     network.eval()
     right = torch.tensor(0)
     for batch, truth in processes.mine(list(zip(images.split(64), labels.split(64), strict=True))):
-        with device.autocast(where, recipe.bf16):
+        with devices.autocast(where, recipe.bf16):
             inputs = augment.normalise(augment.to_float(batch.to(where)), recipe.mean, recipe.std)
             right += (logits(network, inputs, recipe.flip_test).argmax(1).cpu() == truth).sum()
     return processes.total(right).item() / len(labels)

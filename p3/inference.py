@@ -22,7 +22,7 @@ import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from core import checkpoint, device, images  # noqa: E402
+from core import checkpoint, devices, images  # noqa: E402
 from core.cli import InputError, entry, some  # noqa: E402
 from core.files import whole, writable_folder  # noqa: E402
 from core.inference import Predictor, Stream, flags, on_device  # noqa: E402
@@ -82,7 +82,7 @@ def segment(args: argparse.Namespace, paths: list[Path], where: torch.device) ->
             )
         for one in writing:
             one.result()
-    return stream.report(device.describe(where), f"a mask of {data.CLASSES[FALLBACK]} all over")
+    return stream.report(devices.describe(where), f"a mask of {data.CLASSES[FALLBACK]} all over")
 
 
 def predictor(path: Path, where: torch.device) -> Predictor:
@@ -97,7 +97,7 @@ def predictor(path: Path, where: torch.device) -> Predictor:
         )
     network = ARCHITECTURES[saved.architecture]()
     checkpoint.load_weights(network, saved.weights, str(path))
-    network = device.prepare(network.eval(), where)
+    network = devices.prepare(network.eval(), where)
     return Predictor(lambda batch: classify(network, batch, saved.flip_test), saved, where)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from core import augment, cache, checkpoint, device, optimiser, processes
+from core import augment, cache, checkpoint, devices, optimiser, processes
 from core.average import update_average, warmed_up
 from core.cli import InputError, training_flags
 from core.provenance import content
@@ -60,7 +60,7 @@ def main() -> None:
     network = ARCHITECTURES[OF_MODEL[args.model]]()
     if args.pretrained:
         print(load_pretrained(network, checkpoint.read(args.pretrained), str(args.pretrained)))
-    network = device.prepare(network, where)
+    network = devices.prepare(network, where)
     average = copy.deepcopy(network) if recipe.average else network
     trained = processes.wrap(network, where)
     optimizer = optimiser.make(
@@ -92,7 +92,7 @@ def main() -> None:
             images, truth = augmented(
                 cache.take(train_pairs, index, where), recipe, generator(*run.keys())
             )
-            with device.autocast(where, recipe.bf16):
+            with devices.autocast(where, recipe.bf16):
                 out = trained(images)
             loss = cross_entropy(out.float(), truth, ignored)
             optimizer.zero_grad()
@@ -154,7 +154,7 @@ def evaluate(
     counts = torch.zeros(len(data.CLASSES), len(data.CLASSES), dtype=torch.int64)
     for batch in processes.mine(pairs.split(4)):
         images, truth = data.split(batch.to(where))
-        with device.autocast(where, recipe.bf16):
+        with devices.autocast(where, recipe.bf16):
             inputs = augment.normalise(augment.to_float(images), recipe.mean, recipe.std)
             predicted = logits(network, inputs, recipe.flip_test).argmax(1)
         counts += data.confusion(truth, predicted).cpu()

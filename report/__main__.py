@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from core import device
+from core import devices
 from core.cli import InputError, entry
 from core.files import whole, writable_folder
 from report import html, markdown, overview, problem1, problem2, problem3, runs
@@ -51,7 +51,7 @@ def main() -> None:
         )
     writable_folder(args.out)
     site = Site(
-        runs=args.runs, logs=logs, data=args.data, images=tuple(args.images), where=device.choose(args.device),
+        runs=args.runs, logs=logs, data=args.data, images=tuple(args.images), where=devices.choose(args.device),
         measures=Measures(args.out, fresh=args.fresh),
     )  # fmt: skip
     blocks = build(site)

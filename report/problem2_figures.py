@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from core import device
+from core import devices
 from core.inference import Stream
 from core.predictions import read_rows, wilson
 from core.provenance import content, fingerprint
@@ -236,7 +236,7 @@ def probed(
         "bf16": recorded["bf16"],
     }
     recipe = dataclasses.replace(REPORT_PRETRAIN, **inputs)  # the probe reads these three of it
-    accuracy = knn.accuracy(device.prepare(backbone, where), probe, recipe, where)
+    accuracy = knn.accuracy(devices.prepare(backbone, where), probe, recipe, where)
     low, high = wilson(round(accuracy * len(probe.val_labels)), len(probe.val_labels))
     return {"knn": accuracy, "low": low, "high": high}
 

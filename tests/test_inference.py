@@ -14,7 +14,7 @@ import torch
 from conftest import ROOT, draw, random_checkpoint
 from PIL import Image
 
-from core import checkpoint, device
+from core import checkpoint, devices
 from core.cli import InputError
 from core.inference import Predictor, TooLarge, on_device
 from p1 import inference as p1
@@ -554,7 +554,7 @@ FAULTS = [
 def gpu(monkeypatch):
     """Let ``auto`` and ``cuda`` be a GPU."""
     monkeypatch.setattr(
-        device, "choose", lambda name: torch.device("cuda" if name == "auto" else name)
+        devices, "choose", lambda name: torch.device("cuda" if name == "auto" else name)
     )
 
 
@@ -613,14 +613,14 @@ def test_each_program_goes_on_without_its_gpu(
     images, chosen = {
         p1: ([p1_images], p1_checkpoint), p2: (p2_images, p2_checkpoint), p3: ([p3_images], p3_checkpoint)
     }[program]  # fmt: skip
-    prepare = device.prepare
+    prepare = devices.prepare
 
     def full(network, where):
         if where.type == "cuda":
             raise torch.OutOfMemoryError("CUDA out of memory")
         return prepare(network, where)
 
-    monkeypatch.setattr(device, "prepare", full)
+    monkeypatch.setattr(devices, "prepare", full)
     result = call(
         program.main, *images, tmp_path / "out", "--checkpoint", chosen, "--device", "cuda"
     )

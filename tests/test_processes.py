@@ -422,7 +422,7 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    monkeypatch.setattr("core.device.choose", torch.device)
+    monkeypatch.setattr("core.devices.choose", torch.device)
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert processes.choose("cuda") == torch.device("cuda") and chosen == [1]
     assert processes.choose("cpu") == CPU

@@ -199,7 +199,12 @@ def figures_of(blocks):
 def test_every_curve_is_a_column_of_a_log(built):
     runs, data, out, images = built
     site = Site(
-        runs, runlog.read_all(runs), data, tuple(images), Measures(out), report.device.choose("cpu")
+        runs,
+        runlog.read_all(runs),
+        data,
+        tuple(images),
+        Measures(out),
+        report.devices.choose("cpu"),
     )
     curves = 0
     for block in figures_of(report.build(site)):
@@ -262,7 +267,7 @@ def test_a_second_time_measures_nothing_again(built, capfd):
 def test_logs_alone_make_a_report_with_stated_gaps(tmp_path):
     blocks = list(figures_of(report.build(
         Site(ROOT / "results", runlog.read_all(ROOT / "results"), tmp_path / "no data", ("0013",), Measures(tmp_path),
-             report.device.choose("cpu"))
+             report.devices.choose("cpu"))
     )))  # fmt: skip
     gaps = [block for block in blocks if isinstance(block, Gap)]
     assert len(gaps) >= 3 and all(re.match(r"(python3|bash) ", gap.command) for gap in gaps)
@@ -272,7 +277,7 @@ def test_logs_alone_make_a_report_with_stated_gaps(tmp_path):
 
 def glance(runs, out):
     """The first table's rows, by what they are, and the text below it."""
-    site = Site(runs, runlog.read_all(runs), out, (), Measures(out), report.device.choose("cpu"))
+    site = Site(runs, runlog.read_all(runs), out, (), Measures(out), report.devices.choose("cpu"))
     _, table, *rules = overview.opening(site)
     rows = {row[0]: ["".join(part if isinstance(part, str) else part.text for part in parts_of(cell)) for cell in row]
             for row in table.rows}  # fmt: skip

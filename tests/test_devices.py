@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from core import device
+from core import devices
 from core.cli import InputError
 
 
@@ -14,17 +14,17 @@ def broken(*_, **__):
 
 def test_auto_takes_the_cpu_where_there_is_no_gpu_or_a_broken_one(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert device.choose("auto").type == "cpu" and capsys.readouterr().err == ""
+    assert devices.choose("auto").type == "cpu" and capsys.readouterr().err == ""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch, "ones", broken)
-    assert device.choose("auto").type == "cpu"
+    assert devices.choose("auto").type == "cpu"
     assert "no kernel image" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["cuda:77", "nonsense", "cpu:x"])
 def test_a_device_that_is_not_there_is_an_input_error(name):
     with pytest.raises(InputError, match=f"no device '{name}' here"):
-        device.choose(name)
+        devices.choose(name)
 
 
 @pytest.mark.parametrize("slow", [{"kernel_size": 3, "stride": 2}, {"kernel_size": 5}])
@@ -37,7 +37,7 @@ def test_preparing_changes_no_result_but_keeps_depthwise_convolutions_that_are_s
     ).eval()
     images = torch.rand(2, 3, 16, 16)
     before = network(images)
-    prepared = device.prepare(network, torch.device("cpu"))
+    prepared = devices.prepare(network, torch.device("cpu"))
     assert torch.allclose(prepared(images), before, atol=1e-6)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         first = prepared[0](images)
@@ -53,8 +53,8 @@ def test_preparing_changes_no_result_but_keeps_depthwise_convolutions_that_are_s
 
 def test_bf16_is_asked_for_only_where_it_is_there(monkeypatch):
     cpu = torch.device("cpu")
-    monkeypatch.setattr(device, "_cpuinfo", lambda: ["flags : fpu avx2"])
-    assert not device.has_bf16(cpu) and not device.autocast(cpu, True)._enabled
-    monkeypatch.setattr(device, "_cpuinfo", lambda: ["flags : fpu avx512_bf16"])
-    assert device.has_bf16(cpu) and device.autocast(cpu, True)._enabled
-    assert not device.autocast(cpu, False)._enabled
+    monkeypatch.setattr(devices, "_cpuinfo", lambda: ["flags : fpu avx2"])
+    assert not devices.has_bf16(cpu) and not devices.autocast(cpu, True)._enabled
+    monkeypatch.setattr(devices, "_cpuinfo", lambda: ["flags : fpu avx512_bf16"])
+    assert devices.has_bf16(cpu) and devices.autocast(cpu, True)._enabled
+    assert not devices.autocast(cpu, False)._enabled
