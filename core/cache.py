@@ -156,16 +156,16 @@ def read(path: Path, count: int, memory: float) -> Tensor | None:
         return torch.from_numpy(data).permute(0, 3, 1, 2)
 
 
-def resident(data: Tensor, where: torch.device, memory: float) -> Tensor:
-    """A data set on ``where`` if it has at most ``memory`` bytes, else as it is: then ``take`` moves each batch.
+def resident(data: Tensor, device: torch.device, memory: float) -> Tensor:
+    """A data set on ``device`` if it has at most ``memory`` bytes, else as it is: then ``take`` moves each batch.
 
     On a GPU it takes no more than half of the memory that is free there.
     """
-    if where.type == "cuda":
-        memory = min(memory, torch.cuda.mem_get_info(where)[0] // 2)
-    return data.to(where) if data.nbytes <= memory else data
+    if device.type == "cuda":
+        memory = min(memory, torch.cuda.mem_get_info(device)[0] // 2)
+    return data.to(device) if data.nbytes <= memory else data
 
 
-def take(data: Tensor, index: Tensor, where: torch.device) -> Tensor:
-    """The images of a data set that ``index`` (B,) int64 names, on ``where``, wherever the set itself is."""
-    return data[index.to(data.device)].to(where)
+def take(data: Tensor, index: Tensor, device: torch.device) -> Tensor:
+    """The images of a data set that ``index`` (B,) int64 names, on ``device``, wherever the set itself is."""
+    return data[index.to(data.device)].to(device)

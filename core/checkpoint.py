@@ -127,10 +127,10 @@ def read(path: Path) -> dict[str, Any]:
     return content
 
 
-def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], where: str) -> None:
+def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], source: str) -> None:
     """Copy ``weights`` into ``model``, all of them or none.
 
-    Raises InputError naming the missing, unexpected and mis-shaped keys if the two do not match key for key; ``where``
+    Raises InputError naming the missing, unexpected and mis-shaped keys if the two do not match key for key; ``source``
     says in that message where the weights come from.
     """
     own = model.state_dict()
@@ -150,6 +150,6 @@ def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], where: str)
         faults.append(f"mis-shaped: {some(shapes)}")
     if faults:
         raise InputError(
-            f"{where} does not fit this network; {'; '.join(faults)}. Nothing was loaded"
+            f"{source} does not fit this network; {'; '.join(faults)}. Nothing was loaded"
         )
     model.load_state_dict(weights, strict=True)

@@ -46,16 +46,16 @@ def on_device(name: str, work: Callable[[torch.device], int]) -> int:
     With ``auto``, a GPU that fails at it is warned about, and the CPU does the whole again. Raises InputError where a GPU
     that was named fails. On the CPU there is nothing to go on with: its errors are bugs and stay what they are.
     """
-    where = devices.choose(name)
+    device = devices.choose(name)
     try:
-        return work(where)
+        return work(device)
     except (
         RuntimeError,
         TooLarge,
     ) as error:  # of a GPU: no memory, cuDNN, cuBLAS, the driver; few have a class of their own
-        if where.type == "cpu":
+        if device.type == "cpu":
             raise
-        reason = f"{where} failed ({(str(error) or type(error).__name__).splitlines()[0]})"
+        reason = f"{device} failed ({(str(error) or type(error).__name__).splitlines()[0]})"
         if name != "auto":
             raise InputError(f"{reason}; try --device cpu") from error
     warn(

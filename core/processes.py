@@ -152,7 +152,7 @@ def choose(name: str) -> torch.device:
     return devices.choose(name)
 
 
-def wrap(network: nn.Module, where: torch.device) -> nn.Module:
+def wrap(network: nn.Module, device: torch.device) -> nn.Module:
     """What the training calls in ``network``'s place, so that ``backward`` gives the mean of all processes' gradients.
 
     The parameters are ``network``'s own: evaluate and save that. On GPUs its BatchNorm becomes SyncBatchNorm, with the
@@ -160,10 +160,10 @@ def wrap(network: nn.Module, where: torch.device) -> nn.Module:
     """
     if world() == 1:
         return network
-    if where.type == "cuda":
+    if device.type == "cuda":
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
     trained = nn.parallel.DistributedDataParallel(network)
-    if where.type == "cpu":
+    if device.type == "cpu":
         trained.register_comm_hook(None, _mean_in_order)
     return trained
 

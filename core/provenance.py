@@ -21,14 +21,14 @@ from core.randomness import seed_of
 PIECE = 2**24  # bytes that are digested together
 
 
-def start(where: torch.device) -> dict[str, Any]:
+def start(device: torch.device) -> dict[str, Any]:
     """What a reader of the log needs to know of this program's start; ``processes`` only where they are several."""
     several = {"processes": processes.world()} if processes.world() > 1 else {}
     return (
         {"command": shlex.join(["python3", *sys.orig_argv[1:]]), "commit": commit()}
         | several
         | {
-            "device": devices.describe(where),
+            "device": devices.describe(device),
             "torch": torch.__version__,
             "started": datetime.datetime.now().isoformat(" ", "seconds"),
         }

@@ -39,7 +39,7 @@ class Run:
 
     ``recipe``: a frozen dataclass. ``data``: what identifies the data set, as plain values; ``notes``: what else is told of
     it, and may change. ``state``: the objects with ``state_dict`` and ``load_state_dict`` that change during training, by
-    name. ``where``: the training's device. ``watch``: the name of the logged value whose highest (or, with ``better=min``,
+    name. ``device``: the training's device. ``watch``: the name of the logged value whose highest (or, with ``better=min``,
     lowest) marks the best epoch. ``stop_at``: when to stop, of ``time.monotonic``.
     Raises InputError if the folder holds a run of another recipe, data set or seed, naming the differences, or if another
     program is at it.
@@ -54,7 +54,7 @@ class Run:
         notes: dict[str, Any] | None = None,
         seed: int,
         state: dict[str, Any],
-        where: torch.device,
+        device: torch.device,
         watch: str,
         better: Callable = max,
         fresh: bool = False,
@@ -87,7 +87,7 @@ class Run:
                 folder
             )  # until the run is done or stopped, or the program ends
         processes.wait()
-        self._start, self._continues = provenance.start(where), False
+        self._start, self._continues = provenance.start(device), False
         self._about = self._start
         if (folder / "state.pt").exists():
             self._resume()

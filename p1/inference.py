@@ -40,18 +40,18 @@ def main() -> int:
     args = arguments()
     paths = list_files(args.images, data.SUFFIXES)
     writable_file(args.output)
-    return on_device(args.device, lambda where: label(args, paths, where))
+    return on_device(args.device, lambda device: label(args, paths, device))
 
 
-def label(args: argparse.Namespace, paths: list[Path], where: torch.device) -> int:
-    """The program's work on the device ``where``; the exit status."""
-    network, saved = load_network(args.checkpoint, where)
+def label(args: argparse.Namespace, paths: list[Path], device: torch.device) -> int:
+    """The program's work on the device ``device``; the exit status."""
+    network, saved = load_network(args.checkpoint, device)
     predict = Predictor(
-        lambda images: logits(network, images, saved.flip_test).argmax(1), saved, where
+        lambda images: logits(network, images, saved.flip_test).argmax(1), saved, device
     )
 
     labels = dict.fromkeys(paths, FALLBACK)
-    stream = Stream(paths, data.decode, args.batch_size or (32 if where.type == "cpu" else 512))
+    stream = Stream(paths, data.decode, args.batch_size or (32 if device.type == "cpu" else 512))
     for batch in stream:
         labels.update(
             zip(batch.paths, (saved.classes[k] for k in predict(batch.images)), strict=True)
@@ -59,11 +59,11 @@ def label(args: argparse.Namespace, paths: list[Path], where: torch.device) -> i
     write_rows(
         args.output, ("filename", "label"), [(path.name, label) for path, label in labels.items()]
     )
-    return stream.report(devices.describe(where), f"the label {FALLBACK}")
+    return stream.report(devices.describe(device), f"the label {FALLBACK}")
 
 
-def load_network(path: Path, where: torch.device) -> tuple[MobileNetV2, checkpoint.Checkpoint]:
-    """A checkpoint's network, ready on ``where``, and the checkpoint. Raises InputError if it is none of p1's 50 classes."""
+def load_network(path: Path, device: torch.device) -> tuple[MobileNetV2, checkpoint.Checkpoint]:
+    """A checkpoint's network, ready on ``device``, and the checkpoint. Raises InputError if it is none of p1's 50 classes."""
     saved = checkpoint.load(path, "p1")
     if saved.architecture != ARCHITECTURE or saved.classes != data.CLASSES:
         raise InputError(
@@ -71,7 +71,7 @@ def load_network(path: Path, where: torch.device) -> tuple[MobileNetV2, checkpoi
         )
     network = mobilenet_v2(len(saved.classes))
     checkpoint.load_weights(network, saved.weights, str(path))
-    return devices.prepare(network.eval(), where), saved
+    return devices.prepare(network.eval(), device), saved
 
 
 if __name__ == "__main__":

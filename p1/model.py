@@ -30,7 +30,7 @@ def features(network: MobileNetV2, images: Tensor) -> Tensor:
     return nn.functional.adaptive_avg_pool2d(network.features(images), 1).flatten(1)
 
 
-def load_pretrained(network: MobileNetV2, weights: dict[str, Tensor], where: str) -> str:
+def load_pretrained(network: MobileNetV2, weights: dict[str, Tensor], source: str) -> str:
     """Load a state dict trained on other classes into ``network``, its own random head kept; says what was swapped.
 
     Every other key must match (InputError otherwise).
@@ -38,10 +38,10 @@ def load_pretrained(network: MobileNetV2, weights: dict[str, Tensor], where: str
     head = ("classifier.1.weight", "classifier.1.bias")
     missing = [name for name in head if name not in weights]
     if missing:
-        raise InputError(f"{where} has no {', '.join(missing)}: it is not a MobileNetV2")
+        raise InputError(f"{source} has no {', '.join(missing)}: it is not a MobileNetV2")
     own = network.state_dict()
     swapped = [f"{name} {tuple(weights[name].shape)} -> {tuple(own[name].shape)}" for name in head]
-    checkpoint.load_weights(network, {**weights, **{name: own[name] for name in head}}, where)
+    checkpoint.load_weights(network, {**weights, **{name: own[name] for name in head}}, source)
     return "head swapped: " + ", ".join(swapped)
 
 

@@ -43,7 +43,7 @@ def main() -> None:
     recipe = dataclasses.replace(
         recipe, epochs=args.epochs or recipe.epochs, batch_size=args.batch_size or recipe.batch_size
     )
-    where = processes.choose(args.device)
+    device = processes.choose(args.device)
 
     table, folder = args.labels or args.data / "labels.csv", args.data / "train"
     rows = read_rows(table, ("filename", "label"))
@@ -64,24 +64,24 @@ def main() -> None:
         "val": content(val_images, labels[held]),
     }
     train_images, train_labels = (
-        cache.resident(train_images, where, args.data_memory),
-        labels[~held].to(where),
+        cache.resident(train_images, device, args.data_memory),
+        labels[~held].to(device),
     )
 
     torch.manual_seed(seed_of(args.seed, "weights"))
-    network = devices.prepare(mobilenet_v2(len(classes)), where)
+    network = devices.prepare(mobilenet_v2(len(classes)), device)
     average = copy.deepcopy(network) if recipe.average else network
     optimizer = optimiser.make(
         recipe.optimiser, network, recipe.lr, recipe.weight_decay, recipe.decay_vectors
     )
     run = Run(
-        args.run or Path(f"runs/p1_pretrain_{recipe.name}"), recipe=recipe, seed=args.seed, where=where,
+        args.run or Path(f"runs/p1_pretrain_{recipe.name}"), recipe=recipe, seed=args.seed, device=device,
         data=known,
         state={"network": network, "average": average, "optimizer": optimizer},
         watch="accuracy", fresh=args.fresh, stop_at=args.stop_at, save_minutes=args.save_minutes,
     )  # fmt: skip
     train_set, val_set = (train_images, train_labels), (val_images, labels[held])
-    fit(run, recipe, network, average, optimizer, train_set, val_set, where, classes)
+    fit(run, recipe, network, average, optimizer, train_set, val_set, device, classes)
 
 
 if __name__ == "__main__":

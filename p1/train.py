@@ -50,27 +50,27 @@ def main() -> None:
     recipe = dataclasses.replace(
         recipe, epochs=args.epochs or recipe.epochs, batch_size=args.batch_size or recipe.batch_size
     )
-    where = processes.choose(args.device)
+    device = processes.choose(args.device)
 
     train_images, train_labels, _ = data.load(args.data / "train_50", args.data_memory)
     val_images, val_labels, _ = data.load(args.data / "val_50", args.data_memory)
     known = {"train": content(train_images, train_labels), "val": content(val_images, val_labels)}
     train_images, train_labels = (
-        cache.resident(train_images, where, args.data_memory),
-        train_labels.to(where),
+        cache.resident(train_images, device, args.data_memory),
+        train_labels.to(device),
     )
 
     torch.manual_seed(seed_of(args.seed, "weights"))
     network = mobilenet_v2(len(data.CLASSES))
     if args.pretrained:
         print(load_pretrained(network, read_pretrained(args.pretrained), str(args.pretrained)))
-    network = devices.prepare(network, where)
+    network = devices.prepare(network, device)
     average = copy.deepcopy(network) if recipe.average else network
     optimizer = optimiser.make(
         recipe.optimiser, network, recipe.lr, recipe.weight_decay, recipe.decay_vectors
     )
     run = Run(
-        args.run or Path(f"runs/p1_{args.model}_{recipe.name}"), recipe=recipe, seed=args.seed, where=where,
+        args.run or Path(f"runs/p1_{args.model}_{recipe.name}"), recipe=recipe, seed=args.seed, device=device,
         data={**known, "pretrained_file": content(args.pretrained) if args.pretrained else None},
         notes={"pretrained": str(args.pretrained)},
         state={"network": network, "average": average, "optimizer": optimizer},
@@ -85,7 +85,7 @@ def main() -> None:
         optimizer,
         (train_images, train_labels),
         (val_images, val_labels),
-        where,
+        device,
     )
 
 
@@ -97,12 +97,12 @@ def fit(
     optimizer: torch.optim.Optimizer,
     train_set: tuple[Tensor, Tensor],
     val_set: tuple[Tensor, Tensor],
-    where: torch.device,
+    device: torch.device,
     classes: tuple[str, ...] = data.CLASSES,
 ) -> None:
-    """The loop. A set is images (N, 3, 32, 32) uint8, and labels (N,) int64, the training's on ``where``."""
+    """The loop. A set is images (N, 3, 32, 32) uint8, and labels (N,) int64, the training's on ``device``."""
     images, labels = train_set
-    trained = processes.wrap(network, where)
+    trained = processes.wrap(network, device)
     steps = steps_per_epoch(len(images), recipe.batch_size)
     for _ in run.epochs(recipe.epochs, recipe.patience):
         network.train()
@@ -112,11 +112,11 @@ def fit(
                     run.total_steps, recipe.warmup_epochs * steps, recipe.epochs * steps
                 )
                 optimiser.set_lr(optimizer, recipe.lr * factor)
-            inputs = augmented(cache.take(images, index, where), recipe, generator(*run.keys()))
-            with devices.autocast(where, recipe.bf16):
+            inputs = augmented(cache.take(images, index, device), recipe, generator(*run.keys()))
+            with devices.autocast(device, recipe.bf16):
                 out = trained(inputs)
             loss = nn.functional.cross_entropy(
-                out.float(), labels[index.to(where)], label_smoothing=recipe.label_smoothing
+                out.float(), labels[index.to(device)], label_smoothing=recipe.label_smoothing
             )
             optimizer.zero_grad()
             loss.backward()
@@ -125,7 +125,7 @@ def fit(
             if recipe.average:
                 update_average(average, network, warmed_up(recipe.average, run.total_steps))
             run.step(loss=loss)
-        result = evaluate(average, *val_set, recipe, where)
+        result = evaluate(average, *val_set, recipe, device)
         run.end_epoch(
             as_checkpoint(average, recipe, classes),
             lr=optimizer.param_groups[0]["lr"],
@@ -147,7 +147,7 @@ def augmented(images: Tensor, recipe: Recipe, rng: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def evaluate(
-    network: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, where: torch.device
+    network: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, device: torch.device
 ) -> float:
     """Accuracy over all of ``images`` (N, 3, 32, 32) uint8, in the training's number format."""
     network.eval()
@@ -155,8 +155,8 @@ def evaluate(
     for batch, truth in processes.mine(
         list(zip(images.split(100), labels.split(100), strict=True))
     ):
-        with devices.autocast(where, recipe.bf16):
-            inputs = augment.normalise(augment.to_float(batch.to(where)), recipe.mean, recipe.std)
+        with devices.autocast(device, recipe.bf16):
+            inputs = augment.normalise(augment.to_float(batch.to(device)), recipe.mean, recipe.std)
             right += (logits(network, inputs, recipe.flip_test).argmax(1).cpu() == truth).sum()
     return processes.total(right).item() / len(labels)
 

@@ -19,20 +19,20 @@ def applies(frozen: bool, recipe: TransferRecipe) -> bool:
 
 
 def both_features(
-    backbone: nn.Module, images: Tensor, recipe: TransferRecipe, where: torch.device
+    backbone: nn.Module, images: Tensor, recipe: TransferRecipe, device: torch.device
 ) -> Tensor:
-    """Pooled features (2, N, D) float32 on ``where``, of ``images`` (N, 3, 128, 128) uint8 and of their mirror images.
+    """Pooled features (2, N, D) float32 on ``device``, of ``images`` (N, 3, 128, 128) uint8 and of their mirror images.
 
     Of several processes each computes its share of them.
     """
     share = processes.mine(images)
     own = torch.stack(
-        [knn.features(backbone, share, recipe, where, mirrored) for mirrored in (False, True)],
+        [knn.features(backbone, share, recipe, device, mirrored) for mirrored in (False, True)],
         dim=1,
     )
     every = torch.zeros(len(images), *own.shape[1:])
     processes.mine(every)[:] = own
-    return processes.total(every).transpose(0, 1).to(where)
+    return processes.total(every).transpose(0, 1).to(device)
 
 
 def drawn(features: Tensor, index: Tensor, rng: torch.Generator) -> Tensor:
@@ -43,10 +43,10 @@ def drawn(features: Tensor, index: Tensor, rng: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def evaluate(
-    head: nn.Module, features: Tensor, labels: Tensor, recipe: TransferRecipe, where: torch.device
+    head: nn.Module, features: Tensor, labels: Tensor, recipe: TransferRecipe, device: torch.device
 ) -> float:
     """Accuracy of ``head`` on ``both_features`` of the validation images, as ``p2.train`` has it of a whole network."""
-    with devices.autocast(where, recipe.bf16):
+    with devices.autocast(device, recipe.bf16):
         out, mirrored = head(features).float()
     if recipe.flip_test:
         out = (out + mirrored) / 2

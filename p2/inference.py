@@ -43,28 +43,28 @@ def main() -> int:
     rows = read_rows(args.table, ("id", "filename"))
     paths = locate(args.table, args.images, rows)
     writable_file(args.output)
-    return on_device(args.device, lambda where: label(args, rows, paths, where))
+    return on_device(args.device, lambda device: label(args, rows, paths, device))
 
 
 def label(
-    args: argparse.Namespace, rows: list[dict[str, str]], paths: list[Path], where: torch.device
+    args: argparse.Namespace, rows: list[dict[str, str]], paths: list[Path], device: torch.device
 ) -> int:
-    """The program's work on the device ``where``; the exit status."""
-    predict, classes = predictor(args.checkpoint, where)
+    """The program's work on the device ``device``; the exit status."""
+    predict, classes = predictor(args.checkpoint, device)
     fallback = classes[0]
     labels = dict.fromkeys(paths, fallback)
-    stream = Stream(paths, data.decode, args.batch_size or (16 if where.type == "cpu" else 128))
+    stream = Stream(paths, data.decode, args.batch_size or (16 if device.type == "cpu" else 128))
     for batch in stream:
         labels.update(zip(batch.paths, (classes[k] for k in predict(batch.images)), strict=True))
     answers = [
         (row["id"], row["filename"], labels[path]) for row, path in zip(rows, paths, strict=True)
     ]
     write_rows(args.output, ("id", "filename", "label"), answers)
-    return stream.report(devices.describe(where), f"the label {fallback}")
+    return stream.report(devices.describe(device), f"the label {fallback}")
 
 
-def predictor(path: Path, where: torch.device) -> tuple[Predictor, tuple[str, ...]]:
-    """A checkpoint's network on ``where``: (N, 3, 128, 128) uint8 -> class indices (N,), and the classes.
+def predictor(path: Path, device: torch.device) -> tuple[Predictor, tuple[str, ...]]:
+    """A checkpoint's network on ``device``: (N, 3, 128, 128) uint8 -> class indices (N,), and the classes.
 
     Raises InputError if it is no classifier of p2.
     """
@@ -75,9 +75,9 @@ def predictor(path: Path, where: torch.device) -> tuple[Predictor, tuple[str, ..
         )
     network = Classifier(len(saved.classes))
     checkpoint.load_weights(network, saved.weights, str(path))
-    network = devices.prepare(network.eval(), where)
+    network = devices.prepare(network.eval(), device)
     return Predictor(
-        lambda images: logits(network, images, saved.flip_test).argmax(1), saved, where
+        lambda images: logits(network, images, saved.flip_test).argmax(1), saved, device
     ), saved.classes
 
 

@@ -63,7 +63,7 @@ def identity(probe: Probe | None) -> str | None:
 
 
 def accuracy(
-    backbone: nn.Module, probe: Probe, recipe: PretrainRecipe | TransferRecipe, where: torch.device
+    backbone: nn.Module, probe: Probe, recipe: PretrainRecipe | TransferRecipe, device: torch.device
 ) -> float:
     """Accuracy, 0..1, on the probe's validation images of the labels that the training images' features give them.
 
@@ -71,8 +71,8 @@ def accuracy(
     """
     backbone.eval()
     known, asked = (
-        features(backbone, probe.images, recipe, where),
-        features(backbone, probe.val_images, recipe, where),
+        features(backbone, probe.images, recipe, device),
+        features(backbone, probe.val_images, recipe, device),
     )
     return (classify(known, probe.labels, asked) == probe.val_labels).double().mean().item()
 
@@ -82,7 +82,7 @@ def features(
     backbone: nn.Module,
     images: Tensor,
     recipe: PretrainRecipe | TransferRecipe,
-    where: torch.device,
+    device: torch.device,
     mirrored: bool = False,
 ) -> Tensor:
     """Pooled features (N, D) float32, on the CPU, of ``images`` (N, 3, 128, 128) uint8, in the training's number format.
@@ -92,8 +92,8 @@ def features(
     pooled = []
     for batch in images.split(64):
         batch = batch.flip(3) if mirrored else batch
-        with devices.autocast(where, recipe.bf16):
-            inputs = augment.normalise(augment.to_float(batch.to(where)), recipe.mean, recipe.std)
+        with devices.autocast(device, recipe.bf16):
+            inputs = augment.normalise(augment.to_float(batch.to(device)), recipe.mean, recipe.std)
             pooled.append(backbone(inputs).float().cpu())
     return torch.cat(pooled)
 

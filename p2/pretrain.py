@@ -50,11 +50,11 @@ def main() -> None:
     recipe = dataclasses.replace(
         recipe, epochs=args.epochs or recipe.epochs, batch_size=args.batch_size or recipe.batch_size
     )
-    where = processes.choose(args.device)
+    device = processes.choose(args.device)
 
     images, _ = data.load_unlabelled(args.data / "mini" / "train", args.data_memory)
     known = {"train": content(images)}
-    images = cache.resident(images, where, args.data_memory)
+    images = cache.resident(images, device, args.data_memory)
     steps = steps_per_epoch(len(images), recipe.batch_size)
     # Rank 0 probes alone: only its log has the accuracy.
     probe = (
@@ -64,14 +64,14 @@ def main() -> None:
     )
 
     torch.manual_seed(seed_of(args.seed, "weights"))
-    byol = devices.prepare(BYOL(make_backbone(), FEATURES), where)
-    trained = processes.wrap(byol, where)
+    byol = devices.prepare(BYOL(make_backbone(), FEATURES), device)
+    trained = processes.wrap(byol, device)
     optimizer = optimiser.make(
         recipe.optimiser, byol, recipe.lr, recipe.weight_decay, recipe.decay_vectors
     )
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.1, patience=10)
     run = Run(
-        args.run or Path(f"runs/p2_byol_{recipe.name}"), recipe=recipe, seed=args.seed, where=where,
+        args.run or Path(f"runs/p2_byol_{recipe.name}"), recipe=recipe, seed=args.seed, device=device,
         data={**known, "probe": knn.identity(probe)}, state={"byol": byol, "optimizer": optimizer, "plateau": plateau},
         watch="loss", better=min, fresh=args.fresh, stop_at=args.stop_at, save_minutes=args.save_minutes,
     )  # fmt: skip
@@ -86,12 +86,12 @@ def main() -> None:
                     run.total_steps, recipe.warmup_epochs * steps, recipe.epochs * steps
                 )
                 optimiser.set_lr(optimizer, recipe.lr * factor)
-            batch = augment.to_float(cache.take(images, index, where))
+            batch = augment.to_float(cache.take(images, index, device))
             views = [
                 view(batch, how, recipe, generator(*run.keys(), name))
                 for how, name in zip(recipe.views, ("view 1", "view 2"), strict=True)
             ]
-            with devices.autocast(where, recipe.bf16):
+            with devices.autocast(device, recipe.bf16):
                 loss, spread = trained(*views)
             optimizer.zero_grad()
             loss.backward()
@@ -110,7 +110,7 @@ def main() -> None:
         if recipe.schedule == "plateau" and epoch >= recipe.plateau_from:
             plateau.step(run.mean("loss"))
         if probe and ((epoch + 1) % recipe.probe_every == 0 or epoch + 1 == recipe.epochs):
-            measured["knn"] = knn.accuracy(byol.backbone, probe, recipe, where)
+            measured["knn"] = knn.accuracy(byol.backbone, probe, recipe, device)
         run.end_epoch(as_checkpoint(byol, recipe), **measured)
 
 

@@ -33,26 +33,26 @@ def main(args: argparse.Namespace) -> None:
     recipe = dataclasses.replace(
         recipe, epochs=args.epochs or recipe.epochs, batch_size=args.batch_size or recipe.batch_size
     )
-    where = processes.choose(args.device)
+    device = processes.choose(args.device)
 
     table = args.labels or args.data / "mini" / "labels.csv"
     images, labels, _, classes = data.load_labelled(
         table, args.data / "mini" / "train", memory=args.data_memory
     )
     known = {"train": content(images, labels), "labels": content(table)}
-    images, labels = cache.resident(images, where, args.data_memory), labels.to(where)
+    images, labels = cache.resident(images, device, args.data_memory), labels.to(device)
     steps = steps_per_epoch(len(images), recipe.batch_size)
     # Rank 0 probes alone: only its log has the accuracy.
     probe = knn.load(args.data / "office", args.data_memory) if processes.rank() == 0 else None
 
     torch.manual_seed(seed_of(args.seed, "weights"))
-    network = devices.prepare(Classifier(len(classes)), where)
-    trained = processes.wrap(network, where)
+    network = devices.prepare(Classifier(len(classes)), device)
+    trained = processes.wrap(network, device)
     optimizer = optimiser.make(
         recipe.optimiser, network, recipe.lr, recipe.weight_decay, recipe.decay_vectors
     )
     run = Run(
-        args.run or Path(f"runs/p2_supervised_{recipe.name}"), recipe=recipe, seed=args.seed, where=where,
+        args.run or Path(f"runs/p2_supervised_{recipe.name}"), recipe=recipe, seed=args.seed, device=device,
         data={**known, "probe": knn.identity(probe)},
         state={"network": network, "optimizer": optimizer},
         watch="loss", better=min, fresh=args.fresh, stop_at=args.stop_at, save_minutes=args.save_minutes,
@@ -66,9 +66,9 @@ def main(args: argparse.Namespace) -> None:
                     run.total_steps, recipe.warmup_epochs * steps, recipe.epochs * steps
                 )
                 optimiser.set_lr(optimizer, recipe.lr * factor)
-            inputs = augmented(cache.take(images, index, where), recipe, generator(*run.keys()))
-            truth = labels[index.to(where)]
-            with devices.autocast(where, recipe.bf16):
+            inputs = augmented(cache.take(images, index, device), recipe, generator(*run.keys()))
+            truth = labels[index.to(device)]
+            with devices.autocast(device, recipe.bf16):
                 out = trained(inputs)
             loss = nn.functional.cross_entropy(
                 out.float(), truth, label_smoothing=recipe.label_smoothing
@@ -80,7 +80,7 @@ def main(args: argparse.Namespace) -> None:
             run.step(loss=loss, train_accuracy=(out.argmax(1) == truth).float().mean())
         measured = {"lr": optimizer.param_groups[0]["lr"]}
         if probe:  # every epoch: it costs the passes of a few thousand images, and no gradients
-            measured["knn"] = knn.accuracy(network.backbone, probe, recipe, where)
+            measured["knn"] = knn.accuracy(network.backbone, probe, recipe, device)
         run.end_epoch(as_checkpoint(network, recipe), **measured)
 
 

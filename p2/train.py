@@ -127,7 +127,7 @@ def train(setting: Setting, args: argparse.Namespace) -> tuple[Run, int]:
     recipe = dataclasses.replace(
         recipe, epochs=args.epochs or recipe.epochs, batch_size=args.batch_size or recipe.batch_size
     )
-    where = processes.choose(args.device)
+    device = processes.choose(args.device)
     start = first_weights(setting, args)
     refuse_missing({setting.name: start})
 
@@ -139,21 +139,21 @@ def train(setting: Setting, args: argparse.Namespace) -> tuple[Run, int]:
         office / "val.csv", office / "val", classes, args.data_memory
     )
     known = {"train": content(images, labels), "val": content(val_images, val_labels)}
-    images, labels = cache.resident(images, where, args.data_memory), labels.to(where)
+    images, labels = cache.resident(images, device, args.data_memory), labels.to(device)
     steps = steps_per_epoch(len(images), recipe.batch_size)
 
     torch.manual_seed(seed_of(args.seed, "weights"))
     network = Classifier(len(classes), frozen=setting.frozen)
     if start:
         load_backbone(network.backbone, start)
-    network = devices.prepare(network, where)
+    network = devices.prepare(network, device)
     head_only = frozen.applies(setting.frozen, recipe)
-    trained = processes.wrap(network.head if head_only else network, where)
+    trained = processes.wrap(network.head if head_only else network, device)
     optimizer = optimiser.make(
         recipe.optimiser, network, recipe.lr, recipe.weight_decay, recipe.decay_vectors
     )
     run = Run(
-        run_folder(setting, args), recipe=recipe, seed=args.seed, where=where,
+        run_folder(setting, args), recipe=recipe, seed=args.seed, device=device,
         data={
             **known, "setting": setting.name, "labels": content(office / "train.csv", office / "val.csv"),
             "backbone_file": content(start) if start else None,
@@ -167,8 +167,8 @@ def train(setting: Setting, args: argparse.Namespace) -> tuple[Run, int]:
     for _ in run.epochs(recipe.epochs, recipe.patience):
         network.train()
         if head_only and features is None:
-            features = frozen.both_features(network.backbone, images, recipe, where)
-            val_features = frozen.both_features(network.backbone, val_images, recipe, where)
+            features = frozen.both_features(network.backbone, images, recipe, device)
+            val_features = frozen.both_features(network.backbone, val_images, recipe, device)
         for index in run.batches(len(images), recipe.batch_size):
             if recipe.schedule == "cosine":
                 factor = optimiser.warmup_cosine(
@@ -179,11 +179,11 @@ def train(setting: Setting, args: argparse.Namespace) -> tuple[Run, int]:
             if head_only:
                 inputs = frozen.drawn(features, index, rng)
             else:
-                inputs = augmented(cache.take(images, index, where), recipe, rng)
-            with devices.autocast(where, recipe.bf16):
+                inputs = augmented(cache.take(images, index, device), recipe, rng)
+            with devices.autocast(device, recipe.bf16):
                 out = trained(inputs)
             loss = nn.functional.cross_entropy(
-                out.float(), labels[index.to(where)], label_smoothing=recipe.label_smoothing
+                out.float(), labels[index.to(device)], label_smoothing=recipe.label_smoothing
             )
             optimizer.zero_grad()
             loss.backward()
@@ -191,9 +191,9 @@ def train(setting: Setting, args: argparse.Namespace) -> tuple[Run, int]:
             processes.copy_buffers(network)
             run.step(loss=loss)
         if head_only:
-            result = frozen.evaluate(network.head, val_features, val_labels, recipe, where)
+            result = frozen.evaluate(network.head, val_features, val_labels, recipe, device)
         else:
-            result = evaluate(network, val_images, val_labels, recipe, where)
+            result = evaluate(network, val_images, val_labels, recipe, device)
         run.end_epoch(
             as_checkpoint(network, recipe, classes),
             lr=optimizer.param_groups[0]["lr"],
@@ -227,14 +227,14 @@ def augmented(images: Tensor, recipe: TransferRecipe, rng: torch.Generator) -> T
 
 @torch.no_grad()
 def evaluate(
-    network: nn.Module, images: Tensor, labels: Tensor, recipe: TransferRecipe, where: torch.device
+    network: nn.Module, images: Tensor, labels: Tensor, recipe: TransferRecipe, device: torch.device
 ) -> float:
     """Accuracy over all of ``images`` (N, 3, 128, 128) uint8, in the training's number format."""
     network.eval()
     right = torch.tensor(0)
     for batch, truth in processes.mine(list(zip(images.split(64), labels.split(64), strict=True))):
-        with devices.autocast(where, recipe.bf16):
-            inputs = augment.normalise(augment.to_float(batch.to(where)), recipe.mean, recipe.std)
+        with devices.autocast(device, recipe.bf16):
+            inputs = augment.normalise(augment.to_float(batch.to(device)), recipe.mean, recipe.std)
             right += (logits(network, inputs, recipe.flip_test).argmax(1).cpu() == truth).sum()
     return processes.total(right).item() / len(labels)
 

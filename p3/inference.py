@@ -58,14 +58,14 @@ def main() -> int:
             raise InputError(
                 f"{some(there)} in {args.images} would be overwritten; name another output folder"
             )
-    return on_device(args.device, lambda where: segment(args, paths, where))
+    return on_device(args.device, lambda device: segment(args, paths, device))
 
 
-def segment(args: argparse.Namespace, paths: list[Path], where: torch.device) -> int:
-    """The program's work on the device ``where``; the exit status."""
-    predict = predictor(args.checkpoint, where)
+def segment(args: argparse.Namespace, paths: list[Path], device: torch.device) -> int:
+    """The program's work on the device ``device``; the exit status."""
+    predict = predictor(args.checkpoint, device)
     writable_folder(args.output)
-    stream = Stream(paths, images.read_rgb, args.batch_size or (1 if where.type == "cpu" else 8))
+    stream = Stream(paths, images.read_rgb, args.batch_size or (1 if device.type == "cpu" else 8))
     with ThreadPoolExecutor(images.THREADS) as pool:
         writing: deque = deque()
         for batch in stream:
@@ -82,11 +82,11 @@ def segment(args: argparse.Namespace, paths: list[Path], where: torch.device) ->
             )
         for one in writing:
             one.result()
-    return stream.report(devices.describe(where), f"a mask of {data.CLASSES[FALLBACK]} all over")
+    return stream.report(devices.describe(device), f"a mask of {data.CLASSES[FALLBACK]} all over")
 
 
-def predictor(path: Path, where: torch.device) -> Predictor:
-    """A checkpoint's network on ``where``: (N, 3, H, W) uint8 -> classes (N, H, W) uint8.
+def predictor(path: Path, device: torch.device) -> Predictor:
+    """A checkpoint's network on ``device``: (N, 3, H, W) uint8 -> classes (N, H, W) uint8.
 
     Raises InputError if it is none of p3's.
     """
@@ -97,8 +97,8 @@ def predictor(path: Path, where: torch.device) -> Predictor:
         )
     network = ARCHITECTURES[saved.architecture]()
     checkpoint.load_weights(network, saved.weights, str(path))
-    network = devices.prepare(network.eval(), where)
-    return Predictor(lambda batch: classify(network, batch, saved.flip_test), saved, where)
+    network = devices.prepare(network.eval(), device)
+    return Predictor(lambda batch: classify(network, batch, saved.flip_test), saved, device)
 
 
 def classify(network: nn.Module, batch: Tensor, flip_test: bool) -> Tensor:

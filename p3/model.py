@@ -85,7 +85,7 @@ ARCHITECTURES = {"vgg16_fcn32s": FCN32s, "deeplabv3_mobilenet_v3_large": DeepLab
 OF_MODEL = {"A": "vgg16_fcn32s", "B": "deeplabv3_mobilenet_v3_large"}
 
 
-def load_pretrained(network: nn.Module, weights: dict[str, Tensor], where: str) -> str:
+def load_pretrained(network: nn.Module, weights: dict[str, Tensor], source: str) -> str:
     """Start ``network`` from published weights; every key must match. Returns what was swapped or left out, in words.
 
     FCN32s takes torchvision's VGG16 (ImageNet): its first two dense layers are reshaped to convolutions, the third left
@@ -115,10 +115,10 @@ def load_pretrained(network: nn.Module, weights: dict[str, Tensor], where: str) 
             )
     except (KeyError, RuntimeError) as error:
         raise InputError(
-            f"{where} does not fit {type(network).__name__} ({error}). Nothing was loaded"
+            f"{source} does not fit {type(network).__name__} ({error}). Nothing was loaded"
         ) from error
-    checkpoint.load_weights(network, taken | {name: own[name] for name in kept}, where)
-    return f"left out of {where}: {left_out}; started anew: {', '.join(kept)}"
+    checkpoint.load_weights(network, taken | {name: own[name] for name in kept}, source)
+    return f"left out of {source}: {left_out}; started anew: {', '.join(kept)}"
 
 
 def logits(network: nn.Module, images: Tensor, flip_test: bool) -> Tensor:

@@ -43,7 +43,7 @@ def main() -> None:
     recipe = dataclasses.replace(
         recipe, epochs=args.epochs or recipe.epochs, batch_size=args.batch_size or recipe.batch_size
     )
-    where = processes.choose(args.device)
+    device = processes.choose(args.device)
 
     train_pairs, _ = data.load(args.data / "train", args.data_memory)
     val_pairs, _ = data.load(args.data / "validation", args.data_memory)
@@ -53,22 +53,22 @@ def main() -> None:
             f"recipe {recipe.name} cuts {recipe.crop}x{recipe.crop}, but the images of {args.data} are {size}"
         )
     known = {"train": content(train_pairs), "val": content(val_pairs)}
-    train_pairs = cache.resident(train_pairs, where, args.data_memory)
+    train_pairs = cache.resident(train_pairs, device, args.data_memory)
     steps = steps_per_epoch(len(train_pairs), recipe.batch_size)
 
     torch.manual_seed(seed_of(args.seed, "weights"))
     network = ARCHITECTURES[OF_MODEL[args.model]]()
     if args.pretrained:
         print(load_pretrained(network, checkpoint.read(args.pretrained), str(args.pretrained)))
-    network = devices.prepare(network, where)
+    network = devices.prepare(network, device)
     average = copy.deepcopy(network) if recipe.average else network
-    trained = processes.wrap(network, where)
+    trained = processes.wrap(network, device)
     optimizer = optimiser.make(
         recipe.optimiser, network, recipe.lr, recipe.weight_decay, recipe.decay_vectors
     )
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.1, patience=10)
     run = Run(
-        args.run or Path(f"runs/p3_{args.model}_{recipe.name}"), recipe=recipe, seed=args.seed, where=where,
+        args.run or Path(f"runs/p3_{args.model}_{recipe.name}"), recipe=recipe, seed=args.seed, device=device,
         data={**known, "pretrained_file": content(args.pretrained) if args.pretrained else None},
         notes={"pretrained": str(args.pretrained)},
         state={"network": network, "average": average, "optimizer": optimizer, "plateau": plateau},
@@ -90,9 +90,9 @@ def main() -> None:
                 )
                 optimiser.set_lr(optimizer, recipe.lr * factor)
             images, truth = augmented(
-                cache.take(train_pairs, index, where), recipe, generator(*run.keys())
+                cache.take(train_pairs, index, device), recipe, generator(*run.keys())
             )
-            with devices.autocast(where, recipe.bf16):
+            with devices.autocast(device, recipe.bf16):
                 out = trained(images)
             loss = cross_entropy(out.float(), truth, ignored)
             optimizer.zero_grad()
@@ -105,7 +105,7 @@ def main() -> None:
         lr = optimizer.param_groups[0]["lr"]
         if recipe.schedule == "plateau":
             plateau.step(run.mean("loss"))
-        score, ious = evaluate(average, val_pairs, recipe, where)
+        score, ious = evaluate(average, val_pairs, recipe, device)
         known = [
             (name, iou)
             for name, iou in zip(data.CLASSES[: data.UNKNOWN], ious, strict=True)
@@ -147,14 +147,14 @@ def augmented(pairs: Tensor, recipe: Recipe, rng: torch.Generator) -> tuple[Tens
 
 @torch.no_grad()
 def evaluate(
-    network: nn.Module, pairs: Tensor, recipe: Recipe, where: torch.device
+    network: nn.Module, pairs: Tensor, recipe: Recipe, device: torch.device
 ) -> tuple[float, list[float]]:
     """Mean IoU and the IoU of each class but unknown, over all pixels of (N, 4, H, W) uint8."""
     network.eval()
     counts = torch.zeros(len(data.CLASSES), len(data.CLASSES), dtype=torch.int64)
     for batch in processes.mine(pairs.split(4)):
-        images, truth = data.split(batch.to(where))
-        with devices.autocast(where, recipe.bf16):
+        images, truth = data.split(batch.to(device))
+        with devices.autocast(device, recipe.bf16):
             inputs = augment.normalise(augment.to_float(images), recipe.mean, recipe.std)
             predicted = logits(network, inputs, recipe.flip_test).argmax(1)
         counts += data.confusion(truth, predicted).cpu()

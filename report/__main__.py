@@ -51,7 +51,7 @@ def main() -> None:
         )
     writable_folder(args.out)
     site = Site(
-        runs=args.runs, logs=logs, data=args.data, images=tuple(args.images), where=devices.choose(args.device),
+        runs=args.runs, logs=logs, data=args.data, images=tuple(args.images), device=devices.choose(args.device),
         measures=Measures(args.out, fresh=args.fresh),
     )  # fmt: skip
     blocks = build(site)

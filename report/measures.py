@@ -110,7 +110,7 @@ class Site:
     data: Path
     images: tuple[str, ...]
     measures: Measures
-    where: torch.device
+    device: torch.device
 
     def named(self, pattern: str) -> list[RunLog]:
         """The runs whose folders match ``pattern``, as ``p1_A_*``."""

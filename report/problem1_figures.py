@@ -32,25 +32,25 @@ class Predictions:
     confidence: np.ndarray
 
 
-def features(path: Path, images: Tensor, where: torch.device) -> np.ndarray:
+def features(path: Path, images: Tensor, device: torch.device) -> np.ndarray:
     """(N, 1792) float32: the second-last layer of the checkpoint at ``path`` on ``images`` (N, 3, 32, 32) uint8."""
-    network, saved = load_network(path, where)
+    network, saved = load_network(path, device)
     return _in_batches(
-        Predictor(lambda inputs: of_network(network, inputs), saved, where), images, where
+        Predictor(lambda inputs: of_network(network, inputs), saved, device), images, device
     )
 
 
-def predictions(path: Path, images: Tensor, where: torch.device) -> Predictions:
+def predictions(path: Path, images: Tensor, device: torch.device) -> Predictions:
     """Of ``images`` (N, 3, 32, 32) uint8, in float32, mirrored too if the checkpoint says so: as ``p1.inference`` does."""
-    network, saved = load_network(path, where)
-    predict = Predictor(lambda inputs: logits(network, inputs, saved.flip_test), saved, where)
-    confidence, predicted = torch.from_numpy(_in_batches(predict, images, where)).softmax(1).max(1)
+    network, saved = load_network(path, device)
+    predict = Predictor(lambda inputs: logits(network, inputs, saved.flip_test), saved, device)
+    confidence, predicted = torch.from_numpy(_in_batches(predict, images, device)).softmax(1).max(1)
     return Predictions(predicted.numpy(), confidence.numpy())
 
 
-def _in_batches(predict: Predictor, images: Tensor, where: torch.device) -> np.ndarray:
+def _in_batches(predict: Predictor, images: Tensor, device: torch.device) -> np.ndarray:
     return np.concatenate(
-        [predict(batch) for batch in images.split(32 if where.type == "cpu" else 512)]
+        [predict(batch) for batch in images.split(32 if device.type == "cpu" else 512)]
     )
 
 

@@ -81,7 +81,7 @@ def measure(site: Site, run: RunLog, epoch: int, path: Path, images: Images) -> 
     """Both projections of the features at ``path``, and what can be measured of them."""
 
     def compute() -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        features = figures.features(path, images.tensor, site.where)
+        features = figures.features(path, images.tensor, site.device)
         by = {
             "pca": projected.pca(features, images.labels),
             "tsne": projected.tsne(features, images.labels),
@@ -258,7 +258,7 @@ def mistakes(site: Site, run: RunLog | None, images: Images | None) -> Iterator[
 
 def predicted(site: Site, run: RunLog, path: Path, images: Images) -> Measured:
     def compute() -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        made = figures.predictions(path, images.tensor, site.where)
+        made = figures.predictions(path, images.tensor, site.device)
         right = made.predicted == images.labels
         matrix = figures.confusion(images.labels, made.predicted, len(data.CLASSES))
         pairs = {

@@ -145,7 +145,7 @@ def answered(site: Site, run: RunLog) -> Measured:
     folder = office(site)
 
     def compute() -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        labels, truth = figures.answers(last(run), folder, site.where)
+        labels, truth = figures.answers(last(run), folder, site.device)
         numbers = {
             "accuracy": np.mean(labels == truth),
             "right": np.sum(labels == truth),

@@ -187,15 +187,15 @@ def is_clear(low: float, high: float) -> bool:
 # --- measures ---------------------------------------------------------------------------------------------------------
 
 
-def answers(path: Path, office: Path, where: torch.device) -> tuple[np.ndarray, np.ndarray]:
+def answers(path: Path, office: Path, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
     """A setting's checkpoint on ``office/val``: (its labels, the true ones), both (N,) texts, in the csv's order.
 
     The steps of ``p2.inference``, in float32. Raises InputError if ``path`` is no classifier of problem 2.
     """
     truth, paths = data.read_labelled(office / "val.csv", office / "val")
-    predict, classes = predictor(path, where)
+    predict, classes = predictor(path, device)
     labels = dict.fromkeys(paths, classes[0])
-    for batch in Stream(paths, data.decode, 16 if where.type == "cpu" else 128):
+    for batch in Stream(paths, data.decode, 16 if device.type == "cpu" else 128):
         labels.update(zip(batch.paths, (classes[k] for k in predict(batch.images)), strict=True))
     return np.array([labels[path] for path in paths]), np.array(truth)
 
@@ -220,7 +220,7 @@ def first_backbone(seed: int) -> nn.Module:
 
 
 def probed(
-    run: RunLog, path: Path | None, probe: knn.Probe, where: torch.device
+    run: RunLog, path: Path | None, probe: knn.Probe, device: torch.device
 ) -> dict[str, float]:
     """The kNN probe of a backbone's file, or of the random backbone that ``run`` began with: accuracy, and its interval.
 
@@ -236,7 +236,7 @@ def probed(
         "bf16": recorded["bf16"],
     }
     recipe = dataclasses.replace(REPORT_PRETRAIN, **inputs)  # the probe reads these three of it
-    accuracy = knn.accuracy(devices.prepare(backbone, where), probe, recipe, where)
+    accuracy = knn.accuracy(devices.prepare(backbone, device), probe, recipe, device)
     low, high = wilson(round(accuracy * len(probe.val_labels)), len(probe.val_labels))
     return {"knn": accuracy, "low": low, "high": high}
 

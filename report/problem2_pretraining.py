@@ -172,7 +172,7 @@ def probes(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
         def compute() -> tuple[dict[str, float], dict[str, np.ndarray]]:
             if not loaded:  # once for all backbones, and only if one is not measured yet
                 loaded.append(knn.load(folder))
-            return figures.probed(run, path, loaded[0], site.where), {}
+            return figures.probed(run, path, loaded[0], site.device), {}
 
         return site.measures.of(key, [*tables, *([path] if path else [])], compute)
 

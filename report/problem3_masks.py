@@ -61,7 +61,7 @@ def staged(
     found = {}
     for epoch, file in stages.items():
         predict = cache(
-            lambda file=file: inference.predictor(file, site.where)
+            lambda file=file: inference.predictor(file, site.device)
         )  # loaded only if a mask is not there yet
         for name, path in paths.items():
             found[name, epoch] = masked(
@@ -201,7 +201,7 @@ def hardest(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
         return
 
     def compute() -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        counts = predictions.confusion(inference.predictor(file, site.where), folder)
+        counts = predictions.confusion(inference.predictor(file, site.device), folder)
         mean, ious = data.mean_iou(counts)
         numbers = {"mean_iou": mean, "images": len(data.list_images(folder))}
         counts = counts.numpy()

@@ -311,10 +311,10 @@ def test_files_that_a_container_holds_in_its_memory_count_as_free(tmp_path, monk
 
 
 def test_a_gpu_holds_no_more_of_a_set_than_half_of_its_free_memory(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda where: (239, 1000))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (239, 1000))
     gpu, data = torch.device("cuda"), torch.zeros(10, 3, 2, 2, dtype=torch.uint8)
     assert cache.resident(data, gpu, 10_000) is data
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda where: (240, 1000))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (240, 1000))
     with pytest.raises((AssertionError, RuntimeError)):  # now it is moved, if there were a GPU
         cache.resident(data, gpu, 10_000).cpu()
         raise AssertionError("moved")

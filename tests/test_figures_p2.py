@@ -309,7 +309,7 @@ def five(tmp_path, monkeypatch):
         [{"loss": 1.5, "spread": 0.5}],
     )
 
-    def answers(path, folder, where):
+    def answers(path, folder, device):
         chosen = np.isin(np.arange(40), list(right[path.read_text()]))
         return np.where(chosen, truth, "none"), truth
 

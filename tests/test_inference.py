@@ -562,9 +562,9 @@ def gpu(monkeypatch):
 def test_a_gpu_that_fails_is_warned_about_and_the_cpu_does_the_whole(gpu, capsys, fault):
     tried = []
 
-    def work(where):
-        tried.append(where.type)
-        if where.type == "cuda":
+    def work(device):
+        tried.append(device.type)
+        if device.type == "cuda":
             raise fault
         return 3
 
@@ -581,16 +581,16 @@ def test_a_gpu_that_fails_is_warned_about_and_the_cpu_does_the_whole(gpu, capsys
 def test_an_error_on_the_cpu_is_a_bug_and_stays_what_it_is(name, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
-    def work(where):
-        raise RuntimeError(f"a bug on the {where}")
+    def work(device):
+        raise RuntimeError(f"a bug on the {device}")
 
     with pytest.raises(RuntimeError, match="a bug on the cpu"):
         on_device(name, work)
 
 
 def test_a_bug_that_the_cpu_has_too_is_no_fault_of_the_gpu(gpu):
-    def work(where):
-        raise RuntimeError(f"a bug on the {where}")
+    def work(device):
+        raise RuntimeError(f"a bug on the {device}")
 
     with pytest.raises(RuntimeError, match="a bug on the cpu"):
         on_device("auto", work)
@@ -615,10 +615,10 @@ def test_each_program_goes_on_without_its_gpu(
     }[program]  # fmt: skip
     prepare = devices.prepare
 
-    def full(network, where):
-        if where.type == "cuda":
+    def full(network, device):
+        if device.type == "cuda":
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return prepare(network, where)
+        return prepare(network, device)
 
     monkeypatch.setattr(devices, "prepare", full)
     result = call(

@@ -58,7 +58,7 @@ def train(folder, does="nothing", *flags, in_a_step=lambda run: None):
     trained, average = processes.wrap(network, CPU), copy.deepcopy(network)
     optimizer = torch.optim.SGD(network.parameters(), lr=Recipe.lr, momentum=0.9)
     run = Run(
-        Path(folder), recipe=Recipe(), data={}, seed=0, where=CPU, watch="accuracy", fresh="--fresh" in flags, save_minutes=0,
+        Path(folder), recipe=Recipe(), data={}, seed=0, device=CPU, watch="accuracy", fresh="--fresh" in flags, save_minutes=0,
         state={"network": network, "average": average, "optimizer": optimizer},
     )  # fmt: skip
     for _ in run.epochs(Recipe.epochs):
@@ -113,7 +113,7 @@ def start_twice(folder):
 def measure(folder):
     """Save, a file each, all that the tests below look at."""
     run = Run(
-        Path(folder) / "run", recipe=Recipe(), data={}, seed=0, state={}, where=CPU, watch="loss"
+        Path(folder) / "run", recipe=Recipe(), data={}, seed=0, state={}, device=CPU, watch="loss"
     )
     steps = []
     for index in run.batches(COUNT, BATCH):

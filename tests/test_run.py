@@ -55,7 +55,7 @@ def train(folder, recipe=Recipe(), seed=0, data="fixed", in_a_step=lambda run: N
     optimizer = optimiser.make("sgd", network, recipe.lr, 1e-3, decay_vectors=False)
     steps = steps_per_epoch(len(inputs), recipe.batch_size)
     run = Run(
-        folder, recipe=recipe, data={"train": data}, seed=seed, where=CPU, watch="accuracy",
+        folder, recipe=recipe, data={"train": data}, seed=seed, device=CPU, watch="accuracy",
         state={"network": network, "average": average, "optimizer": optimizer}, **options,
     )  # fmt: skip
     for _ in run.epochs(recipe.epochs):
@@ -337,7 +337,7 @@ def test_what_asks_to_stop_during_an_evaluation_stops_before_the_next_epoch(
         data={},
         seed=0,
         state={"c": counter},
-        where=CPU,
+        device=CPU,
         watch="loss",
         stop_at=60,
     )
@@ -369,7 +369,7 @@ def test_an_evaluation_that_would_end_too_late_is_left_to_the_next_start(
             data={},
             seed=0,
             state={"c": counter},
-            where=CPU,
+            device=CPU,
             watch="loss",
             stop_at=stop_at,
         )
@@ -447,7 +447,7 @@ def test_a_kill_during_an_evaluation_loses_no_more_than_save_minutes(tmp_path, m
             data={},
             seed=0,
             state={"c": counter},
-            where=CPU,
+            device=CPU,
             watch="loss",
             save_minutes=5,
         )
@@ -472,7 +472,7 @@ def test_a_kill_during_an_evaluation_loses_no_more_than_save_minutes(tmp_path, m
 
 
 def test_a_batch_that_is_too_small_for_the_network_is_refused(tmp_path):
-    run = Run(tmp_path, recipe=Recipe(), data={}, seed=0, state={}, where=CPU, watch="loss")
+    run = Run(tmp_path, recipe=Recipe(), data={}, seed=0, state={}, device=CPU, watch="loss")
     with pytest.raises(
         InputError, match="a batch has 1 image for each process; this network needs 2 or more"
     ):
@@ -672,7 +672,7 @@ def lose(folder, losses, epochs=2, **options):
         data={},
         seed=0,
         state={"counter": counter},
-        where=CPU,
+        device=CPU,
         watch="loss",
         **options,
     )
@@ -701,7 +701,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_by_name_and_is_never_saved(tmp_p
 
 
 def test_a_loss_that_is_not_finite_is_found_out_soon_and_before_any_saving(tmp_path):
-    run = Run(tmp_path, recipe=Recipe(), data={}, seed=0, state={}, where=CPU, watch="loss")
+    run = Run(tmp_path, recipe=Recipe(), data={}, seed=0, state={}, device=CPU, watch="loss")
     for _ in range(CHECK_EVERY - 1):
         run.step(loss=torch.tensor(math.nan))
     with pytest.raises(InputError, match="step 1 of epoch 1"):
@@ -712,7 +712,7 @@ def test_a_loss_that_is_not_finite_is_found_out_soon_and_before_any_saving(tmp_p
         data={},
         seed=0,
         state={},
-        where=CPU,
+        device=CPU,
         watch="loss",
         save_minutes=0,
     )

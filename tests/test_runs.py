@@ -58,7 +58,7 @@ def test_a_run_is_finished_exactly_when_its_loop_ends(
         data={},
         seed=0,
         state={},
-        where=torch.device("cpu"),
+        device=torch.device("cpu"),
         watch="accuracy",
     )
     for epoch in run.epochs(recipe.epochs, recipe.patience, recipe.plateau_from):
