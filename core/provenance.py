@@ -68,7 +68,7 @@ def read(path: Path) -> dict[str, Any] | None:
     return about if isinstance(about, dict) and "commit" in about else None
 
 
-def content(*parts: Tensor | Path) -> str:
+def digest(*parts: Tensor | Path) -> str:
     """A short digest of what tensors, (N, ...) on the CPU, and files hold, wherever they lie and whenever they were made.
 
     So a run goes on where its data were unpacked anew. All of it is read: a second or so for each GiB.

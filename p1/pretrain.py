@@ -18,7 +18,7 @@ from core import cache, devices, optimiser, processes
 from core.cli import InputError, training_flags
 from core.files import natural
 from core.predictions import locate, read_rows
-from core.provenance import content
+from core.provenance import digest
 from core.randomness import seed_of
 from core.run import Run
 from p1 import data
@@ -59,9 +59,9 @@ def main() -> None:
     kept_paths = [path for path, out in zip(paths, held, strict=True) if not out]
     train_images = cache.load(kept_paths, data.decode, f"{data.KIND}-kept", args.data_memory)
     val_images = cache.load(paths[::HOLD_OUT], data.decode, f"{data.KIND}-held", args.data_memory)
-    known = {
-        "train": content(train_images, labels[~held]),
-        "val": content(val_images, labels[held]),
+    digests = {
+        "train": digest(train_images, labels[~held]),
+        "val": digest(val_images, labels[held]),
     }
     train_images, train_labels = (
         cache.resident(train_images, device, args.data_memory),
@@ -76,7 +76,7 @@ def main() -> None:
     )
     run = Run(
         args.run or Path(f"runs/p1_pretrain_{recipe.name}"), recipe=recipe, seed=args.seed, device=device,
-        data=known,
+        data=digests,
         state={"network": network, "average": average, "optimizer": optimizer},
         watch="accuracy", fresh=args.fresh, stop_at=args.stop_at, save_minutes=args.save_minutes,
     )  # fmt: skip

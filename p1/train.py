@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from core import augment, cache, checkpoint, devices, optimiser, processes
 from core.average import update_average, warmed_up
 from core.cli import InputError, training_flags
-from core.provenance import content
+from core.provenance import digest
 from core.randomness import generator, seed_of, steps_per_epoch
 from core.run import Run
 from p1 import data
@@ -54,7 +54,7 @@ def main() -> None:
 
     train_images, train_labels, _ = data.load(args.data / "train_50", args.data_memory)
     val_images, val_labels, _ = data.load(args.data / "val_50", args.data_memory)
-    known = {"train": content(train_images, train_labels), "val": content(val_images, val_labels)}
+    digests = {"train": digest(train_images, train_labels), "val": digest(val_images, val_labels)}
     train_images, train_labels = (
         cache.resident(train_images, device, args.data_memory),
         train_labels.to(device),
@@ -71,7 +71,7 @@ def main() -> None:
     )
     run = Run(
         args.run or Path(f"runs/p1_{args.model}_{recipe.name}"), recipe=recipe, seed=args.seed, device=device,
-        data={**known, "pretrained_file": content(args.pretrained) if args.pretrained else None},
+        data={**digests, "pretrained_file": digest(args.pretrained) if args.pretrained else None},
         notes={"pretrained": str(args.pretrained)},
         state={"network": network, "average": average, "optimizer": optimizer},
         watch="accuracy", fresh=args.fresh, stop_at=args.stop_at, save_minutes=args.save_minutes,

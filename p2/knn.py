@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from core import augment, devices, processes
-from core.provenance import content
+from core.provenance import digest
 from p2 import data
 from p2.recipes import PretrainRecipe, TransferRecipe
 
@@ -53,13 +53,13 @@ def load(office: Path, memory: float = math.inf) -> Probe | None:
 
 
 def identity(probe: Probe | None) -> str | None:
-    """What ``core.provenance.content`` knows the probe by; it is asked for by all processes, of which rank 0 has the probe."""
-    known = processes.of_first(
+    """What ``core.provenance.digest`` knows the probe by; it is asked for by all processes, of which rank 0 has the probe."""
+    digests = processes.of_first(
         lambda: (
-            content(probe.images, probe.labels, probe.val_images, probe.val_labels) if probe else ""
+            digest(probe.images, probe.labels, probe.val_images, probe.val_labels) if probe else ""
         )
     )
-    return known or None
+    return digests or None
 
 
 def accuracy(
@@ -70,11 +70,11 @@ def accuracy(
     Leaves ``backbone`` in evaluation mode.
     """
     backbone.eval()
-    known, asked = (
+    digests, asked = (
         features(backbone, probe.images, recipe, device),
         features(backbone, probe.val_images, recipe, device),
     )
-    return (classify(known, probe.labels, asked) == probe.val_labels).double().mean().item()
+    return (classify(digests, probe.labels, asked) == probe.val_labels).double().mean().item()
 
 
 @torch.no_grad()
@@ -99,7 +99,7 @@ def features(
 
 
 def classify(
-    known: Tensor,
+    digests: Tensor,
     labels: Tensor,
     asked: Tensor,
     neighbours: int = NEIGHBOURS,
@@ -109,8 +109,8 @@ def classify(
 
     The ``neighbours`` (or N, if that is less) with the highest cosine vote with the weight exp(cosine / temperature).
     """
-    cosine = nn.functional.normalize(asked, dim=1) @ nn.functional.normalize(known, dim=1).T
-    nearest, index = cosine.topk(min(neighbours, len(known)), dim=1)
+    cosine = nn.functional.normalize(asked, dim=1) @ nn.functional.normalize(digests, dim=1).T
+    nearest, index = cosine.topk(min(neighbours, len(digests)), dim=1)
     votes = torch.zeros(len(asked), int(labels.max()) + 1)
     votes.scatter_add_(1, labels[index], (nearest / temperature).exp())
     return votes.argmax(1)

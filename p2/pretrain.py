@@ -14,7 +14,7 @@ from torch import Tensor
 
 from core import augment, cache, checkpoint, devices, optimiser, processes
 from core.cli import InputError, training_flags
-from core.provenance import content
+from core.provenance import digest
 from core.randomness import generator, seed_of, steps_per_epoch
 from core.run import Run
 from p2 import data, knn, supervise
@@ -53,7 +53,7 @@ def main() -> None:
     device = processes.choose(args.device)
 
     images, _ = data.load_unlabelled(args.data / "mini" / "train", args.data_memory)
-    known = {"train": content(images)}
+    digests = {"train": digest(images)}
     images = cache.resident(images, device, args.data_memory)
     steps = steps_per_epoch(len(images), recipe.batch_size)
     # Rank 0 probes alone: only its log has the accuracy.
@@ -72,7 +72,7 @@ def main() -> None:
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.1, patience=10)
     run = Run(
         args.run or Path(f"runs/p2_byol_{recipe.name}"), recipe=recipe, seed=args.seed, device=device,
-        data={**known, "probe": knn.identity(probe)}, state={"byol": byol, "optimizer": optimizer, "plateau": plateau},
+        data={**digests, "probe": knn.identity(probe)}, state={"byol": byol, "optimizer": optimizer, "plateau": plateau},
         watch="loss", better=min, fresh=args.fresh, stop_at=args.stop_at, save_minutes=args.save_minutes,
     )  # fmt: skip
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from core import cache, checkpoint, devices, optimiser, processes
 from core.cli import InputError
-from core.provenance import content
+from core.provenance import digest
 from core.randomness import generator, seed_of, steps_per_epoch
 from core.run import Run
 from p2 import data, knn
@@ -39,7 +39,7 @@ def main(args: argparse.Namespace) -> None:
     images, labels, _, classes = data.load_labelled(
         table, args.data / "mini" / "train", memory=args.data_memory
     )
-    known = {"train": content(images, labels), "labels": content(table)}
+    digests = {"train": digest(images, labels), "labels": digest(table)}
     images, labels = cache.resident(images, device, args.data_memory), labels.to(device)
     steps = steps_per_epoch(len(images), recipe.batch_size)
     # Rank 0 probes alone: only its log has the accuracy.
@@ -53,7 +53,7 @@ def main(args: argparse.Namespace) -> None:
     )
     run = Run(
         args.run or Path(f"runs/p2_supervised_{recipe.name}"), recipe=recipe, seed=args.seed, device=device,
-        data={**known, "probe": knn.identity(probe)},
+        data={**digests, "probe": knn.identity(probe)},
         state={"network": network, "optimizer": optimizer},
         watch="loss", better=min, fresh=args.fresh, stop_at=args.stop_at, save_minutes=args.save_minutes,
     )  # fmt: skip

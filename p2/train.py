@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from core import augment, cache, checkpoint, devices, optimiser, processes
 from core.cli import STOPPED, InputError, say, training_flags
 from core.predictions import wilson
-from core.provenance import content
+from core.provenance import digest
 from core.randomness import generator, seed_of, steps_per_epoch
 from core.run import Run
 from core.runfolder import start_over
@@ -138,7 +138,7 @@ def train(setting: Setting, args: argparse.Namespace) -> tuple[Run, int]:
     val_images, val_labels, _, _ = data.load_labelled(
         office / "val.csv", office / "val", classes, args.data_memory
     )
-    known = {"train": content(images, labels), "val": content(val_images, val_labels)}
+    digests = {"train": digest(images, labels), "val": digest(val_images, val_labels)}
     images, labels = cache.resident(images, device, args.data_memory), labels.to(device)
     steps = steps_per_epoch(len(images), recipe.batch_size)
 
@@ -155,8 +155,8 @@ def train(setting: Setting, args: argparse.Namespace) -> tuple[Run, int]:
     run = Run(
         run_folder(setting, args), recipe=recipe, seed=args.seed, device=device,
         data={
-            **known, "setting": setting.name, "labels": content(office / "train.csv", office / "val.csv"),
-            "backbone_file": content(start) if start else None,
+            **digests, "setting": setting.name, "labels": digest(office / "train.csv", office / "val.csv"),
+            "backbone_file": digest(start) if start else None,
         },
         notes={"backbone": str(start)},
         state={"network": network, "optimizer": optimizer},

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from core import augment, cache, checkpoint, devices, optimiser, processes
 from core.average import update_average, warmed_up
 from core.cli import InputError, training_flags
-from core.provenance import content
+from core.provenance import digest
 from core.randomness import generator, seed_of, steps_per_epoch
 from core.run import Run
 from p3 import data
@@ -52,7 +52,7 @@ def main() -> None:
         raise InputError(
             f"recipe {recipe.name} cuts {recipe.crop}x{recipe.crop}, but the images of {args.data} are {size}"
         )
-    known = {"train": content(train_pairs), "val": content(val_pairs)}
+    digests = {"train": digest(train_pairs), "val": digest(val_pairs)}
     train_pairs = cache.resident(train_pairs, device, args.data_memory)
     steps = steps_per_epoch(len(train_pairs), recipe.batch_size)
 
@@ -69,7 +69,7 @@ def main() -> None:
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.1, patience=10)
     run = Run(
         args.run or Path(f"runs/p3_{args.model}_{recipe.name}"), recipe=recipe, seed=args.seed, device=device,
-        data={**known, "pretrained_file": content(args.pretrained) if args.pretrained else None},
+        data={**digests, "pretrained_file": digest(args.pretrained) if args.pretrained else None},
         notes={"pretrained": str(args.pretrained)},
         state={"network": network, "average": average, "optimizer": optimizer, "plateau": plateau},
         watch="mean_iou", fresh=args.fresh, stop_at=args.stop_at, save_minutes=args.save_minutes,
@@ -106,12 +106,12 @@ def main() -> None:
         if recipe.schedule == "plateau":
             plateau.step(run.mean("loss"))
         score, ious = evaluate(average, val_pairs, recipe, device)
-        known = [
+        digests = [
             (name, iou)
             for name, iou in zip(data.CLASSES[: data.UNKNOWN], ious, strict=True)
             if not math.isnan(iou)
         ]
-        per_class = {f"iou_{name}": iou for name, iou in known}
+        per_class = {f"iou_{name}": iou for name, iou in digests}
         run.end_epoch(as_checkpoint(average, recipe), lr=lr, mean_iou=score, **per_class)
 
 

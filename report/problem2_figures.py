@@ -14,7 +14,7 @@ from torch import nn
 from core import devices
 from core.inference import Stream
 from core.predictions import read_rows, wilson
-from core.provenance import content, fingerprint
+from core.provenance import digest, fingerprint
 from core.randomness import seed_of
 from p2 import data, knn
 from p2.byol import BYOL
@@ -209,7 +209,7 @@ def digests(office: Path) -> set[str]:
         else ()
     )
     images, labels, paths, _ = data.load_labelled(office / "val.csv", office / "val", classes)
-    return {content(images, labels), fingerprint(paths)}
+    return {digest(images, labels), fingerprint(paths)}
 
 
 def first_backbone(seed: int) -> nn.Module:

@@ -13,7 +13,7 @@ from torch import nn
 
 from core import checkpoint
 from core.predictions import read_labels
-from core.provenance import content, fingerprint
+from core.provenance import digest, fingerprint
 from core.randomness import seed_of
 from p2 import data, inference, knn, pretrain, train
 from p2.byol import BYOL
@@ -448,7 +448,7 @@ def test_it_is_said_if_the_runs_were_validated_on_something_else(five):
 
     office = five / "data" / "p2_data" / "office"
     images, labels, paths, _ = data.load_labelled(office / "val.csv", office / "val")
-    assert not is_said(content(images, labels)) and not is_said(
+    assert not is_said(digest(images, labels)) and not is_said(
         fingerprint(paths)
     )  # as now, and as in older runs
     assert is_said("of something else")

@@ -24,7 +24,7 @@ from torch import nn
 from core import checkpoint, optimiser
 from core.average import update_average, warmed_up
 from core.cli import STOPPED, InputError, entry, say
-from core.provenance import commit, content, fingerprint
+from core.provenance import commit, digest, fingerprint
 from core.randomness import generator, seed_of, steps_per_epoch
 from core.run import CHECK_EVERY, Run
 from core.runfolder import MAX_SNAPSHOTS
@@ -891,26 +891,26 @@ def test_content_is_known_again_wherever_and_whenever_it_was_made(tmp_path):
     images = torch.randint(0, 256, (5, 3, 7, 9), dtype=torch.uint8)
     labels, table, moved = torch.arange(5), tmp_path / "a.csv", tmp_path / "b.csv"
     table.write_bytes(b"0,a.png,3")
-    known = content(images, labels, table)
+    before = digest(images, labels, table)
     moved.write_bytes(b"0,a.png,3")
     os.utime(moved, (1, 1))
-    assert content(images.clone(memory_format=torch.channels_last), labels, moved) == known
+    assert digest(images.clone(memory_format=torch.channels_last), labels, moved) == before
     other = images.clone()
     other[4, 2, 6, 8] ^= 1
     moved.write_bytes(b"0,a.png,4")
     changed = [(other, labels, table), (images, labels.flip(0), table), (images, labels, moved), (images[:4], labels, table),
                (images.flip(0), labels, table), (images.view(5, 3, 9, 7), labels, table), (images, table)]  # fmt: skip
-    assert len({known, *(content(*parts) for parts in changed)}) == 8
+    assert len({before, *(digest(*parts) for parts in changed)}) == 8
 
 
 def test_content_of_many_pieces_is_that_of_their_bytes(monkeypatch):
     images = torch.randint(0, 256, (40, 3, 7, 9), dtype=torch.uint8)
     monkeypatch.setattr("core.provenance.PIECE", 400)
-    known = content(images)
+    before = digest(images)
     for image in range(40):
         changed = images.clone()
         changed[image, 0, 0, 0] ^= 1
-        assert content(changed) != known
+        assert digest(changed) != before
 
 
 if __name__ == "__main__":
