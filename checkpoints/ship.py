@@ -13,7 +13,7 @@ from pathlib import Path
 from checkpoints.download import read_manifest
 from core import checkpoint
 from core.cli import InputError, entry
-from core.files import whole
+from core.files import atomic_write
 
 FOLDER = Path(__file__).resolve().parents[1] / "checkpoints"
 
@@ -31,9 +31,9 @@ def main() -> None:
     manifest = json.loads((args.folder / "manifest.json").read_text())
     others = [one for one in manifest["checkpoints"] if one["name"] != args.name]
     manifest["checkpoints"] = sorted([*others, fields], key=lambda one: one["name"])
-    with whole(args.folder / args.name) as file:
+    with atomic_write(args.folder / args.name) as file:
         file.write(args.source.read_bytes())
-    with whole(args.folder / "manifest.json") as file:
+    with atomic_write(args.folder / "manifest.json") as file:
         file.write((json.dumps(manifest, indent=2) + "\n").encode())
     print(f"{args.name}: {fields['bytes']:,} bytes, {fields['score']}")
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from core import images, processes
 from core.cli import InputError, warn
-from core.files import Unwritable, whole, writable_folder
+from core.files import Unwritable, atomic_write, writable_folder
 from core.provenance import fingerprint
 from core.randomness import seed_of
 
@@ -118,7 +118,7 @@ def write(path: Path, paths: list[Path], decode: Callable[[Path], np.ndarray]) -
     first = next(stream)
     shape = (len(paths), *first.shape)
     try:
-        with whole(path) as file:
+        with atomic_write(path) as file:
             np.lib.format.write_array_header_1_0(
                 file, {"descr": "|u1", "fortran_order": False, "shape": shape}
             )

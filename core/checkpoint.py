@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from core.cli import InputError, some
-from core.files import whole
+from core.files import atomic_write
 
 FORMAT = 1
 MAX_BYTES = 50_000_000  # the course's limit for a file that lies in the repository
@@ -58,7 +58,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
 
 def write(path: Path, content: Any) -> None:
     """``torch.save`` of plain data to ``path``, in whole. Raises Unwritable, on a full disk too."""
-    with whole(path) as file:
+    with atomic_write(path) as file:
         try:
             torch.save(content, file)
         except RuntimeError as error:  # the zip could not be closed, after a write had failed

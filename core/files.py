@@ -20,7 +20,7 @@ class Unwritable(InputError):
 
 
 @contextlib.contextmanager
-def whole(path: Path) -> Iterator[IO[bytes]]:
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """Open ``path`` for binary writing; it appears complete when the block ends, or not at all.
 
     The bytes go to a hidden file beside it, are synced to the disk and renamed over ``path``. An error, a signal that

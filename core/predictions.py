@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from core.cli import InputError, some
-from core.files import readable_folder, whole
+from core.files import atomic_write, readable_folder
 
 
 def read_rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
@@ -109,7 +109,7 @@ def write_rows(path: Path, columns: tuple[str, ...], rows: list[tuple[str, ...]]
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(rows)
-    with whole(path) as file:
+    with atomic_write(path) as file:
         file.write(text.getvalue().encode(errors="surrogateescape"))
 
 

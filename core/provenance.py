@@ -73,7 +73,7 @@ def digest(*parts: Tensor | Path) -> str:
 
     So a run goes on where its data were unpacked anew. All of it is read: a second or so for each GiB.
     """
-    whole = hashlib.blake2b(digest_size=8)
+    total = hashlib.blake2b(digest_size=8)
     with ThreadPoolExecutor() as pool:
         for part in parts:
             if isinstance(part, Path):
@@ -82,14 +82,14 @@ def digest(*parts: Tensor | Path) -> str:
                 rows = (
                     part.movedim(1, -1) if part.ndim == 4 else part
                 )  # as the bytes lie, channels last
-                whole.update(f"{tuple(rows.shape)} {rows.dtype}".encode())
+                total.update(f"{tuple(rows.shape)} {rows.dtype}".encode())
                 pieces = [
                     piece.contiguous().numpy()
                     for piece in rows.split(max(1, PIECE * len(rows) // max(1, rows.nbytes)))
                 ]
-            for digest in pool.map(lambda piece: hashlib.blake2b(piece).digest(), pieces):
-                whole.update(digest)
-    return whole.hexdigest()
+            for digest_of_piece in pool.map(lambda piece: hashlib.blake2b(piece).digest(), pieces):
+                total.update(digest_of_piece)
+    return total.hexdigest()
 
 
 def fingerprint(paths: list[Path]) -> str:

@@ -27,7 +27,7 @@ import torch
 
 from core import checkpoint, processes, provenance, runfolder
 from core.cli import STOPPED, InputError, say
-from core.files import whole
+from core.files import atomic_write
 from core.randomness import batches, seed_of
 
 CHECK_EVERY = 25  # steps between looks at the losses; a look waits for the GPU
@@ -345,7 +345,7 @@ class Run:
 
     def _write(self, name: str, text: str) -> None:
         if processes.rank() == 0:
-            with whole(self.folder / name) as file:
+            with atomic_write(self.folder / name) as file:
                 file.write(text.encode())
 
     def _on_signal(self, number: int, frame: Any) -> None:

@@ -54,12 +54,12 @@ def load(office: Path, memory: float = math.inf) -> Probe | None:
 
 def identity(probe: Probe | None) -> str | None:
     """What ``core.provenance.digest`` knows the probe by; it is asked for by all processes, of which rank 0 has the probe."""
-    digests = processes.of_first(
+    name = processes.of_first(
         lambda: (
             digest(probe.images, probe.labels, probe.val_images, probe.val_labels) if probe else ""
         )
     )
-    return digests or None
+    return name or None
 
 
 def accuracy(
@@ -70,11 +70,16 @@ def accuracy(
     Leaves ``backbone`` in evaluation mode.
     """
     backbone.eval()
-    digests, asked = (
+    train_features, val_features = (
         features(backbone, probe.images, recipe, device),
         features(backbone, probe.val_images, recipe, device),
     )
-    return (classify(digests, probe.labels, asked) == probe.val_labels).double().mean().item()
+    return (
+        (classify(train_features, probe.labels, val_features) == probe.val_labels)
+        .double()
+        .mean()
+        .item()
+    )
 
 
 @torch.no_grad()
@@ -99,18 +104,22 @@ def features(
 
 
 def classify(
-    digests: Tensor,
+    train_features: Tensor,
     labels: Tensor,
-    asked: Tensor,
+    val_features: Tensor,
     neighbours: int = NEIGHBOURS,
     temperature: float = TEMPERATURE,
 ) -> Tensor:
-    """Class indices (M,) of the features ``asked`` (M, D), by a vote of their nearest among ``known`` (N, D), ``labels`` (N,).
+    """Class indices (M,) of ``val_features`` (M, D), by a vote of the nearest ``train_features``.
 
+    ``train_features`` (N, D) have the classes ``labels`` (N,).
     The ``neighbours`` (or N, if that is less) with the highest cosine vote with the weight exp(cosine / temperature).
     """
-    cosine = nn.functional.normalize(asked, dim=1) @ nn.functional.normalize(digests, dim=1).T
-    nearest, index = cosine.topk(min(neighbours, len(digests)), dim=1)
-    votes = torch.zeros(len(asked), int(labels.max()) + 1)
+    cosine = (
+        nn.functional.normalize(val_features, dim=1)
+        @ nn.functional.normalize(train_features, dim=1).T
+    )
+    nearest, index = cosine.topk(min(neighbours, len(train_features)), dim=1)
+    votes = torch.zeros(len(val_features), int(labels.max()) + 1)
     votes.scatter_add_(1, labels[index], (nearest / temperature).exp())
     return votes.argmax(1)

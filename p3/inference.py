@@ -24,7 +24,7 @@ from torch import Tensor, nn  # noqa: E402
 
 from core import checkpoint, devices, images  # noqa: E402
 from core.cli import InputError, entry, some  # noqa: E402
-from core.files import whole, writable_folder  # noqa: E402
+from core.files import atomic_write, writable_folder  # noqa: E402
 from core.inference import Predictor, Stream, flags, on_device  # noqa: E402
 from p3 import data  # noqa: E402
 from p3.model import ARCHITECTURES, logits  # noqa: E402
@@ -111,7 +111,7 @@ def classify(network: nn.Module, batch: Tensor, flip_test: bool) -> Tensor:
 
 
 def write_mask(path: Path, classes: np.ndarray) -> None:
-    with whole(path) as file:
+    with atomic_write(path) as file:
         Image.fromarray(data.colours_of(classes)).save(file, format="png", compress_level=1)
 
 

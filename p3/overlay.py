@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from core import images
 from core.cli import InputError, entry
-from core.files import whole, writable_file
+from core.files import atomic_write, writable_file
 from p3 import data
 
 PAIRS = (  # ours, and the two pairs of names that the course's viz_mask.py has had
@@ -36,7 +36,7 @@ def main() -> None:
         raise InputError(
             f"{mask_path} is {images.size_of(mask)}, but {image_path} is {images.size_of(image)}; name a pair"
         )
-    with whole(writable_file(out)) as file:
+    with atomic_write(writable_file(out)) as file:
         Image.fromarray(overlay(image, data.classes_of(mask))).save(file, format="png")
     print(f"wrote {out}")
 

@@ -106,12 +106,12 @@ def main() -> None:
         if recipe.schedule == "plateau":
             plateau.step(run.mean("loss"))
         score, ious = evaluate(average, val_pairs, recipe, device)
-        digests = [
+        known = [
             (name, iou)
             for name, iou in zip(data.CLASSES[: data.UNKNOWN], ious, strict=True)
             if not math.isnan(iou)
         ]
-        per_class = {f"iou_{name}": iou for name, iou in digests}
+        per_class = {f"iou_{name}": iou for name, iou in known}
         run.end_epoch(as_checkpoint(average, recipe), lr=lr, mean_iou=score, **per_class)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from core import devices
 from core.cli import InputError, entry
-from core.files import whole, writable_folder
+from core.files import atomic_write, writable_folder
 from report import html, markdown, overview, problem1, problem2, problem3, runs
 from report.measures import Measures, Site
 from report.page import Block
@@ -59,7 +59,7 @@ def main() -> None:
         ("report.html", html.render(TITLE, blocks)),
         ("report.md", markdown.render(TITLE, blocks, args.out / "figures")),
     ):
-        with whole(args.out / name) as file:
+        with atomic_write(args.out / name) as file:
             file.write(text.encode())
         print(f"{args.out / name}: {(args.out / name).stat().st_size / 1e6:.1f} MB")
     site.measures.close()

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from core.files import whole, writable_folder
+from core.files import atomic_write, writable_folder
 from core.provenance import commits
 from report import charts
 from report.page import (
@@ -112,7 +112,7 @@ class _Page:
     def _picture(self, block: Drawing | Picture | Points | Layers, file: tuple[str, bytes]) -> str:
         kind, content = file
         path = self._figures / f"{len(self.written) + 1:02d}.{kind.replace('jpeg', 'jpg')}"
-        with whole(path) as out:
+        with atomic_write(path) as out:
             out.write(content)
         self.written.add(path)
         return f"![{escape(block.alt)}]({self._figures.name}/{path.name})\n\n{inline(block.caption)}{self._made(block.runs)}"

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from core.cli import InputError
-from core.files import whole, writable_folder
+from core.files import atomic_write, writable_folder
 from report.page import Value
 from report.runs import RunLog, best_of, named
 
@@ -77,7 +77,7 @@ class Measures:
         if arrays:
             content = io.BytesIO()
             np.savez_compressed(content, **arrays)
-            with whole(stored) as file:
+            with atomic_write(stored) as file:
                 file.write(content.getvalue())
         self._kept[key] = {"made_from": files, "numbers": numbers, "arrays": sorted(arrays)}
         self._write()
@@ -93,7 +93,7 @@ class Measures:
         self._write()
 
     def _write(self) -> None:
-        with whole(self._file) as file:
+        with atomic_write(self._file) as file:
             file.write((json.dumps(self._kept, indent=1) + "\n").encode())
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from core.cli import InputError
-from core.files import list_files, natural, whole, writable_file, writable_folder
+from core.files import atomic_write, list_files, natural, writable_file, writable_folder
 
 
 def write(path, content=b"new"):
-    with whole(path) as file:
+    with atomic_write(path) as file:
         file.write(content)
 
 
@@ -25,7 +25,7 @@ def listing(folder):
 
 
 def test_a_file_appears_only_when_the_block_ends(tmp_path):
-    with whole(tmp_path / "out") as file:
+    with atomic_write(tmp_path / "out") as file:
         file.write(b"new")
         file.flush()
         assert not (tmp_path / "out").exists()
@@ -37,7 +37,7 @@ def test_a_file_appears_only_when_the_block_ends(tmp_path):
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, MemoryError])
 def test_an_exception_in_the_block_leaves_the_old_file_and_nothing_else(tmp_path, error):
     write(tmp_path / "out", b"old")
-    with pytest.raises(error), whole(tmp_path / "out") as file:
+    with pytest.raises(error), atomic_write(tmp_path / "out") as file:
         file.write(b"half of the new")
         raise error
     assert (tmp_path / "out").read_bytes() == b"old" and listing(tmp_path) == ["out"]

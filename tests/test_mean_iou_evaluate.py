@@ -103,9 +103,9 @@ def published(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[float, list[f
 
 def printed(mean: float, ious: list[float]) -> str:
     return (
-        "".join("class #%d : %1.5f\n" % pair for pair in enumerate(ious))
-        + "\nmean_iou: %f\n\n" % mean
-    )  # noqa: UP031
+        "".join("class #%d : %1.5f\n" % pair for pair in enumerate(ious))  # noqa: UP031
+        + "\nmean_iou: %f\n\n" % mean  # noqa: UP031
+    )
 
 
 # The numbers
