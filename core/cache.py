@@ -146,7 +146,7 @@ def read(path: Path, count: int, memory: float) -> Tensor | None:
         )
         if not sound or len(data) != count or data.offset + data.nbytes != path.stat().st_size:
             return None
-        if data.nbytes <= memory and processes.world() == 1:
+        if data.nbytes <= memory and processes.world_size() == 1:
             data = np.load(path)
     except Exception:  # numpy raises nearly everything on a broken file
         return None
@@ -157,7 +157,7 @@ def read(path: Path, count: int, memory: float) -> Tensor | None:
 
 
 def resident(data: Tensor, device: torch.device, memory: float) -> Tensor:
-    """A data set on ``device`` if it has at most ``memory`` bytes, else as it is: then ``take`` moves each batch.
+    """A data set on ``device`` if it has at most ``memory`` bytes, else as it is: then ``gather`` moves each batch.
 
     On a GPU it takes no more than half of the memory that is free there.
     """
@@ -166,6 +166,6 @@ def resident(data: Tensor, device: torch.device, memory: float) -> Tensor:
     return data.to(device) if data.nbytes <= memory else data
 
 
-def take(data: Tensor, index: Tensor, device: torch.device) -> Tensor:
+def gather(data: Tensor, index: Tensor, device: torch.device) -> Tensor:
     """The images of a data set that ``index`` (B,) int64 names, on ``device``, wherever the set itself is."""
     return data[index.to(data.device)].to(device)

@@ -33,7 +33,7 @@ def rank() -> int:
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
-def world() -> int:
+def world_size() -> int:
     """The number of processes."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
@@ -135,11 +135,11 @@ def choose(name: str) -> torch.device:
 
     Raises InputError if there is no such device, if there are fewer GPUs than processes, or if they would share one.
     """
-    if world() > 1 and torch.cuda.is_available() and name != "cpu":
+    if world_size() > 1 and torch.cuda.is_available() and name != "cpu":
         local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if name not in ("auto", "cuda"):
             raise InputError(
-                f"--device {name} is one GPU for {world()} processes; leave it out, or --device cpu"
+                f"--device {name} is one GPU for {world_size()} processes; leave it out, or --device cpu"
             )
         if local >= gpus:
             raise InputError(
@@ -158,7 +158,7 @@ def wrap(network: nn.Module, device: torch.device) -> nn.Module:
     The parameters are ``network``'s own: evaluate and save that. On GPUs its BatchNorm becomes SyncBatchNorm, with the
     statistics of the whole batch. NOTE: torch has none for the CPU, where each process normalises by its share.
     """
-    if world() == 1:
+    if world_size() == 1:
         return network
     if device.type == "cuda":
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
@@ -174,11 +174,11 @@ def _mean_in_order(
     # gloo's own sum of three or more adds a number's parts in an order that depends on where in the bucket it stands, and
     # after its first step DistributedDataParallel fills the buckets anew: a run that goes on would end at other bits.
     own = bucket.buffer()
-    parts = [torch.empty_like(own) for _ in range(world())]
+    parts = [torch.empty_like(own) for _ in range(world_size())]
 
     def mean(gathered: torch.futures.Future) -> Tensor:
         gathered.value()  # raises what the gathering has failed at
-        return own.copy_(sum(parts[1:], parts[0]) / world())
+        return own.copy_(sum(parts[1:], parts[0]) / world_size())
 
     return distributed.all_gather(parts, own, async_op=True).get_future().then(mean)
 
@@ -191,7 +191,7 @@ def copy_buffers(network: nn.Module) -> None:
     its next forward pass. SyncBatchNorm's are the same already.
     """
     buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
-    if world() == 1 or not buffers or buffers[0].is_cuda:
+    if world_size() == 1 or not buffers or buffers[0].is_cuda:
         return
     flat = torch.cat([buffer.flatten() for buffer in buffers])
     distributed.broadcast(flat, 0)
@@ -204,23 +204,23 @@ def copy_buffers(network: nn.Module) -> None:
 # --- shares -----------------------------------------------------------------------------------------------------------
 
 
-def mine(items: Any) -> Any:
+def local_share(items: Any) -> Any:
     """This process's share of a tensor or sequence, every so many-th: together the shares are all of it."""
-    return items[rank() :: world()]
+    return items[rank() :: world_size()]
 
 
-def share(index: Tensor) -> Tensor:
+def local_batch(index: Tensor) -> Tensor:
     """This process's share of a batch. Raises InputError if the shares would not be of one size, so of one weight."""
-    if len(index) % world():
+    if len(index) % world_size():
         raise InputError(
-            f"{world()} processes cannot share a batch of {len(index)} evenly; name another --batch-size"
+            f"{world_size()} processes cannot share a batch of {len(index)} evenly; name another --batch-size"
         )
-    return mine(index)
+    return local_share(index)
 
 
 def keys() -> tuple[int | str, ...]:
     """What ``core.randomness`` needs beside (seed, epoch, step) for draws that differ between processes; () for one."""
-    return ("rank", rank()) if world() > 1 else ()
+    return ("rank", rank()) if world_size() > 1 else ()
 
 
 # --- what they must agree on ------------------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ def keys() -> tuple[int | str, ...]:
 
 def total(counts: Tensor) -> Tensor:
     """The sum of ``counts``, of any shape, over the processes."""
-    if world() > 1:
+    if world_size() > 1:
         counts = counts.clone()
         distributed.all_reduce(counts)
     return counts
@@ -237,8 +237,8 @@ def total(counts: Tensor) -> Tensor:
 def means(numbers: list[float]) -> list[float]:
     """The mean of each number over the processes."""
     return (
-        (total(torch.tensor(numbers, dtype=torch.float64)) / world()).tolist()
-        if world() > 1
+        (total(torch.tensor(numbers, dtype=torch.float64)) / world_size()).tolist()
+        if world_size() > 1
         else numbers
     )
 
@@ -246,19 +246,19 @@ def means(numbers: list[float]) -> list[float]:
 def highest(*values: int) -> list[int]:
     """Each value's maximum over the processes: if one of them must stop, all know."""
     agreed = torch.tensor(values, dtype=torch.int64)
-    if world() > 1:
+    if world_size() > 1:
         distributed.all_reduce(agreed, distributed.ReduceOp.MAX)
     return agreed.tolist()
 
 
-def of_first(make: Callable[[], str]) -> str:
+def from_rank_zero(make: Callable[[], str]) -> str:
     """What ``make`` gives in rank 0, which alone calls it."""
     texts = [make() if rank() == 0 else ""]
-    if world() > 1:
+    if world_size() > 1:
         distributed.broadcast_object_list(texts, 0)
     return texts[0]
 
 
-def wait() -> None:
+def barrier() -> None:
     """Return when all processes have come here."""
     highest(0)

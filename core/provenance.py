@@ -23,7 +23,7 @@ PIECE = 2**24  # bytes that are digested together
 
 def start(device: torch.device) -> dict[str, Any]:
     """What a reader of the log needs to know of this program's start; ``processes`` only where they are several."""
-    several = {"processes": processes.world()} if processes.world() > 1 else {}
+    several = {"processes": processes.world_size()} if processes.world_size() > 1 else {}
     return (
         {"command": shlex.join(["python3", *sys.orig_argv[1:]]), "commit": commit()}
         | several

@@ -86,7 +86,7 @@ class Run:
             self._lock = runfolder.claim(
                 folder
             )  # until the run is done or stopped, or the program ends
-        processes.wait()
+        processes.barrier()
         self._start, self._continues = provenance.start(device), False
         self._about = self._start
         if (folder / "state.pt").exists():
@@ -130,7 +130,7 @@ class Run:
             count, batch_size, seed=self.seed, epoch=self.epoch, start=self.next_step
         ):
             torch.manual_seed(seed_of(self.seed, self.epoch, step, "torch", *processes.keys()))
-            share = processes.share(index)
+            share = processes.local_batch(index)
             if len(share) < at_least:
                 raise InputError(
                     f"a batch has {len(share)} image for each process; this network needs {at_least} or more"

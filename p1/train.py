@@ -112,7 +112,7 @@ def fit(
                     run.total_steps, recipe.warmup_epochs * steps, recipe.epochs * steps
                 )
                 optimiser.set_lr(optimizer, recipe.lr * factor)
-            inputs = augmented(cache.take(images, index, device), recipe, generator(*run.keys()))
+            inputs = augmented(cache.gather(images, index, device), recipe, generator(*run.keys()))
             with devices.autocast(device, recipe.bf16):
                 out = trained(inputs)
             loss = nn.functional.cross_entropy(
@@ -152,7 +152,7 @@ def evaluate(
     """Accuracy over all of ``images`` (N, 3, 32, 32) uint8, in the training's number format."""
     network.eval()
     right = torch.tensor(0)
-    for batch, truth in processes.mine(
+    for batch, truth in processes.local_share(
         list(zip(images.split(100), labels.split(100), strict=True))
     ):
         with devices.autocast(device, recipe.bf16):

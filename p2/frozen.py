@@ -25,13 +25,13 @@ def both_features(
 
     Of several processes each computes its share of them.
     """
-    share = processes.mine(images)
+    share = processes.local_share(images)
     own = torch.stack(
         [knn.features(backbone, share, recipe, device, mirrored) for mirrored in (False, True)],
         dim=1,
     )
     every = torch.zeros(len(images), *own.shape[1:])
-    processes.mine(every)[:] = own
+    processes.local_share(every)[:] = own
     return processes.total(every).transpose(0, 1).to(device)
 
 

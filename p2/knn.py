@@ -54,7 +54,7 @@ def load(office: Path, memory: float = math.inf) -> Probe | None:
 
 def identity(probe: Probe | None) -> str | None:
     """What ``core.provenance.digest`` knows the probe by; it is asked for by all processes, of which rank 0 has the probe."""
-    name = processes.of_first(
+    name = processes.from_rank_zero(
         lambda: (
             digest(probe.images, probe.labels, probe.val_images, probe.val_labels) if probe else ""
         )

@@ -86,7 +86,7 @@ def main() -> None:
                     run.total_steps, recipe.warmup_epochs * steps, recipe.epochs * steps
                 )
                 optimiser.set_lr(optimizer, recipe.lr * factor)
-            batch = augment.to_float(cache.take(images, index, device))
+            batch = augment.to_float(cache.gather(images, index, device))
             views = [
                 view(batch, how, recipe, generator(*run.keys(), name))
                 for how, name in zip(recipe.views, ("view 1", "view 2"), strict=True)

@@ -66,7 +66,7 @@ def main(args: argparse.Namespace) -> None:
                     run.total_steps, recipe.warmup_epochs * steps, recipe.epochs * steps
                 )
                 optimiser.set_lr(optimizer, recipe.lr * factor)
-            inputs = augmented(cache.take(images, index, device), recipe, generator(*run.keys()))
+            inputs = augmented(cache.gather(images, index, device), recipe, generator(*run.keys()))
             truth = labels[index.to(device)]
             with devices.autocast(device, recipe.bf16):
                 out = trained(inputs)

@@ -76,7 +76,7 @@ def train_all(args: argparse.Namespace) -> None:
         # All at once: what goes on after a stop, without --fresh, must not take an older run for one of its own.
         for setting in SETTINGS.values():
             start_over(run_folder(setting, args))
-    processes.wait()
+    processes.barrier()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     rows = []
     for setting in SETTINGS.values():
@@ -179,7 +179,7 @@ def train(setting: Setting, args: argparse.Namespace) -> tuple[Run, int]:
             if head_only:
                 inputs = frozen.drawn(features, index, rng)
             else:
-                inputs = augmented(cache.take(images, index, device), recipe, rng)
+                inputs = augmented(cache.gather(images, index, device), recipe, rng)
             with devices.autocast(device, recipe.bf16):
                 out = trained(inputs)
             loss = nn.functional.cross_entropy(
@@ -232,7 +232,9 @@ def evaluate(
     """Accuracy over all of ``images`` (N, 3, 128, 128) uint8, in the training's number format."""
     network.eval()
     right = torch.tensor(0)
-    for batch, truth in processes.mine(list(zip(images.split(64), labels.split(64), strict=True))):
+    for batch, truth in processes.local_share(
+        list(zip(images.split(64), labels.split(64), strict=True))
+    ):
         with devices.autocast(device, recipe.bf16):
             inputs = augment.normalise(augment.to_float(batch.to(device)), recipe.mean, recipe.std)
             right += (logits(network, inputs, recipe.flip_test).argmax(1).cpu() == truth).sum()

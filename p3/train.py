@@ -90,7 +90,7 @@ def main() -> None:
                 )
                 optimiser.set_lr(optimizer, recipe.lr * factor)
             images, truth = augmented(
-                cache.take(train_pairs, index, device), recipe, generator(*run.keys())
+                cache.gather(train_pairs, index, device), recipe, generator(*run.keys())
             )
             with devices.autocast(device, recipe.bf16):
                 out = trained(images)
@@ -124,7 +124,7 @@ def cross_entropy(out: Tensor, truth: Tensor, ignored: int) -> Tensor:
     counted = processes.total((truth != ignored).sum()).clamp(min=1)
     return (
         nn.functional.cross_entropy(out, truth, ignore_index=ignored, reduction="sum")
-        * processes.world()
+        * processes.world_size()
         / counted
     )
 
@@ -152,7 +152,7 @@ def evaluate(
     """Mean IoU and the IoU of each class but unknown, over all pixels of (N, 4, H, W) uint8."""
     network.eval()
     counts = torch.zeros(len(data.CLASSES), len(data.CLASSES), dtype=torch.int64)
-    for batch in processes.mine(pairs.split(4)):
+    for batch in processes.local_share(pairs.split(4)):
         images, truth = data.split(batch.to(device))
         with devices.autocast(device, recipe.bf16):
             inputs = augment.normalise(augment.to_float(images), recipe.mean, recipe.std)

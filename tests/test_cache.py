@@ -258,7 +258,7 @@ def test_a_set_is_mapped_if_it_is_larger_than_the_memory_or_several_share_it(
     assert same(first, paths) and same(second, paths) and load.decoded == len(paths)
     index = torch.tensor([7, 0, 7])
     assert torch.equal(
-        cache.take(first, index, torch.device("cpu")), images.load(paths, images.read_rgb)[index]
+        cache.gather(first, index, torch.device("cpu")), images.load(paths, images.read_rgb)[index]
     )
     assert capfd.readouterr() == ("", "")
 
@@ -272,7 +272,7 @@ def test_a_set_goes_to_the_device_whole_or_by_the_batch():
     whole, not_whole = cache.resident(data, device, 120), cache.resident(data, device, 119)
     assert whole.device == device and not_whole is data
     for one in (whole, not_whole):
-        batch = cache.take(one, index, device)
+        batch = cache.gather(one, index, device)
         assert batch.device == device and batch.shape == (2, 3, 2, 2)
 
 

@@ -80,7 +80,9 @@ def train(folder, does="nothing", *flags, in_a_step=lambda run: None):
             in_a_step(run)
             run.step(loss=loss)
         right = torch.tensor(0)
-        for rows, truth in processes.mine(list(zip(INPUTS.split(2), LABELS.split(2), strict=True))):
+        for rows, truth in processes.local_share(
+            list(zip(INPUTS.split(2), LABELS.split(2), strict=True))
+        ):
             right += (average(rows).argmax(1) == truth).sum()
         accuracy = processes.total(right).item() / COUNT
         weights = network.state_dict()
@@ -102,7 +104,7 @@ def start_twice(folder):
         for _ in range(starts):
             trained = processes.wrap(network, CPU)
             for _ in range(6 // starts):
-                index = processes.share(torch.arange(12))
+                index = processes.local_batch(torch.arange(12))
                 optimizer.zero_grad()
                 nn.functional.cross_entropy(trained(INPUTS[index]), LABELS[index]).backward()
                 optimizer.step()
@@ -186,7 +188,7 @@ def gradients(name):
     network = make()
     images = torch.randn(8, 3, 4, 4, generator=generator(0, "images"))
     trained = processes.wrap(network, CPU)
-    loss(trained, images, processes.share(torch.arange(8))).backward()
+    loss(trained, images, processes.local_batch(torch.arange(8))).backward()
     return {key: parameter.grad for key, parameter in network.named_parameters()}
 
 
@@ -370,9 +372,9 @@ def test_one_process_draws_and_is_recorded_as_before_there_were_several(tmp_path
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused(monkeypatch):
     monkeypatch.setattr(processes, "world", lambda: 2)
-    assert processes.share(torch.arange(4)).tolist() == [0, 2]
+    assert processes.local_batch(torch.arange(4)).tolist() == [0, 2]
     with pytest.raises(InputError, match="2 processes cannot share a batch of 5 evenly"):
-        processes.share(torch.arange(5))
+        processes.local_batch(torch.arange(5))
 
 
 def test_one_of_several_gpus_that_fails_is_not_replaced_by_the_cpu(monkeypatch):
