@@ -35,37 +35,39 @@ def start(device: torch.device) -> dict[str, Any]:
     )
 
 
-def continued(about: dict[str, Any], now: dict[str, Any], epoch: int, step: int) -> dict[str, Any]:
-    """``about`` a run, and that ``now``, another start, went on with it from ``step`` of ``epoch``, both from 1.
+def continued(
+    metadata: dict[str, Any], now: dict[str, Any], epoch: int, step: int
+) -> dict[str, Any]:
+    """``metadata`` of a run, and that ``now``, another start, went on with it from ``step`` of ``epoch``, both from 1.
 
     A start that differs from the one before in nothing but its time is not noted.
     """
-    latest = about.get("continued", [about])[-1]
+    latest = metadata.get("continued", [metadata])[-1]
     known = {
         name: latest[name]
         for name in ("command", "commit", "processes", "device", "torch")
         if name in latest
     }
     if known == {name: value for name, value in now.items() if name != "started"}:
-        return about
-    return about | {
-        "continued": [*about.get("continued", []), {"epoch": epoch, "step": step} | now]
+        return metadata
+    return metadata | {
+        "continued": [*metadata.get("continued", []), {"epoch": epoch, "step": step} | now]
     }
 
 
-def commits(about: dict[str, Any]) -> str:
+def commits(metadata: dict[str, Any]) -> str:
     """The commits that a run was made by, in their order: ``abc``, or ``abc, later def``."""
-    every = [one["commit"] for one in (about, *about.get("continued", []))]
+    every = [one["commit"] for one in (metadata, *metadata.get("continued", []))]
     return ", later ".join(dict.fromkeys(every))
 
 
 def read(path: Path) -> dict[str, Any] | None:
     """What a ``run.json`` tells; None if it is missing or broken."""
     try:
-        about = json.loads(path.read_text())
+        metadata = json.loads(path.read_text())
     except (OSError, ValueError):
         return None
-    return about if isinstance(about, dict) and "commit" in about else None
+    return metadata if isinstance(metadata, dict) and "commit" in metadata else None
 
 
 def digest(*parts: Tensor | Path) -> str:

@@ -88,7 +88,7 @@ class Run:
             )  # until the run is done or stopped, or the program ends
         processes.barrier()
         self._start, self._continues = provenance.start(device), False
-        self._about = self._start
+        self._metadata = self._start
         if (folder / "state.pt").exists():
             self._resume()
         elif (folder / "log.jsonl").exists():  # is written after the first state.pt
@@ -96,7 +96,7 @@ class Run:
                 f"{folder} holds a run without its state.pt, so it cannot go on; name another --run, or --fresh"
             )
         self._settle_best()
-        self._write_about()
+        self._write_metadata()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
 
@@ -109,10 +109,10 @@ class Run:
             if why := self.asked_to_stop():
                 self._stop(why)
             if self._continues:  # only now: a run that is done keeps what it was made by
-                self._about = provenance.continued(
-                    self._about, self._start, self.epoch + 1, self.next_step + 1
+                self._metadata = provenance.continued(
+                    self._metadata, self._start, self.epoch + 1, self.next_step + 1
                 )
-                self._write_about()
+                self._write_metadata()
                 self._continues = False
             self._epoch_start, self._earlier_seconds = time.monotonic() - self._earlier_seconds, 0.0
             yield self.epoch
@@ -227,7 +227,7 @@ class Run:
             scores=metrics,
             made={
                 "command": self._start["command"],
-                "commit": provenance.commits(self._about),
+                "commit": provenance.commits(self._metadata),
                 "seed": self.seed,
                 "epoch": self.epoch,
                 "data": self._data,
@@ -327,17 +327,17 @@ class Run:
             raise InputError(
                 f"{self.folder} was made by other code ({reason}); go back to it, or start over: --fresh"
             ) from error
-        self._about, self._continues = (
+        self._metadata, self._continues = (
             provenance.read(self.folder / "run.json") or self._start,
             True,
         )
-        self._data = self._about.get("data", self._data)  # with the notes of its first start
+        self._data = self._metadata.get("data", self._data)  # with the notes of its first start
         say(f"resumed {self.folder} at epoch {self.epoch + 1}, step {self.next_step + 1}")
 
-    def _write_about(self) -> None:
+    def _write_metadata(self) -> None:
         self._write(
             "run.json",
-            json.dumps(self.identity | {"data": self._data} | self._about, indent=2) + "\n",
+            json.dumps(self.identity | {"data": self._data} | self._metadata, indent=2) + "\n",
         )
 
     def _write_log(self) -> None:

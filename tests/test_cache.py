@@ -250,7 +250,7 @@ def test_an_image_that_cannot_be_used_is_named_and_leaves_no_cache(paths, load):
 def test_a_set_is_mapped_if_it_is_larger_than_the_memory_or_several_share_it(
     paths, load, monkeypatch, capfd, memory, world, on_disk
 ):
-    monkeypatch.setattr(processes, "world", lambda: world)
+    monkeypatch.setattr(processes, "world_size", lambda: world)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         first, second = load(paths, memory=memory), load(paths, memory=memory)

@@ -304,7 +304,7 @@ def test_byols_target_has_no_gradients(measured):
 
 @pytest.mark.parametrize("world", [1, 2])
 def test_a_batch_with_nothing_but_ignored_pixels_has_the_loss_0_and_no_gradient(monkeypatch, world):
-    monkeypatch.setattr(processes, "world", lambda: world)
+    monkeypatch.setattr(processes, "world_size", lambda: world)
     monkeypatch.setattr(processes, "total", lambda counts: counts)
     out, truth = torch.randn(2, 7, 4, 4, requires_grad=True), torch.full((2, 4, 4), p3_data.UNKNOWN)
     loss = p3.cross_entropy(out, truth, p3_data.UNKNOWN)
@@ -371,14 +371,14 @@ def test_one_process_draws_and_is_recorded_as_before_there_were_several(tmp_path
 
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused(monkeypatch):
-    monkeypatch.setattr(processes, "world", lambda: 2)
+    monkeypatch.setattr(processes, "world_size", lambda: 2)
     assert processes.local_batch(torch.arange(4)).tolist() == [0, 2]
     with pytest.raises(InputError, match="2 processes cannot share a batch of 5 evenly"):
         processes.local_batch(torch.arange(5))
 
 
 def test_one_of_several_gpus_that_fails_is_not_replaced_by_the_cpu(monkeypatch):
-    monkeypatch.setattr(processes, "world", lambda: 2)
+    monkeypatch.setattr(processes, "world_size", lambda: 2)
     monkeypatch.setenv("LOCAL_RANK", "1")
     for name, value in (
         ("is_available", lambda: True),
@@ -420,7 +420,7 @@ def test_a_launch_has_one_name_over_its_restarts_and_none_without_torchrun(monke
 
 def test_each_process_has_a_gpu_of_its_own(monkeypatch):
     chosen = []
-    monkeypatch.setattr(processes, "world", lambda: 3)
+    monkeypatch.setattr(processes, "world_size", lambda: 3)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
@@ -437,7 +437,7 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch):
 
 
 def test_on_gpus_batch_statistics_are_the_whole_batchs(monkeypatch):
-    monkeypatch.setattr(processes, "world", lambda: 2)
+    monkeypatch.setattr(processes, "world_size", lambda: 2)
     monkeypatch.setattr(nn.parallel, "DistributedDataParallel", lambda network: network)
     network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     before = {name: id(parameter) for name, parameter in network.named_parameters()}

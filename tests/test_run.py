@@ -116,7 +116,7 @@ def score_epochs(folder, scores, patience=0, patience_from=0, total=None, **opti
         "data": {},
         "seed": 0,
         "state": {},
-        "where": CPU,
+        "device": CPU,
         "watch": "score",
     } | options
     run = Run(folder, **options)
