@@ -15,6 +15,7 @@ from core.cli import InputError, some
 from core.files import atomic_write
 
 FORMAT = 1
+LISTS = ("classes", "mean", "std", "test_scales")  # fields that are tuples here and lists in a file
 MAX_BYTES = 50_000_000  # the course's limit for a file that lies in the repository
 
 
@@ -38,6 +39,7 @@ class Checkpoint:
     scores: dict[str, float]
     made: dict[str, Any]
     weights: dict[str, torch.Tensor]
+    test_scales: tuple[float, ...] = (1.0,)  # average the logits over the image at these scales
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -51,7 +53,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     }
     fields["weights"] = {name: _compact(name, value) for name, value in checkpoint.weights.items()}
     fields["format"] = FORMAT
-    for name in ("classes", "mean", "std"):
+    for name in LISTS:
         fields[name] = list(fields[name])
     write(path, fields)
 
@@ -93,9 +95,7 @@ def load(path: Path, problem: str) -> Checkpoint:
     if fields.get("problem") != problem:
         raise InputError(f"{path} is a checkpoint of {fields.get('problem')}, not of {problem}")
     try:
-        fields |= {
-            name: tuple(fields[name]) for name in ("classes", "mean", "std") if name in fields
-        }
+        fields |= {name: tuple(fields[name]) for name in LISTS if name in fields}
         return Checkpoint(**fields)
     except TypeError as error:
         raise InputError(f"{path} is not a whole checkpoint ({error})") from error

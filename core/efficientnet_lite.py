@@ -184,19 +184,17 @@ def imagenet_file(variant: str) -> Path:
     return files[0]
 
 
-def load_imagenet(backbone: EfficientNetLite, path: Path) -> None:
-    """Copy the file of ``imagenet_file`` into ``backbone``; its classifier is left out.
+def load_imagenet(backbone: EfficientNetLite, weights: dict[str, Tensor], source: str) -> None:
+    """Copy the weights in the file of ``imagenet_file`` into ``backbone``, without its classifier.
 
     Every other key must match, or InputError is raised and nothing is loaded.
     """
-    weights = {
-        name: value for name, value in checkpoint.read(path).items() if not name.startswith("_fc.")
-    }
+    weights = {name: value for name, value in weights.items() if not name.startswith("_fc.")}
     if backbone.head is None:
         weights = {n: v for n, v in weights.items() if not n.startswith(("_conv_head.", "_bn1."))}
     names = published_names(backbone)
     renamed = {names.get(name, name): value for name, value in weights.items()}
-    checkpoint.load_weights(backbone, renamed, str(path))
+    checkpoint.load_weights(backbone, renamed, source)
 
 
 def published_names(backbone: EfficientNetLite) -> dict[str, str]:

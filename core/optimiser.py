@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,20 +12,28 @@ from core.lars import LARS
 
 
 def make(
-    name: str, network: nn.Module, lr: float, weight_decay: float, decay_vectors: bool
+    name: str,
+    network: nn.Module,
+    lr: float,
+    weight_decay: float,
+    decay_vectors: bool,
+    backbone_rate: float = 1.0,
 ) -> torch.optim.Optimizer:
     """``adam``, ``adamw``, ``sgd`` (Nesterov's momentum 0.9) or ``lars`` over the parameters that have a gradient.
 
-    Without ``decay_vectors``, biases and BatchNorm's scales and shifts do not decay; with ``lars`` they never do.
+    Without ``decay_vectors``, biases and BatchNorm's scales and shifts do not decay; with ``lars``
+    they never do. What the network has under ``backbone`` learns at ``backbone_rate`` times ``lr``.
     """
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    decayed = [p for p in parameters if decay_vectors or p.ndim >= 2]
-    others = [p for p in parameters if not decay_vectors and p.ndim < 2]
-    groups = [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for parameter_name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            decay = weight_decay if decay_vectors or parameter.ndim >= 2 else 0.0
+            rate = backbone_rate if parameter_name.startswith("backbone.") else 1.0
+            group = groups.setdefault(
+                (decay, rate), {"params": [], "weight_decay": decay, "rate": rate, "lr": lr * rate}
+            )
+            group["params"].append(parameter)
+    groups = list(groups.values())
     if name == "adam":
         return torch.optim.Adam(groups, lr=lr)
     if name == "adamw":
@@ -44,5 +53,6 @@ def warmup_cosine(step: int, warmup: float, total: float) -> float:
 
 
 def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of each group to ``lr`` times the group's own rate (see ``make``)."""
     for group in optimiser.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["rate"]

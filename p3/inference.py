@@ -98,16 +98,21 @@ def predictor(path: Path, device: torch.device) -> Predictor:
     network = ARCHITECTURES[saved.architecture]()
     checkpoint.load_weights(network, saved.weights, str(path))
     network = devices.prepare(network.eval(), device)
-    return Predictor(lambda batch: classify(network, batch, saved.flip_test), saved, device)
+    return Predictor(
+        lambda batch: classify(network, batch, saved.flip_test, saved.test_scales), saved, device
+    )
 
 
-def classify(network: nn.Module, batch: Tensor, flip_test: bool) -> Tensor:
+def classify(
+    network: nn.Module, batch: Tensor, flip_test: bool, test_scales: tuple[float, ...] = (1.0,)
+) -> Tensor:
     """Normalised images (N, 3, H, W) of any size -> classes (N, H, W) uint8. A side under 32 pixels is padded with its edge."""
     height, width = batch.shape[2:]
     padded = nn.functional.pad(
         batch, (0, max(0, LEAST - width), 0, max(0, LEAST - height)), mode="replicate"
     )
-    return logits(network, padded, flip_test)[:, :, :height, :width].argmax(1).to(torch.uint8)
+    out = logits(network, padded, flip_test, test_scales)
+    return out[:, :, :height, :width].argmax(1).to(torch.uint8)
 
 
 def write_mask(path: Path, classes: np.ndarray) -> None:

