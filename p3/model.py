@@ -190,8 +190,8 @@ def load_pretrained(network: nn.Module, weights: dict[str, Tensor], source: str)
     Raises InputError if the keys or shapes are not those.
     """
     if isinstance(network, DeepLabv3Plus):
-        load_imagenet(network.backbone, weights, where)
-        return f"backbone from {where}; started anew: all else"
+        load_imagenet(network.backbone, weights, source)
+        return f"backbone from {source}; started anew: all else"
     own = network.state_dict()
     try:
         if isinstance(network, FCN32s):
