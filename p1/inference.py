@@ -15,7 +15,7 @@ import core  # noqa: E402, F401  # says in one line what this Python lacks, befo
 import argparse  # noqa: E402
 
 import torch  # noqa: E402
-from torchvision.models import MobileNetV2  # noqa: E402
+from torch import nn  # noqa: E402
 
 from core import checkpoint, devices  # noqa: E402
 from core.cli import InputError, entry  # noqa: E402
@@ -23,7 +23,7 @@ from core.files import list_files, writable_file  # noqa: E402
 from core.inference import Predictor, Stream, flags, on_device  # noqa: E402
 from core.predictions import write_rows  # noqa: E402
 from p1 import data  # noqa: E402
-from p1.model import ARCHITECTURE, logits, mobilenet_v2  # noqa: E402
+from p1.model import build, logits  # noqa: E402
 
 FALLBACK = data.CLASSES[0]  # the label of a file that cannot be read
 
@@ -62,14 +62,12 @@ def label(args: argparse.Namespace, paths: list[Path], device: torch.device) -> 
     return stream.report(devices.describe(device), f"the label {FALLBACK}")
 
 
-def load_network(path: Path, device: torch.device) -> tuple[MobileNetV2, checkpoint.Checkpoint]:
+def load_network(path: Path, device: torch.device) -> tuple[nn.Module, checkpoint.Checkpoint]:
     """A checkpoint's network, ready on ``device``, and the checkpoint. Raises InputError if it is none of p1's 50 classes."""
     saved = checkpoint.load(path, "p1")
-    if saved.architecture != ARCHITECTURE or saved.classes != data.CLASSES:
-        raise InputError(
-            f"{path} is {saved.architecture} of {len(saved.classes)} classes, not {ARCHITECTURE} of 50"
-        )
-    network = mobilenet_v2(len(saved.classes))
+    if saved.classes != data.CLASSES:
+        raise InputError(f"{path} is of {len(saved.classes)} classes, not of problem 1's 50")
+    network = build(saved.architecture, len(saved.classes))
     checkpoint.load_weights(network, saved.weights, str(path))
     return devices.prepare(network.eval(), device), saved
 

@@ -1,19 +1,39 @@
-"""MobileNetV2 x1.4 for 32x32 images.
+"""Problem 1's networks.
 
-Sandler et al. 2018, "MobileNetV2: Inverted Residuals and Linear Bottlenecks", table 2, as published for CIFAR in
-chenyaofo/pytorch-cifar-models (BSD-3): torchvision's network with its first two halvings of the resolution left out.
+A, B: MobileNetV2 x1.4 for 32x32 images. Sandler et al. 2018, "MobileNetV2: Inverted Residuals and
+Linear Bottlenecks", table 2, as published for CIFAR in chenyaofo/pytorch-cifar-models (BSD-3):
+torchvision's network with its first two halvings of the resolution left out.
+C: EfficientNet-Lite on images that the network itself enlarges.
 """
 
 from __future__ import annotations
+
+import re
+from pathlib import Path
 
 from torch import Tensor, nn
 from torchvision.models import MobileNetV2
 
 from core import checkpoint
 from core.cli import InputError
+from core.efficientnet_lite import EfficientNetLite, imagenet_file, load_imagenet
 
 ARCHITECTURE = "mobilenet_v2_x1_4_32"
-FEATURES = 1792  # width of the second-last layer: 1280 * 1.4
+FEATURES = 1792  # width of MobileNetV2's second-last layer: 1280 * 1.4
+
+
+def build(architecture: str, classes: int, drop_path: float = 0.0) -> nn.Module:
+    """A network with random weights by its name in a checkpoint.
+
+    ``mobilenet_v2_x1_4_32``, or ``efficientnet_lite0_128``: the variant and the side in pixels to which
+    images are enlarged. ``drop_path``: see ``EfficientNetLite``. Raises InputError for another name.
+    """
+    if architecture == ARCHITECTURE:
+        return mobilenet_v2(classes)
+    match = re.fullmatch(r"efficientnet_(lite[012])_(\d{2,3})", architecture)
+    if not match:
+        raise InputError(f"problem 1 has no network {architecture!r}")
+    return EnlargedEfficientNet(classes, match[1], int(match[2]), drop_path)
 
 
 def mobilenet_v2(classes: int) -> MobileNetV2:
@@ -25,16 +45,63 @@ def mobilenet_v2(classes: int) -> MobileNetV2:
     return network
 
 
-def features(network: MobileNetV2, images: Tensor) -> Tensor:
-    """The second-last layer: (N, 3, 32, 32) -> (N, 1792), before dropout and the classifier."""
+class EnlargedEfficientNet(nn.Module):
+    """EfficientNet-Lite on images enlarged to ``side`` x ``side`` pixels (bicubic).
+
+    The published weights know objects of a hundred pixels and more, not of 32.
+    """
+
+    def __init__(self, classes: int, variant: str, side: int, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.side = side
+        self.backbone = EfficientNetLite(variant, drop_path=drop_path)
+        self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(1280, classes))
+        nn.init.normal_(self.classifier[1].weight, std=0.01)
+        nn.init.zeros_(self.classifier[1].bias)
+
+    def features(self, images: Tensor) -> Tensor:
+        """(N, 3, 32, 32) float -> (N, 1280, side / 32, side / 32)."""
+        size = (self.side, self.side)
+        images = nn.functional.interpolate(images, size, mode="bicubic", align_corners=False)
+        return self.backbone(images)[-1]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, 32, 32) float -> logits (N, classes)."""
+        return self.classifier(self.features(images).mean((2, 3)))
+
+
+def features(network: nn.Module, images: Tensor) -> Tensor:
+    """The second-last layer, before dropout and the classifier.
+
+    (N, 3, 32, 32) -> (N, 1792) of MobileNetV2, (N, 1280) of EfficientNet-Lite.
+    """
     return nn.functional.adaptive_avg_pool2d(network.features(images), 1).flatten(1)
 
 
-def load_pretrained(network: MobileNetV2, weights: dict[str, Tensor], source: str) -> str:
-    """Load a state dict trained on other classes into ``network``, its own random head kept; says what was swapped.
+def pretrained_file(network: nn.Module, name: str) -> Path:
+    """The file that ``--pretrained NAME`` means; ``imagenet`` is an installed package's.
 
-    Every other key must match (InputError otherwise).
+    Raises InputError if ``network`` is no EfficientNet-Lite or the package is not there.
     """
+    if name != "imagenet":
+        return Path(name)
+    if not isinstance(network, EnlargedEfficientNet):
+        raise InputError("--pretrained imagenet is for model C; name a file of weights for B")
+    return imagenet_file(network.backbone.variant)
+
+
+def load_pretrained(network: nn.Module, weights: dict[str, Tensor], source: str) -> str:
+    """Start ``network`` from weights trained on other classes; says what was started anew.
+
+    ``weights``: what a file holds: a bare state dict, one of our checkpoints or, for EfficientNet-Lite,
+    the ImageNet weights. Every key but the head's must match (InputError otherwise). ``source`` says in
+    messages where they come from.
+    """
+    if "weights" in weights and "format" in weights:
+        weights = weights["weights"]
+    if isinstance(network, EnlargedEfficientNet):
+        load_imagenet(network.backbone, weights, source)
+        return f"backbone from {source}; started anew: classifier"
     head = ("classifier.1.weight", "classifier.1.bias")
     missing = [name for name in head if name not in weights]
     if missing:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
+from core.efficientnet_lite import MEAN, STD
+from p1.model import ARCHITECTURE
+
 CIFAR100_MEAN, CIFAR100_STD = (0.5070, 0.4865, 0.4409), (0.2673, 0.2564, 0.2761)
 
 
@@ -12,7 +15,7 @@ class Recipe:
     """How to train. Learning rate and momentum are of one optimiser step of ``batch_size`` images."""
 
     name: str
-    model: str  # A: from scratch; B: from pre-trained weights
+    model: str  # A: from scratch; B: pre-trained; C: EfficientNet-Lite from ImageNet
     epochs: int
     patience: int  # epochs without a better validation accuracy before the run ends; 0: never
     batch_size: int
@@ -31,6 +34,10 @@ class Recipe:
     average: float  # decay of the averaged weights that are evaluated and saved; 0: the weights themselves
     flip_test: bool
     bf16: bool
+    architecture: str = ARCHITECTURE  # see p1.model.build
+    backbone_rate: float = 1.0  # the backbone's learning rate by that of the rest
+    drop_path: float = 0.0  # of EfficientNet-Lite: probability of leaving out the last block
+    cutmix: float = 0.0  # probability that an image gets a box of another one
 
 
 # The original report's model A: 0.6476 after 58 epochs. Only to-tensor, no normalisation.
@@ -56,6 +63,14 @@ HOUR_A = Recipe(
 )  # fmt: skip
 HOUR_B = dataclasses.replace(HOUR_A, model="B", epochs=8, lr=0.02)
 
+# From ImageNet weights, on images enlarged to 128 pixels.
+BEST_C = Recipe(
+    name="best", model="C", epochs=10, patience=0, batch_size=64, optimiser="adamw", lr=2e-3, schedule="cosine",
+    warmup_epochs=0.5, weight_decay=0.02, decay_vectors=False, label_smoothing=0.1, crop_padding=4,
+    jitter=(0.0, 0.0, 0.0, 0.0), rotation=0, mean=MEAN, std=STD, average=0.998, flip_test=True, bf16=True,
+    architecture="efficientnet_lite0_128", backbone_rate=0.25, drop_path=0.1, cutmix=0.5,
+)  # fmt: skip
+
 # Model B's initial weights, from other images and labels: see p1/pretrain.py.
 HOUR_PRETRAIN = dataclasses.replace(HOUR_A, epochs=4)
 REPORT_PRETRAIN = dataclasses.replace(
@@ -66,9 +81,14 @@ REPORT_PRETRAIN = dataclasses.replace(
 DEMO_A = dataclasses.replace(HOUR_A, name="demo", epochs=5, batch_size=64, lr=0.05, average=0.95)
 DEMO_B = dataclasses.replace(DEMO_A, model="B", lr=0.02)
 
+DEMO_C = dataclasses.replace(
+    BEST_C, name="demo", epochs=5, average=0.95, architecture="efficientnet_lite0_64"
+)
+
 RECIPES = {
     "report": {"A": REPORT_A, "B": REPORT_B},
     "hour": {"A": HOUR_A, "B": HOUR_B},
-    "demo": {"A": DEMO_A, "B": DEMO_B},
+    "demo": {"A": DEMO_A, "B": DEMO_B, "C": DEMO_C},
+    "best": {"C": BEST_C},
 }
 PRETRAIN = {"report": REPORT_PRETRAIN, "hour": HOUR_PRETRAIN}

@@ -10,14 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from core import augment, cache, checkpoint, devices, optimiser, processes
+from core import augment, cache, checkpoint, devices, mixing, optimiser, processes
 from core.average import update_average, warmed_up
 from core.cli import InputError, training_flags
 from core.provenance import digest
 from core.randomness import generator, seed_of, steps_per_epoch
 from core.run import Run
 from p1 import data
-from p1.model import ARCHITECTURE, load_pretrained, logits, mobilenet_v2
+from p1.model import build, load_pretrained, logits, pretrained_file
 from p1.recipes import RECIPES, Recipe
 
 
@@ -25,22 +25,24 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--model",
-        choices=["A", "B"],
+        choices=["A", "B", "C"],
         default="A",
-        help="A: from scratch, B: pre-trained (%(default)s)",
+        help="A: from scratch, B: pre-trained, C: EfficientNet-Lite (%(default)s)",
     )
     parser.add_argument("--recipe", choices=list(RECIPES), default="report", help="%(default)s")
     parser.add_argument(
         "--pretrained",
-        type=Path,
-        help="model B's initial weights: a state dict or a checkpoint of p1",
+        help="initial weights; B: file of a state dict or a checkpoint of p1; C: imagenet",
     )
     training_flags(parser, data="hw1_data/p1_data", run="runs/p1_MODEL_RECIPE")
     args = parser.parse_args()
-    if (args.model == "B") != (args.pretrained is not None):
-        raise InputError(
-            "--pretrained FILE belongs to --model B, and model B needs it (bash hw1_download.sh pretrained)"
-        )
+    if args.model == "A" and args.pretrained:
+        raise InputError("model A is trained from scratch: leave out --pretrained, or --model B")
+    if args.model == "B" and not args.pretrained:
+        raise InputError("model B needs --pretrained FILE (bash hw1_download.sh pretrained)")
+    if args.model not in RECIPES[args.recipe]:
+        others = ", ".join(name for name, models in RECIPES.items() if args.model in models)
+        raise InputError(f"no recipe {args.recipe} for model {args.model}; there are: {others}")
     return args
 
 
@@ -61,17 +63,23 @@ def main() -> None:
     )
 
     torch.manual_seed(seed_of(args.seed, "weights"))
-    network = mobilenet_v2(len(data.CLASSES))
-    if args.pretrained:
-        print(load_pretrained(network, read_pretrained(args.pretrained), str(args.pretrained)))
+    network = build(recipe.architecture, len(data.CLASSES), recipe.drop_path)
+    source = pretrained_file(network, args.pretrained) if args.pretrained else None
+    if source:
+        print(load_pretrained(network, checkpoint.read(source), str(source)))
     network = devices.prepare(network, device)
     average = copy.deepcopy(network) if recipe.average else network
     optimizer = optimiser.make(
-        recipe.optimiser, network, recipe.lr, recipe.weight_decay, recipe.decay_vectors
+        recipe.optimiser,
+        network,
+        recipe.lr,
+        recipe.weight_decay,
+        recipe.decay_vectors,
+        recipe.backbone_rate,
     )
     run = Run(
         args.run or Path(f"runs/p1_{args.model}_{recipe.name}"), recipe=recipe, seed=args.seed, device=device,
-        data={**digests, "pretrained_file": digest(args.pretrained) if args.pretrained else None},
+        data={**digests, "pretrained_file": digest(source) if source else None},
         notes={"pretrained": str(args.pretrained)},
         state={"network": network, "average": average, "optimizer": optimizer},
         watch="accuracy", fresh=args.fresh, stop_at=args.stop_at, save_minutes=args.save_minutes,
@@ -112,12 +120,19 @@ def fit(
                     run.total_steps, recipe.warmup_epochs * steps, recipe.epochs * steps
                 )
                 optimiser.set_lr(optimizer, recipe.lr * factor)
-            inputs = augmented(cache.gather(images, index, device), recipe, generator(*run.keys()))
+            rng = generator(*run.keys())
+            inputs = augmented(cache.gather(images, index, device), recipe, rng)
+            truth = labels[index.to(device)]
+            if recipe.cutmix:
+                inputs, partner, share = mixing.random_cutmix(inputs, 1.0, rng, recipe.cutmix)
             with devices.autocast(device, recipe.bf16):
-                out = trained(inputs)
-            loss = nn.functional.cross_entropy(
-                out.float(), labels[index.to(device)], label_smoothing=recipe.label_smoothing
-            )
+                out = trained(inputs).float()
+            if recipe.cutmix:
+                loss = mixing.cross_entropy(out, truth, partner, share, recipe.label_smoothing)
+            else:
+                loss = nn.functional.cross_entropy(
+                    out, truth, label_smoothing=recipe.label_smoothing
+                )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -128,7 +143,7 @@ def fit(
         result = evaluate(average, *val_set, recipe, device)
         run.end_epoch(
             as_checkpoint(average, recipe, classes),
-            lr=optimizer.param_groups[0]["lr"],
+            lr=optimizer.param_groups[-1]["lr"],
             accuracy=result,
         )
 
@@ -165,15 +180,9 @@ def as_checkpoint(
     network: nn.Module, recipe: Recipe, classes: tuple[str, ...]
 ) -> checkpoint.Checkpoint:
     return checkpoint.Checkpoint(
-        problem="p1", architecture=ARCHITECTURE, classes=classes, input_size=data.SIZE, mean=recipe.mean, std=recipe.std,
+        problem="p1", architecture=recipe.architecture, classes=classes, input_size=data.SIZE, mean=recipe.mean, std=recipe.std,
         flip_test=recipe.flip_test, recipe={}, scores={}, made={}, weights=network.state_dict(),
     )  # fmt: skip
-
-
-def read_pretrained(path: Path) -> dict[str, Tensor]:
-    """A bare state dict, as chenyaofo publishes, or one of our own checkpoints."""
-    content = checkpoint.read(path)
-    return content["weights"] if "weights" in content and "format" in content else content
 
 
 if __name__ == "__main__":

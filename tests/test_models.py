@@ -227,3 +227,40 @@ def test_networks_survive_the_checkpoint(make, tmp_path):
     checkpoint.load_weights(other, checkpoint.load(tmp_path / "x.pt", "p1").weights, "x.pt")
     images = torch.rand(2, 3, 64, 64)
     assert torch.allclose(network.eval()(images), other.eval()(images), atol=0.02)
+
+
+@pytest.mark.parametrize("network", [p1.build("efficientnet_lite0_64", 50), p3.DeepLabv3Plus()])
+def test_models_c_start_near_chance_and_learn_one_batch(network):
+    torch.manual_seed(0)
+    images = torch.randn(4, 3, 32, 32) if hasattr(network, "side") else torch.randn(2, 3, 64, 64)
+    out = network.train()(images)
+    classes = out.shape[1]
+    truth = torch.arange(len(images)).view(-1, *[1] * (out.ndim - 2)).expand(-1, *out.shape[2:])
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(12):
+        loss = torch.nn.functional.cross_entropy(network(images), truth)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert abs(losses[0] - math.log(classes)) < 1
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_p3_scales_are_averaged_in_the_images_own_size():
+    network = p3.DeepLabv3Plus().eval()
+    images = torch.randn(1, 3, 70, 64)
+    with torch.no_grad():
+        both = p3.logits(network, images, True, (0.5, 1.0))
+        half, full = (p3.logits(network, images, True, (scale,)) for scale in (0.5, 1.0))
+    assert both.shape == (1, 7, 70, 64)
+    torch.testing.assert_close(both, (half + full) / 2)
+
+
+def test_only_model_c_starts_from_imagenet():
+    for problem, network in ((p1, p1.mobilenet_v2(50)), (p3, p3.DeepLabv3())):
+        with pytest.raises(InputError, match="model C"):
+            problem.pretrained_file(network, "imagenet")
+    with pytest.raises(InputError, match="no network 'efficientnet_lite9_64'"):
+        p1.build("efficientnet_lite9_64", 50)
