@@ -266,7 +266,7 @@ def test_problem_1_follows_its_schedule_and_keeps_the_averaged_weights(
         nn.Flatten(),
         nn.Linear(8 * 64, 50),
     )
-    monkeypatch.setattr(p1, "mobilenet_v2", lambda classes: copy.deepcopy(small))
+    monkeypatch.setattr(p1, "build", lambda *_: copy.deepcopy(small))
     flags = ("--data", tiny / "p1_data", "--batch-size", "25", "--epochs", "3", "--device", "cpu")
     assert call(p1.main, *flags, "--recipe", "hour", "--run", tmp_path / "hour")[0] == 0
     recipe = p1_recipes.RECIPES["hour"]["A"]
