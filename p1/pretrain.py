@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from core import cache, devices, optimiser, processes
+from core import cache, devices, optim, processes
 from core.cli import InputError, training_flags
 from core.files import natural
 from core.predictions import locate, read_rows
@@ -71,7 +71,7 @@ def main() -> None:
     torch.manual_seed(seed_of(args.seed, "weights"))
     network = devices.prepare(mobilenet_v2(len(classes)), device)
     average = copy.deepcopy(network) if recipe.average else network
-    optimizer = optimiser.make(
+    optimizer = optim.make(
         recipe.optimiser, network, recipe.lr, recipe.weight_decay, recipe.decay_vectors
     )
     run = Run(

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from core import augment, cache, checkpoint, devices, mixing, optimiser, processes
-from core.average import update_average, warmed_up
+from core import augment, cache, checkpoint, devices, mixing, processes
 from core.cli import InputError, training_flags
+from core.optim import update_average, warmed_up
 from core.provenance import digest
 from core.randomness import generator, seed_of, steps_per_epoch
 from core.run import Run
@@ -69,7 +69,7 @@ def main() -> None:
         print(load_pretrained(network, checkpoint.read(source), str(source)))
     network = devices.prepare(network, device)
     average = copy.deepcopy(network) if recipe.average else network
-    optimizer = optimiser.make(
+    optimizer = optim.make(
         recipe.optimiser,
         network,
         recipe.lr,
@@ -116,10 +116,10 @@ def fit(
         network.train()
         for index in run.batches(len(images), recipe.batch_size):
             if recipe.schedule == "cosine":
-                factor = optimiser.warmup_cosine(
+                factor = optim.warmup_cosine(
                     run.total_steps, recipe.warmup_epochs * steps, recipe.epochs * steps
                 )
-                optimiser.set_lr(optimizer, recipe.lr * factor)
+                optim.set_lr(optimizer, recipe.lr * factor)
             rng = generator(*run.keys())
             inputs = augmented(cache.gather(images, index, device), recipe, rng)
             truth = labels[index.to(device)]

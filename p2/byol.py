@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from core.average import update_average
+from core.optim import update_average
 
 
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

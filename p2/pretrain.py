@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from core import augment, cache, checkpoint, devices, optimiser, processes
+from core import augment, cache, checkpoint, devices, optim, processes
 from core.cli import InputError, training_flags
 from core.provenance import digest
 from core.randomness import generator, seed_of, steps_per_epoch
@@ -66,7 +66,7 @@ def main() -> None:
     torch.manual_seed(seed_of(args.seed, "weights"))
     byol = devices.prepare(BYOL(make_backbone(), FEATURES), device)
     trained = processes.wrap(byol, device)
-    optimizer = optimiser.make(
+    optimizer = optim.make(
         recipe.optimiser, byol, recipe.lr, recipe.weight_decay, recipe.decay_vectors
     )
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.1, patience=10)
@@ -82,10 +82,10 @@ def main() -> None:
             len(images), recipe.batch_size, at_least=2
         ):  # for the projector's BatchNorm
             if recipe.schedule == "cosine":
-                factor = optimiser.warmup_cosine(
+                factor = optim.warmup_cosine(
                     run.total_steps, recipe.warmup_epochs * steps, recipe.epochs * steps
                 )
-                optimiser.set_lr(optimizer, recipe.lr * factor)
+                optim.set_lr(optimizer, recipe.lr * factor)
             batch = augment.to_float(cache.gather(images, index, device))
             views = [
                 view(batch, how, recipe, generator(*run.keys(), name))

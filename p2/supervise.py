@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from core import cache, checkpoint, devices, optimiser, processes
+from core import cache, checkpoint, devices, optim, processes
 from core.cli import InputError
 from core.provenance import digest
 from core.randomness import generator, seed_of, steps_per_epoch
@@ -48,7 +48,7 @@ def main(args: argparse.Namespace) -> None:
     torch.manual_seed(seed_of(args.seed, "weights"))
     network = devices.prepare(Classifier(len(classes)), device)
     trained = processes.wrap(network, device)
-    optimizer = optimiser.make(
+    optimizer = optim.make(
         recipe.optimiser, network, recipe.lr, recipe.weight_decay, recipe.decay_vectors
     )
     run = Run(
@@ -62,10 +62,10 @@ def main(args: argparse.Namespace) -> None:
         network.train()
         for index in run.batches(len(images), recipe.batch_size):
             if recipe.schedule == "cosine":
-                factor = optimiser.warmup_cosine(
+                factor = optim.warmup_cosine(
                     run.total_steps, recipe.warmup_epochs * steps, recipe.epochs * steps
                 )
-                optimiser.set_lr(optimizer, recipe.lr * factor)
+                optim.set_lr(optimizer, recipe.lr * factor)
             inputs = augmented(cache.gather(images, index, device), recipe, generator(*run.keys()))
             truth = labels[index.to(device)]
             with devices.autocast(device, recipe.bf16):

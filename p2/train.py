@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from core import augment, cache, checkpoint, devices, optimiser, processes
+from core import augment, cache, checkpoint, devices, optim, processes
 from core.cli import STOPPED, InputError, say, training_flags
 from core.predictions import wilson
 from core.provenance import digest
@@ -149,7 +149,7 @@ def train(setting: Setting, args: argparse.Namespace) -> tuple[Run, int]:
     network = devices.prepare(network, device)
     head_only = frozen.applies(setting.frozen, recipe)
     trained = processes.wrap(network.head if head_only else network, device)
-    optimizer = optimiser.make(
+    optimizer = optim.make(
         recipe.optimiser, network, recipe.lr, recipe.weight_decay, recipe.decay_vectors
     )
     run = Run(
@@ -171,10 +171,10 @@ def train(setting: Setting, args: argparse.Namespace) -> tuple[Run, int]:
             val_features = frozen.both_features(network.backbone, val_images, recipe, device)
         for index in run.batches(len(images), recipe.batch_size):
             if recipe.schedule == "cosine":
-                factor = optimiser.warmup_cosine(
+                factor = optim.warmup_cosine(
                     run.total_steps, recipe.warmup_epochs * steps, recipe.epochs * steps
                 )
-                optimiser.set_lr(optimizer, recipe.lr * factor)
+                optim.set_lr(optimizer, recipe.lr * factor)
             rng = generator(*run.keys())
             if head_only:
                 inputs = frozen.drawn(features, index, rng)

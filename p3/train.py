@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from core import augment, cache, checkpoint, devices, optimiser, processes
-from core.average import update_average, warmed_up
+from core import augment, cache, checkpoint, devices, optim, processes
 from core.cli import InputError, training_flags
+from core.optim import update_average, warmed_up
 from core.provenance import digest
 from core.randomness import generator, seed_of, steps_per_epoch
 from core.run import Run
@@ -71,7 +71,7 @@ def main() -> None:
     network = devices.prepare(network, device)
     average = copy.deepcopy(network) if recipe.average else network
     trained = processes.wrap(network, device)
-    optimizer = optimiser.make(
+    optimizer = optim.make(
         recipe.optimiser,
         network,
         recipe.lr,
@@ -97,10 +97,10 @@ def main() -> None:
         network.train()
         for index in run.batches(len(train_pairs), recipe.batch_size, at_least=at_least):
             if recipe.schedule == "cosine":
-                factor = optimiser.warmup_cosine(
+                factor = optim.warmup_cosine(
                     run.total_steps, recipe.warmup_epochs * steps, recipe.epochs * steps
                 )
-                optimiser.set_lr(optimizer, recipe.lr * factor)
+                optim.set_lr(optimizer, recipe.lr * factor)
             images, truth = augmented(
                 cache.gather(train_pairs, index, device), recipe, generator(*run.keys())
             )

@@ -160,11 +160,11 @@ def test_the_papers_two_views_are_its_appendix_bs():
 
 
 def test_the_papers_recipe_makes_the_papers_optimiser():
-    from core import optimiser
-    from core.lars import LARS
+    from core import optim
+    from core.optim import LARS
 
     recipe = PRETRAIN["paper"]
-    optimizer = optimiser.make(
+    optimizer = optim.make(
         recipe.optimiser, small(), recipe.lr, recipe.weight_decay, recipe.decay_vectors
     )
     assert isinstance(optimizer, LARS)

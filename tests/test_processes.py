@@ -18,8 +18,8 @@ from conftest import ROOT, TINY
 from torch import nn
 
 from core import checkpoint, processes
-from core.average import update_average
 from core.cli import InputError, warn
+from core.optim import update_average
 from core.randomness import batches, generator, seed_of
 from core.run import Run
 from demo.draw import draw_all

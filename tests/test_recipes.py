@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from core import augment, checkpoint, optimiser
+from core import augment, checkpoint, optim
 from core.randomness import generator
 from p1 import recipes as p1_recipes
 from p1 import train as p1
@@ -53,7 +53,7 @@ def test_the_reports_recipes_are_the_original_reports(
         batch,
         schedule,
     )
-    made = optimiser.make(
+    made = optim.make(
         recipe.optimiser, nn.Linear(2, 2), recipe.lr, recipe.weight_decay, recipe.decay_vectors
     )
     assert type(made) is torch.optim.Adam and recipe.warmup_epochs == 0
@@ -203,7 +203,7 @@ def cosine_lrs(recipe, epochs, steps):
     """The learning rate of each epoch's last step."""
     last = [steps * (epoch + 1) - 1 for epoch in range(epochs)]
     return [
-        recipe.lr * optimiser.warmup_cosine(step, recipe.warmup_epochs * steps, epochs * steps)
+        recipe.lr * optim.warmup_cosine(step, recipe.warmup_epochs * steps, epochs * steps)
         for step in last
     ]
 

@@ -21,9 +21,9 @@ import torch
 from conftest import ROOT
 from torch import nn
 
-from core import checkpoint, optimiser
-from core.average import update_average, warmed_up
+from core import checkpoint, optim
 from core.cli import STOPPED, InputError, entry, say
+from core.optim import update_average, warmed_up
 from core.provenance import commit, digest, fingerprint
 from core.randomness import generator, seed_of, steps_per_epoch
 from core.run import CHECK_EVERY, Run
@@ -52,7 +52,7 @@ def train(folder, recipe=Recipe(), seed=0, data="fixed", in_a_step=lambda run: N
     torch.manual_seed(seed_of(seed, "weights"))
     network = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Dropout(0.3), nn.Linear(6, 3))
     average = copy.deepcopy(network)
-    optimizer = optimiser.make("sgd", network, recipe.lr, 1e-3, decay_vectors=False)
+    optimizer = optim.make("sgd", network, recipe.lr, 1e-3, decay_vectors=False)
     steps = steps_per_epoch(len(inputs), recipe.batch_size)
     run = Run(
         folder, recipe=recipe, data={"train": data}, seed=seed, device=CPU, watch="accuracy",
@@ -61,8 +61,8 @@ def train(folder, recipe=Recipe(), seed=0, data="fixed", in_a_step=lambda run: N
     for _ in run.epochs(recipe.epochs):
         network.train()
         for index in run.batches(len(inputs), recipe.batch_size):
-            factor = optimiser.warmup_cosine(run.total_steps, steps, recipe.epochs * steps)
-            optimiser.set_lr(optimizer, recipe.lr * factor)
+            factor = optim.warmup_cosine(run.total_steps, steps, recipe.epochs * steps)
+            optim.set_lr(optimizer, recipe.lr * factor)
             noise = torch.randn(len(index), 5, generator=generator(*run.keys()))
             loss = nn.functional.cross_entropy(network(inputs[index] + 0.1 * noise), labels[index])
             optimizer.zero_grad()

@@ -1,0 +1,162 @@
+"""Optimisers, learning-rate schedules and averaged weights, by the names that recipes have for them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core.cli import InputError
+
+ENDLESS = ("constant", "plateau")  # schedules that do not depend on the number of epochs
+
+
+def make(
+    name: str,
+    network: nn.Module,
+    lr: float,
+    weight_decay: float,
+    decay_vectors: bool,
+    backbone_rate: float = 1.0,
+) -> torch.optim.Optimizer:
+    """The optimiser ``name`` over the parameters that have a gradient.
+
+    ``adam``, ``adamw``, ``sgd`` (Nesterov's momentum 0.9) or ``lars``. Without ``decay_vectors``,
+    biases and BatchNorm's scales and shifts do not decay; with ``lars`` they never do. What the
+    network has under ``backbone`` learns at ``backbone_rate`` times ``lr``. Raises InputError if
+    there is no such optimiser.
+    """
+    by_rates: dict[tuple[float, float], dict[str, Any]] = {}
+    for parameter_name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            decay = weight_decay if decay_vectors or parameter.ndim >= 2 else 0.0
+            rate = backbone_rate if parameter_name.startswith("backbone.") else 1.0
+            group = by_rates.setdefault(
+                (decay, rate), {"params": [], "weight_decay": decay, "rate": rate, "lr": lr * rate}
+            )
+            group["params"].append(parameter)
+    groups = list(by_rates.values())
+    if name == "adam":
+        return torch.optim.Adam(groups, lr=lr)
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr=lr)
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
+    if name == "lars":
+        return LARS(groups, lr=lr)
+    raise InputError(f"no optimiser {name!r}; there are adam, adamw, sgd and lars")
+
+
+class LARS(torch.optim.Optimizer):
+    """SGD with momentum in which every weight matrix moves in proportion to its own length.
+
+    You, Gitman & Ginsburg 2017, "Large Batch Training of Convolutional Networks", section 4. For a
+    parameter w of two or more dimensions with the gradient g, ``d = g + weight_decay * w`` is scaled
+    by ``trust * |w| / |d|`` (1 where either norm is 0); for biases and BatchNorm's vectors ``d = g``:
+    they neither decay nor adapt (Grill et al. 2020, section 3.3). Then ``v = momentum * v + d`` and
+    ``w = w - lr * v``.
+
+    NOTE: the original's algorithm 1 divides by ``|g| + weight_decay * |w|`` and has lr inside the
+    momentum; here both are as in BYOL's published code.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust: float = 1e-3,
+    ) -> None:
+        super().__init__(
+            parameters,
+            {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust},
+        )
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """One update of every parameter that has a gradient; returns the closure's loss, if any."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    self._update(weight, group)
+        return loss
+
+    def _update(self, weight: Tensor, group: dict[str, Any]) -> None:
+        change = weight.grad
+        if weight.ndim >= 2:
+            change = change.add(weight, alpha=group["weight_decay"])
+            length, step = weight.norm(), change.norm()
+            # No branch on the norms: reading them would make a GPU wait, once for every parameter.
+            change = change * torch.where(
+                (length > 0) & (step > 0), group["trust"] * length / step, 1.0
+            )
+        state = self.state[weight]
+        if "velocity" not in state:
+            state["velocity"] = torch.zeros_like(weight)
+        state["velocity"].mul_(group["momentum"]).add_(change)
+        weight.sub_(state["velocity"], alpha=group["lr"])
+
+
+# --- schedules ------------------------------------------------------------------------------------
+
+
+def warmup_cosine(step: int, warmup: float, total: float) -> float:
+    """The factor, 0..1, of the learning rate at ``step`` (from 0) of ``total``.
+
+    It rises in a line over ``warmup`` steps, then falls by half a cosine to 0 (Loshchilov & Hutter
+    2017, "SGDR", equation 5, without restarts).
+    """
+    if step < warmup:
+        return min(1.0, (step + 1) / warmup)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / (total - warmup))))
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of each group to ``lr`` times the group's own rate (see ``make``)."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("rate", 1.0)  # states of former runs have no rate
+
+
+def plateau(
+    optimizer: torch.optim.Optimizer, schedule: str
+) -> torch.optim.lr_scheduler.ReduceLROnPlateau | None:
+    """What lowers the learning rate under the schedule ``plateau``; None under the others.
+
+    To a tenth, in the 11th epoch in a row without a lower loss.
+    """
+    if schedule != "plateau":
+        return None
+    return torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.1, patience=10)
+
+
+# --- averaged weights -----------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """``average <- decay * average + (1 - decay) * model``, over parameters and buffers.
+
+    BatchNorm's running statistics are averaged too, so that they belong to the averaged weights;
+    counters are copied.
+    """
+    ours, theirs = average.state_dict(), model.state_dict()
+    floats = [name for name, value in theirs.items() if value.is_floating_point()]
+    torch._foreach_lerp_([ours[n] for n in floats], [theirs[n] for n in floats], 1.0 - decay)
+    for name in theirs.keys() - set(floats):
+        ours[name].copy_(theirs[name])
+
+
+def warmed_up(decay: float, updates: int) -> float:
+    """``decay``, or less in the first updates: min(decay, (1 + n) / (10 + n)).
+
+    So the weights of the start are soon forgotten.
+    """
+    return min(decay, (1 + updates) / (10 + updates))
