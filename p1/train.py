@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from core import augment, cache, checkpoint, devices, mixing, processes
+from core import augment, cache, checkpoint, devices, mixing, optim, processes
 from core.cli import InputError, training_flags
 from core.optim import update_average, warmed_up
 from core.provenance import digest
