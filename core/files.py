@@ -8,33 +8,41 @@ import re
 import secrets
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 from core.cli import InputError
 
+ABANDONED = 3600  # seconds without a byte, after which a hidden file's writer is taken for killed
+
 
 class Unwritable(InputError):
-    """A file cannot be written: no permission, no space, no disk. The message names it and says why."""
+    """A file cannot be written: no permission, no space, no disk. The message says which and why."""
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """Open ``path`` for binary writing; it appears complete when the block ends, or not at all.
 
-    The bytes go to a hidden file beside it, are synced to the disk and renamed over ``path``. An error, a signal that
-    raises or a full disk leaves what was there before; SIGKILL leaves at most the hidden file. Raises Unwritable.
+    The bytes go to a hidden file beside it, are synced to the disk and renamed over ``path``, whose
+    folder is made if need be. A link is written through, and an old file's permissions are kept. An
+    error, a signal that raises or a full disk leaves what was there before; SIGKILL leaves at most
+    the hidden file, which ``remove_abandoned`` finds. Raises Unwritable.
     """
-    hidden = path.parent / f".{path.name[:50]}.{secrets.token_hex(8)}.part"
+    target = link_target(path)
+    hidden = target.parent / f".{target.name[:50]}.{secrets.token_hex(8)}.part"
     try:
-        with open(
-            hidden, "xb"
-        ) as file:  # not mkstemp, whose files are private: an output is as public as any new file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Not mkstemp, whose files are private: an output is as public as any new file.
+        with open(hidden, "xb") as file:
+            with contextlib.suppress(OSError):  # there is no old file, or it is another user's
+                os.fchmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(hidden, path)
+        os.replace(hidden, target)
     except OSError as error:
         raise Unwritable(f"cannot write {path}: {error.strerror or error}") from error
     finally:
@@ -42,10 +50,40 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
             os.unlink(hidden)
 
 
+def link_target(path: Path) -> Path:
+    """The file that ``path`` is or, through links, leads to; it need not exist.
+
+    Raises Unwritable if it lies under /dev, /proc or /sys (but not in /dev/shm), or if the links
+    lead in a circle.
+    """
+    for _ in range(40):  # as many as Linux follows
+        path = Path(os.path.realpath(path.parent), path.name)
+        system = {"dev", "proc", "sys"} & set(path.parts[1:2])
+        if system and path.parts[1:3] != ("dev", "shm"):
+            raise Unwritable(f"cannot write {path}: it is the system's; name another file")
+        if not os.path.islink(path):
+            return path
+        path = path.parent / os.readlink(path)
+    raise Unwritable(f"cannot write {path}: its links lead in a circle; name another file")
+
+
+def remove_abandoned(folder: Path, name: str = "") -> None:
+    """Remove the hidden files that killed programs left in ``folder`` of ``name``, or of any file."""
+    pattern = re.compile(rf"\.{re.escape(name[:50]) or '.+'}\.[0-9a-f]{{16}}\.part")
+    with contextlib.suppress(OSError):  # as another program may do the same
+        for entry in os.scandir(folder):
+            if pattern.fullmatch(entry.name) and entry.stat().st_mtime < time.time() - ABANDONED:
+                os.unlink(entry)
+
+
 def writable_file(path: Path) -> Path:
-    """Check, before any work is done, that ``path`` can become a file; make its folder. Raises InputError."""
+    """Check, before any work is done, that ``path`` can become a file. Nothing is made.
+
+    Raises InputError.
+    """
+    target = link_target(path)
     try:
-        mode = path.stat().st_mode
+        mode = target.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         mode = stat.S_IFREG  # which it will be
     except OSError as error:
@@ -56,27 +94,47 @@ def writable_file(path: Path) -> Path:
         raise InputError(
             f"the output {path} is a device, which a new file would replace; name a file"
         )
-    writable_folder(path.parent)
+    output_folder(target.parent)
+    remove_abandoned(target.parent, target.name)
     return path
+
+
+def output_folder(path: Path) -> Path:
+    """Check that ``path`` is or can become a folder that can be written in. Nothing is made.
+
+    Raises InputError.
+    """
+    link_target(path)
+    existing = path.absolute()
+    try:
+        while not _exists(existing):
+            existing = existing.parent
+        if not existing.is_dir():
+            raise InputError(f"the output folder {path} cannot be made: a file is in the way")
+        # This asks the file system itself: root passes every os.access.
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write in {existing}: {error.strerror}") from error
+    return path
+
+
+def _exists(path: Path) -> bool:
+    # Not Path.exists, to which a link that leads nowhere is none.
+    try:
+        os.lstat(path)
+        return True
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def writable_folder(path: Path) -> Path:
     """Make ``path`` a folder that can be written in, or raise InputError."""
+    output_folder(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise InputError(
-            f"the output folder {path} cannot be made: a file is in the way"
-        ) from error
     except OSError as error:
         raise InputError(f"the output folder {path} cannot be made: {error.strerror}") from error
-    try:
-        with tempfile.TemporaryFile(
-            dir=path
-        ):  # asks the file system itself: root passes every os.access
-            pass
-    except OSError as error:
-        raise InputError(f"cannot write in {path}: {error.strerror}") from error
     return path
 
 
@@ -93,16 +151,19 @@ def readable_folder(path: Path) -> Path:
     return path
 
 
-def natural(name: str) -> list[tuple[int, int, str]]:
+def natural(name: str) -> list[tuple[int, int, str, str]]:
     """Sort key that puts ``2_10.png`` before ``10_2.png``: runs of digits compare as numbers."""
-    parts = re.findall(r"(\d+)|(\D+)", name)
-    return [(0, int(digits), digits) if digits else (1, 0, text) for digits, text in parts]
+    key = []
+    for digits, text in re.findall(r"([0-9]+)|([^0-9]+)", name):
+        number = digits.lstrip("0")  # not an int, which Python refuses to make of 5,000 digits
+        key.append((0, len(number), number, digits) if digits else (1, 0, text, ""))
+    return key
 
 
 def list_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """The files directly in ``folder`` with one of ``suffixes`` (any case), in natural order. Hidden ones do not count.
+    """The files directly in ``folder`` with one of ``suffixes`` (any case), in natural order.
 
-    Raises InputError if there is no such folder or no such file in it.
+    Hidden ones do not count. Raises InputError if there is no such folder or no such file in it.
     """
     readable_folder(folder)
     try:

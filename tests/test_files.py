@@ -4,12 +4,21 @@ import errno
 import os
 import random
 import stat
+import time
 from pathlib import Path
 
 import pytest
 
 from core.cli import InputError
-from core.files import atomic_write, list_files, natural, writable_file, writable_folder
+from core.files import (
+    ABANDONED,
+    atomic_write,
+    list_files,
+    natural,
+    output_folder,
+    writable_file,
+    writable_folder,
+)
 
 
 def write(path, content=b"new"):
@@ -21,7 +30,7 @@ def listing(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-# --- whole ------------------------------------------------------------------------------------------------------------
+# --- atomic_write -------------------------------------------------------------------------------------------------------
 
 
 def test_a_file_appears_only_when_the_block_ends(tmp_path):
@@ -84,12 +93,62 @@ def test_a_folder_in_the_way_is_an_input_error_and_stays(tmp_path):
     assert (tmp_path / "out").is_dir() and listing(tmp_path) == ["out"]
 
 
-def test_a_missing_parent_and_a_file_as_parent_are_input_errors(tmp_path):
+def test_missing_folders_are_made_but_a_file_in_their_place_is_an_input_error(tmp_path):
+    write(tmp_path / "a" / "b" / "out")
+    assert listing(tmp_path / "a" / "b") == ["out"]
     write(tmp_path / "file", b"old")
-    for parent in ("missing", "file"):
-        with pytest.raises(InputError, match=f"cannot write .*{parent}.out"):
-            write(tmp_path / parent / "out")
-    assert listing(tmp_path) == ["file"]
+    with pytest.raises(InputError, match="cannot write .*file.out"):
+        write(tmp_path / "file" / "out")
+    assert listing(tmp_path) == ["a", "file"] and (tmp_path / "file").read_bytes() == b"old"
+
+
+def test_a_link_is_written_through_and_an_old_files_permissions_are_kept(tmp_path):
+    (tmp_path / "far").mkdir()
+    write(tmp_path / "far" / "old")
+    (tmp_path / "far" / "old").chmod(0o604)
+    (tmp_path / "first").symlink_to("second")  # a link to a link, both relative
+    (tmp_path / "second").symlink_to("far/old")
+    (tmp_path / "dangling").symlink_to(tmp_path / "far" / "new")
+    for name in ("first", "dangling"):
+        writable_file(tmp_path / name)
+        write(tmp_path / name, b"newer")
+        assert (tmp_path / name).is_symlink() and (tmp_path / name).read_bytes() == b"newer"
+    assert stat.S_IMODE((tmp_path / "far" / "old").stat().st_mode) == 0o604
+    assert listing(tmp_path / "far") == ["new", "old"]
+
+
+@pytest.mark.parametrize("check", [writable_file, write, output_folder])
+def test_what_is_the_systems_is_refused_whichever_link_leads_there(tmp_path, check):
+    (tmp_path / "link").symlink_to("/dev/stdout")
+    (tmp_path / "folder").symlink_to("/proc/self")
+    (tmp_path / "circle").symlink_to("circle")
+    for path in ("/dev/stdout", "/dev/new", "/proc/self/fd/1", "/sys/new", "link", "folder/new"):
+        with pytest.raises(InputError, match="cannot write .*it is the system's; name another"):
+            check(tmp_path / path)
+    with pytest.raises(InputError, match="cannot write .*lead in a circle|a file is in the way"):
+        check(tmp_path / "circle")
+    assert Path("/dev/stdout").is_symlink()
+
+
+def test_the_memory_disk_is_a_disk(tmp_path):
+    path = Path(f"/dev/shm/{tmp_path.name}.{os.getpid()}")
+    if os.access(path.parent, os.W_OK):
+        try:
+            write(writable_file(path))
+            assert path.read_bytes() == b"new"
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def test_what_killed_programs_left_is_removed_once_it_is_old(tmp_path):
+    old = time.time() - ABANDONED - 60
+    left = [".out.0123456789abcdef.part", ".other.0123456789abcdef.part", ".out.part", "out.part"]
+    for name in (*left, ".out.00112233445566ff.part"):
+        (tmp_path / name).touch()
+    for name in left:
+        os.utime(tmp_path / name, (old, old))
+    writable_file(tmp_path / "out")
+    assert listing(tmp_path) == sorted([*left[1:], ".out.00112233445566ff.part"])
 
 
 def test_names_that_are_relative_long_or_not_latin_are_fine(tmp_path, monkeypatch):
@@ -103,10 +162,10 @@ def test_names_that_are_relative_long_or_not_latin_are_fine(tmp_path, monkeypatc
 # --- writable ---------------------------------------------------------------------------------------------------------
 
 
-def test_writable_file_makes_the_folder_but_not_the_file(tmp_path):
+def test_a_check_makes_nothing(tmp_path):
     path = tmp_path / "a" / "b" / "out.csv"
-    assert writable_file(path) == path
-    assert listing(tmp_path / "a") == ["b"] and listing(tmp_path / "a" / "b") == []
+    assert writable_file(path) == path and output_folder(path) == path
+    assert listing(tmp_path) == []
 
 
 def test_writable_file_leaves_an_old_file_as_it_is(tmp_path):
@@ -128,22 +187,27 @@ def test_writable_file_refuses_a_name_that_is_too_long(tmp_path):
         writable_file(tmp_path / ("x" * 256))
 
 
-def test_writable_folder_refuses_a_file_in_the_way(tmp_path):
+@pytest.mark.parametrize("check", [output_folder, writable_folder])
+def test_writable_folder_refuses_a_file_in_the_way(tmp_path, check):
     write(tmp_path / "file", b"old")
     for path in (tmp_path / "file", tmp_path / "file" / "below" / "it"):
         with pytest.raises(InputError, match="a file is in the way"):
-            writable_folder(path)
+            check(path)
     assert (tmp_path / "file").read_bytes() == b"old"
+    with pytest.raises(InputError, match="File name too long"):
+        check(tmp_path / ("x" * 256))
 
 
-def test_writable_folder_asks_the_file_system_itself(tmp_path, monkeypatch):
+@pytest.mark.parametrize("check", [output_folder, writable_folder])
+def test_writable_folder_asks_the_file_system_itself(tmp_path, monkeypatch, check):
     def read_only(**_):
         raise OSError(errno.EROFS, "Read-only file system")
 
-    assert writable_folder(tmp_path) == tmp_path and listing(tmp_path) == []
+    assert check(tmp_path) == tmp_path and listing(tmp_path) == []
     monkeypatch.setattr("tempfile.TemporaryFile", read_only)
     with pytest.raises(InputError, match="cannot write in .*Read-only"):
-        writable_folder(tmp_path)
+        check(tmp_path / "new")
+    assert listing(tmp_path) == []
 
 
 # --- listing ----------------------------------------------------------------------------------------------------------
@@ -165,6 +229,7 @@ def test_natural_order_compares_numbers_as_numbers():
     shuffled = ordered.copy()
     random.Random(0).shuffle(shuffled)
     assert sorted(shuffled, key=natural) == ordered
+    assert natural("1" * 5000) < natural("2" * 5000) < natural("1" * 5001)
     assert natural("01.png") != natural("1.png"), (
         "names that differ have one order, whatever the folder's"
     )
