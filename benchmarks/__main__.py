@@ -21,7 +21,7 @@ from statistics import median
 
 # Neither torch nor numpy here: a child's peak of memory, as Linux counts it, begins with the size of the process that
 # starts it.
-from core.cli import InputError, entry, positive
+from core.cli import InputError, Parser, entry, positive
 
 ROOT = Path(__file__).resolve().parents[1]
 NAIVE_BATCH = {"p1": 32, "p2": 32, "p3": 8}
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python3 -m benchmarks", description=__doc__)
+    parser = Parser(prog="python3 -m benchmarks", description=__doc__)
     what = parser.add_subparsers(dest="what", required=True)
     ours = what.add_parser("inference", help="hw1_N.sh beside the naive way, on the CPU")
     ours.add_argument("--problem", choices=list(NAIVE_BATCH), default="p1", help="%(default)s")

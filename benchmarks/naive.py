@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from core.cli import InputError, entry
+from core.cli import InputError, Parser, entry
 from p1.model import mobilenet_v2
 from p2.model import Classifier
 from p3.data import COLOURS, mask_name
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python3 -m benchmarks.naive", description=__doc__)
+    parser = Parser(prog="python3 -m benchmarks.naive", description=__doc__)
     parser.add_argument("problem", choices=["p1", "p2", "p3"])
     parser.add_argument("--checkpoint", type=Path, required=True, help="as pN.train writes it")
     parser.add_argument(

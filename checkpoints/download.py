@@ -6,7 +6,6 @@ asked of a network, nor of the libraries that would fetch them.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import hashlib
 import json
@@ -24,7 +23,7 @@ if (
     sys.path[0] = str(ROOT)
 
 from checkpoints.archive import PARTS, BadArchive, unpack  # noqa: E402
-from core.cli import InputError, entry, positive, warn  # noqa: E402
+from core.cli import InputError, Parser, entry, positive, warn  # noqa: E402
 from core.files import writable_folder  # noqa: E402
 
 FOLDERS = {"checkpoints": "checkpoints", "pretrained": "pretrained", "data": "hw1_data"}
@@ -78,7 +77,7 @@ class Wanted:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=PROGRAM, description="Make sure that the files of a manifest are there and right."
     )
     parser.add_argument(

@@ -5,21 +5,20 @@ Copies it to ``checkpoints/`` and writes its entry in the manifest, from what th
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 from pathlib import Path
 
 from checkpoints.download import read_manifest
 from core import checkpoint
-from core.cli import InputError, entry
+from core.cli import InputError, Parser, entry, say
 from core.files import atomic_write
 
 FOLDER = Path(__file__).resolve().parents[1] / "checkpoints"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("source", type=Path, help="a run's last.pt or best.pt")
     parser.add_argument("name", help="file name in checkpoints/: p1_a.pt, p2_c.pt, p3_b.pt, ...")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="%(default)s")
@@ -35,7 +34,7 @@ def main() -> None:
         file.write(args.source.read_bytes())
     with atomic_write(args.folder / "manifest.json") as file:
         file.write((json.dumps(manifest, indent=2) + "\n").encode())
-    print(f"{args.name}: {fields['bytes']:,} bytes, {fields['score']}")
+    say(f"{args.name}: {fields['bytes']:,} bytes, {fields['score']}")
 
 
 def describe(source: Path, name: str) -> dict[str, object]:

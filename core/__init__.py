@@ -1,17 +1,93 @@
-"""The minimal core under p1, p2 and p3: images, batched augmentation, checkpoints, runs, devices. No model, no loss."""
+"""What the three problems stand on: images, batched augmentation, checkpoints, runs, devices. No model, no loss.
+
+Every program imports this package first. So what must be right before anything else is imported stands here: the versions
+of Python and of the packages, the standard streams, and what Ctrl-C prints. Python 3.8 must be able to read this file,
+and those that import it first, or it could not say that it is too old.
+"""
 
 import importlib.util as _util
+import os as _os
 import sys as _sys
+
+PYTHON = (3, 10)
+# Of each module, the package that brings it and the lowest version that does. requirements.txt says why.
+PACKAGES = {
+    "torch": ("torch", "2.6"),
+    "torchvision": ("torchvision", "0.21"),
+    "numpy": ("numpy", "1.26"),
+    "PIL": ("pillow", "10.1"),
+    "tqdm": ("tqdm", "4.66"),
+    "matplotlib": ("matplotlib", "3.8"),
+    "sklearn": ("scikit-learn", "1.4"),
+}
 
 
 def require(*modules: str) -> None:
-    """End the program with one line and status 2 if this Python lacks one of ``modules``."""
-    if missing := [name for name in modules if _util.find_spec(name) is None]:
-        _sys.stderr.write(
-            f"this Python ({_sys.executable}) has no {', '.join(missing)}; "
-            "install what is needed with: pip install -r requirements.txt (or use .venv: . .venv/bin/activate)\n"
+    """End the program with one line and status 2 if Python or one of ``modules`` is missing or too old."""
+    faults = []
+    if _sys.version_info < PYTHON:
+        version = ".".join(map(str, _sys.version_info[:3]))
+        faults.append(f"Python {version}, but {PYTHON[0]}.{PYTHON[1]} or newer is needed")
+    for module in modules:
+        package, lowest = PACKAGES[module]
+        version = _version(module, package)
+        if version == "":
+            faults.append(f"no {module}, but {package} {lowest} or newer is needed")
+        elif _numbers(version) < _numbers(lowest):
+            faults.append(f"{package} {version}, but {lowest} or newer is needed")
+    if faults:
+        _complain(
+            f"this Python ({_sys.executable}) has {'; '.join(faults)}. "
+            "Run: pip install -r requirements.txt (or use .venv: . .venv/bin/activate)"
         )
         _sys.exit(2)
 
 
+def _version(module: str, package: str) -> str:
+    # Without importing it, as a package that is too old may fail at that. "" if it is missing.
+    if _util.find_spec(module) is None:
+        return ""
+    from importlib import metadata  # torch imports it too, so this costs nothing
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # installed in some other way than pip's
+        return PACKAGES[module][1]
+
+
+def _numbers(version: str) -> "list[int]":
+    # "2.6.0a0+git1" -> [2, 6]: the first two are all that PACKAGES compares.
+    return [int("".join(filter(str.isdigit, part)) or 0) for part in version.split(".")[:2]]
+
+
+def _complain(message: str) -> None:
+    program = _os.environ.get("HW1_PROGRAM") or _os.path.basename(_sys.argv[0])
+    try:
+        _sys.stderr.write(f"{program}: {message}\n")
+        _sys.stderr.flush()
+    except OSError:  # nobody can be told
+        pass
+
+
+def _open_streams() -> None:
+    # Python sets a stream to None if its descriptor was closed before the program's start, as by 2>&-. Then what prints
+    # fails, and the next file that is opened gets the descriptor, and with it all that C code prints there.
+    for name in ("stdin", "stdout", "stderr"):
+        if (
+            getattr(_sys, name) is None
+        ):  # its descriptor is the lowest free one, so it is what open gives
+            stream = open(_os.devnull, "r" if name == "stdin" else "w")  # noqa: SIM115
+            setattr(_sys, name, stream)
+
+
+def _say_interrupted(kind, error, traceback) -> None:
+    # core.cli.entry does this while a program works; here it is done while it still imports.
+    if issubclass(kind, KeyboardInterrupt):
+        _complain("interrupted")
+        _sys.exit(130)
+    _sys.__excepthook__(kind, error, traceback)
+
+
+_open_streams()
 require("torch", "torchvision", "numpy", "PIL", "tqdm")
+_sys.excepthook = _say_interrupted

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from core import images, processes
-from core.cli import InputError, warn
+from core.cli import InputError, say, warn
 from core.files import Unwritable, atomic_write, writable_folder
 from core.provenance import fingerprint
 from core.randomness import seed_of
@@ -96,7 +96,7 @@ def locked(path: Path, folder: Path) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                print(f"waiting for another process, which is decoding {folder}", flush=True)
+                say(f"waiting for another process, which is decoding {folder}")
                 fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

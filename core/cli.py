@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NoReturn, TextIO
 
 BAD_INPUT = 2  # nothing was written
 PARTIAL = 3  # everything was written, but some rows or masks are the stated fallback
@@ -19,24 +22,46 @@ class InputError(Exception):
     """Something the user gave cannot be used. The message is one line: what, where, what to do."""
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse's parser, but a wrong command line is an InputError: one line, without the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises InputError, always."""
+        raise InputError(f"{message}; --help says more")
+
+
 def entry(main: Callable[[], int | None]) -> None:
-    """Run ``main`` as a program: bad input is one line on stderr and exit status 2, never a traceback."""
-    program = os.environ.get("HW1_PROGRAM") or Path(sys.argv[0]).name
+    """Run ``main`` as a program and exit with its status.
+
+    Bad input is one line on stderr and exit status 2, never a traceback. SIGTERM ends the program as Ctrl-C does, so that
+    what it was writing is removed.
+    """
     try:
+        with contextlib.suppress(ValueError):  # signals belong to the main thread
+            if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+                signal.signal(signal.SIGTERM, _terminate)
         sys.exit(main())
     except InputError as error:
-        print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
+        _fail(str(error), BAD_INPUT)
     except OSError as error:
         if error.filename is None:  # of a pipe, a socket, a library: not of what the user named
             raise
-        print(
-            f"{program}: {' '.join(f'{error.filename}: {error.strerror}'.split())}", file=sys.stderr
-        )
-        sys.exit(BAD_INPUT)
+        _fail(f"{error.filename}: {error.strerror}", BAD_INPUT)
     except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr)
-        sys.exit(130)
+        _fail("interrupted", 128 + signal.SIGINT)
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            _write(stream, "", end="")  # what others left there: Python would fail at its end
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    program = os.environ.get("HW1_PROGRAM") or Path(sys.argv[0]).name
+    note(f"{program}: {' '.join(message.split())}")
+    sys.exit(status)
+
+
+def _terminate(*_: Any) -> NoReturn:
+    sys.exit(128 + signal.SIGTERM)
 
 
 def some(names: list[str], at_most: int = 5) -> str:
@@ -46,18 +71,41 @@ def some(names: list[str], at_most: int = 5) -> str:
     )
 
 
-def say(message: str) -> None:
-    """Print a line at once. A training must not end because its terminal, its pipe or the disk under its log has."""
+def answer(text: str) -> None:
+    """Print what the program was asked for. Raises InputError if it cannot be written."""
     try:
-        print(message, flush=True)
-    except OSError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # or Python would try, and fail, again at its end
+        print(text, flush=True)
+    except OSError as error:
+        raise InputError(f"cannot write on stdout: {error.strerror}") from error
+
+
+def say(message: str) -> None:
+    """Print a line on stdout at once. The work goes on where nobody can read it."""
+    _write(sys.stdout, message)
+
+
+def note(message: str) -> None:
+    """The same on stderr: what is not the program's answer."""
+    _write(sys.stderr, message)
 
 
 def warn(message: str) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    """The same on stderr, as a warning."""
+    note(f"warning: {message}")
+
+
+def _write(stream: TextIO, message: str, end: str = "\n") -> None:
+    # A program must not end because its terminal, its pipe or the disk under its log has.
+    encoding = (
+        getattr(stream, "encoding", None) or "utf-8"
+    )  # which may lack a letter of a file's name
+    try:
+        message = message.encode(encoding, "backslashreplace").decode(encoding)
+        print(message, end=end, file=stream, flush=True)
+    except (OSError, ValueError):  # ValueError: it is closed
+        with contextlib.suppress(OSError, ValueError):
+            # Or Python would write what is left, and fail again, at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def training_flags(parser: argparse.ArgumentParser, *, data: str, run: str) -> None:

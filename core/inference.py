@@ -18,7 +18,7 @@ from torch import Tensor
 
 from core import augment, devices, images
 from core.checkpoint import Checkpoint
-from core.cli import PARTIAL, InputError, positive, warn
+from core.cli import PARTIAL, InputError, note, positive, warn
 
 
 def flags(parser: argparse.ArgumentParser, checkpoint: Path) -> None:
@@ -119,10 +119,7 @@ class Stream:
         """Print the summary line on stderr, name the fallback if one was used, and return the exit status."""
         seconds = time.perf_counter() - self._start
         count = len(self.paths)
-        print(
-            f"{count} images in {seconds:.1f} s ({count / seconds:.1f} images/s) on {device}",
-            file=sys.stderr,
-        )
+        note(f"{count} images in {seconds:.1f} s ({count / seconds:.1f} images/s) on {device}")
         if not self.bad:
             return 0
         warn(f"{len(self.bad)} of {count} images could not be read and got {fallback}")

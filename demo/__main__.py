@@ -6,7 +6,6 @@ that ship, scores all of it, makes the report page of it, and prints a table.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import os
@@ -17,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from core.cli import InputError, entry
+from core.cli import InputError, Parser, entry
 from demo.draw import Parameters, draw_all
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -113,7 +112,7 @@ def without_labels(table: Path, asked: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="demo.sh", description=__doc__)
+    parser = Parser(prog="demo.sh", description=__doc__)
     parser.add_argument(
         "--out",
         type=Path,

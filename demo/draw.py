@@ -15,7 +15,7 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image
 
-from core.cli import InputError, entry, positive
+from core.cli import InputError, Parser, entry, positive
 from core.files import writable_folder
 from core.images import THREADS, progress
 from demo.scenes import scene
@@ -59,7 +59,7 @@ class Parameters:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "--out", type=Path, required=True, help="folder to draw into: a new or an empty one"
     )

@@ -18,7 +18,7 @@ import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
 from core import checkpoint, devices  # noqa: E402
-from core.cli import InputError, entry  # noqa: E402
+from core.cli import InputError, Parser, entry  # noqa: E402
 from core.files import list_files, writable_file  # noqa: E402
 from core.inference import Predictor, Stream, flags, on_device  # noqa: E402
 from core.predictions import write_rows  # noqa: E402
@@ -29,7 +29,7 @@ FALLBACK = data.CLASSES[0]  # the label of a file that cannot be read
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="hw1_1.sh", description=__doc__)
+    parser = Parser(prog="hw1_1.sh", description=__doc__)
     parser.add_argument("images", type=Path, help="folder of PNG or JPEG images")
     parser.add_argument("output", type=Path, help="csv to write: filename,label")
     flags(parser, ROOT / "checkpoints" / "p1_a.pt")

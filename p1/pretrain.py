@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from core import cache, devices, optim, processes
-from core.cli import InputError, training_flags
+from core.cli import InputError, Parser, training_flags
 from core.files import natural
 from core.predictions import locate, read_rows
 from core.provenance import digest
@@ -30,7 +30,7 @@ HOLD_OUT = 20
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("--recipe", choices=list(PRETRAIN), default="report", help="%(default)s")
     parser.add_argument("--labels", type=Path, help="csv: filename,label (DATA/labels.csv)")
     training_flags(parser, data="hw1_data/p2_data/mini", run="runs/p1_pretrain_RECIPE")

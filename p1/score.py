@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from core.cli import entry
+from core.cli import Parser, answer, entry
 from core.files import list_files
 from core.predictions import read_labels, score, wilson
 from p1 import data
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("predictions", type=Path, help="csv: filename,label")
     parser.add_argument(
         "truth", type=Path, help="csv with the same columns, or a folder of {label}_{id}.png"
@@ -27,7 +26,7 @@ def main() -> None:
         truth = read_labels(args.truth)
     right, count = score(read_labels(args.predictions), truth)
     low, high = wilson(right, count)
-    print(
+    answer(
         f"accuracy: {right / count:.4f} ({right} of {count}; 95 % interval {low:.3f} to {high:.3f})"
     )
 

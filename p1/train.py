@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from core import augment, cache, checkpoint, devices, mixing, optim, processes
-from core.cli import InputError, training_flags
+from core.cli import InputError, Parser, say, training_flags
 from core.optim import update_average, warmed_up
 from core.provenance import digest
 from core.randomness import generator, seed_of, steps_per_epoch
@@ -22,7 +22,7 @@ from p1.recipes import RECIPES, Recipe
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "--model",
         choices=["A", "B", "C"],
@@ -66,7 +66,7 @@ def main() -> None:
     network = build(recipe.architecture, len(data.CLASSES), recipe.drop_path)
     source = pretrained_file(network, args.pretrained) if args.pretrained else None
     if source:
-        print(load_pretrained(network, checkpoint.read(source), str(source)))
+        say(load_pretrained(network, checkpoint.read(source), str(source)))
     network = devices.prepare(network, device)
     average = copy.deepcopy(network) if recipe.average else network
     optimizer = optim.make(

@@ -17,7 +17,7 @@ import argparse  # noqa: E402
 import torch  # noqa: E402
 
 from core import checkpoint, devices  # noqa: E402
-from core.cli import InputError, entry  # noqa: E402
+from core.cli import InputError, Parser, entry  # noqa: E402
 from core.files import writable_file  # noqa: E402
 from core.inference import Predictor, Stream, flags, on_device  # noqa: E402
 from core.predictions import locate, read_rows, write_rows  # noqa: E402
@@ -26,7 +26,7 @@ from p2.model import ARCHITECTURE, Classifier, logits  # noqa: E402
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="hw1_2.sh", description=__doc__)
+    parser = Parser(prog="hw1_2.sh", description=__doc__)
     parser.add_argument(
         "table", metavar="images.csv", type=Path, help="csv with the columns id and filename"
     )

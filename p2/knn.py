@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from core import augment, devices, processes
+from core.cli import say
 from core.provenance import digest
 from p2 import data
 from p2.recipes import PretrainRecipe, TransferRecipe
@@ -41,7 +42,7 @@ def load(office: Path, memory: float = math.inf) -> Probe | None:
         str(table) for table in (office / "train.csv", office / "val.csv") if not table.is_file()
     ]
     if missing:
-        print(f"no kNN probe, as there is no {' and no '.join(missing)}", flush=True)
+        say(f"no kNN probe, as there is no {' and no '.join(missing)}")
         return None
     images, labels, _, classes = data.load_labelled(
         office / "train.csv", office / "train", memory=memory

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from core import augment, cache, checkpoint, devices, optim, processes
-from core.cli import InputError, training_flags
+from core.cli import InputError, Parser, training_flags
 from core.provenance import digest
 from core.randomness import generator, seed_of, steps_per_epoch
 from core.run import Run
@@ -24,7 +24,7 @@ from p2.recipes import PRETRAIN, PretrainRecipe, View
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "--method", choices=("byol", "supervised"), default="byol", help="%(default)s"
     )

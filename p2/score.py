@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from core.cli import entry
+from core.cli import Parser, answer, entry
 from core.predictions import read_labels, score, wilson
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("predictions", type=Path, help="csv: id,filename,label")
     parser.add_argument("truth", type=Path, help="csv with the same columns and the true labels")
     args = parser.parse_args()
     right, count = score(read_labels(args.predictions), read_labels(args.truth))
     low, high = wilson(right, count)
-    print(
+    answer(
         f"accuracy: {right / count:.4f} ({right} of {count}; 95 % interval {low:.3f} to {high:.3f})"
     )
 

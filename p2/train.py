@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from core import augment, cache, checkpoint, devices, optim, processes
-from core.cli import STOPPED, InputError, say, training_flags
+from core.cli import STOPPED, InputError, Parser, say, training_flags
 from core.predictions import wilson
 from core.provenance import digest
 from core.randomness import generator, seed_of, steps_per_epoch
@@ -28,7 +28,7 @@ from p2.settings import SETTINGS, Setting
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--setting", choices=list(SETTINGS), default="C", help="%(default)s; see p2/settings.py"
@@ -80,7 +80,7 @@ def train_all(args: argparse.Namespace) -> None:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     rows = []
     for setting in SETTINGS.values():
-        print(f"setting {setting.name}", flush=True)
+        say(f"setting {setting.name}")
         run, count = train(setting, args)
         rows.append(row(setting, starts[setting.name], run, count))
         for (
@@ -94,7 +94,7 @@ def train_all(args: argparse.Namespace) -> None:
             sys.exit(STOPPED)
     header = ("setting", "backbone from", "trained", "last epoch", "95 % interval", "best epoch")
     for cells in (header, ("---",) * len(header), *rows):
-        print(f"| {' | '.join(cells)} |")
+        say(f"| {' | '.join(cells)} |")
 
 
 def refuse_missing(starts: dict[str, Path | None]) -> None:

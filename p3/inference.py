@@ -23,7 +23,7 @@ from PIL import Image  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from core import checkpoint, devices, images  # noqa: E402
-from core.cli import InputError, entry, some  # noqa: E402
+from core.cli import InputError, Parser, entry, some  # noqa: E402
 from core.files import atomic_write, writable_folder  # noqa: E402
 from core.inference import Predictor, Stream, flags, on_device  # noqa: E402
 from p3 import data  # noqa: E402
@@ -36,7 +36,7 @@ LEAST = 32  # pixels a side that the networks need
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="hw1_3.sh", description=__doc__)
+    parser = Parser(prog="hw1_3.sh", description=__doc__)
     parser.add_argument(
         "images", type=Path, help="folder of xxxx_sat.jpg (or xxxx.jpg), of any size"
     )

@@ -6,14 +6,13 @@ that occur, with their shares of the pixels.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from core import images
-from core.cli import InputError, entry
+from core.cli import InputError, Parser, entry, say
 from core.files import atomic_write, writable_file
 from p3 import data
 
@@ -38,12 +37,12 @@ def main() -> None:
         )
     with atomic_write(writable_file(out)) as file:
         Image.fromarray(overlay(image, data.classes_of(mask))).save(file, format="png")
-    print(f"wrote {out}")
+    say(f"wrote {out}")
 
 
 def arguments() -> tuple[Path, Path, Path]:
     """(image, mask, output). Raises InputError unless one whole pair of flags was given, or if the output is an input."""
-    parser = argparse.ArgumentParser(prog="p3.overlay", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="p3.overlay", description=__doc__, allow_abbrev=False)
     for index, pair in enumerate(PAIRS):
         for flag, what in zip(
             pair, ("the satellite image", "its mask, in the seven colours"), strict=True

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from core import augment, cache, checkpoint, devices, optim, processes
-from core.cli import InputError, training_flags
+from core.cli import InputError, Parser, say, training_flags
 from core.optim import update_average, warmed_up
 from core.provenance import digest
 from core.randomness import generator, seed_of, steps_per_epoch
@@ -23,7 +23,7 @@ from p3.recipes import RECIPES, Recipe
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "--model",
         choices=list(OF_MODEL),
@@ -67,7 +67,7 @@ def main() -> None:
     network = ARCHITECTURES[OF_MODEL[args.model]](**options)
     source = pretrained_file(network, args.pretrained)
     if source:
-        print(load_pretrained(network, checkpoint.read(source), str(source)))
+        say(load_pretrained(network, checkpoint.read(source), str(source)))
     network = devices.prepare(network, device)
     average = copy.deepcopy(network) if recipe.average else network
     trained = processes.wrap(network, device)

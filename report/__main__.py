@@ -6,11 +6,10 @@ Writes OUT/report.html, which needs no other file, and OUT/report.md with OUT/fi
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from core import devices
-from core.cli import InputError, entry
+from core.cli import InputError, Parser, entry, say
 from core.files import atomic_write, writable_folder
 from report import html, markdown, overview, problem1, problem2, problem3, runs
 from report.measures import Measures, Site
@@ -20,7 +19,7 @@ TITLE = "Deep Learning for Computer Vision, homework 1: report"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="report", description=__doc__)
+    parser = Parser(prog="report", description=__doc__)
     parser.add_argument(
         "--runs", type=Path, default=Path("runs"), help="folder of run folders (%(default)s)"
     )
@@ -61,7 +60,7 @@ def main() -> None:
     ):
         with atomic_write(args.out / name) as file:
             file.write(text.encode())
-        print(f"{args.out / name}: {(args.out / name).stat().st_size / 1e6:.1f} MB")
+        say(f"{args.out / name}: {(args.out / name).stat().st_size / 1e6:.1f} MB")
     site.measures.close()
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from core.cli import InputError
+from core.cli import InputError, say
 from core.files import atomic_write, writable_folder
 from report.page import Value
 from report.runs import RunLog, best_of, named
@@ -82,7 +82,7 @@ class Measures:
         self._kept[key] = {"made_from": files, "numbers": numbers, "arrays": sorted(arrays)}
         self._write()
         if files:
-            print(f"measured {key} ({time.perf_counter() - start:.1f} s)", flush=True)
+            say(f"measured {key} ({time.perf_counter() - start:.1f} s)")
         return Measured(key, numbers, arrays)
 
     def close(self) -> None:

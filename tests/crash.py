@@ -7,7 +7,6 @@ that it leaves (the state, the checkpoints, the log) must be the unbroken run's,
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import shutil
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from core.cli import InputError, entry, positive
+from core.cli import InputError, Parser, entry, positive
 from demo.draw import Parameters, draw_all
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,7 +47,7 @@ LOOPS = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("--kills", type=positive, default=25, help="of each loop (%(default)s)")
     parser.add_argument("--loops", nargs="+", choices=list(LOOPS), default=list(LOOPS), help="all")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (%(default)s)")

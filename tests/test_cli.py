@@ -1,11 +1,13 @@
 """How every command ends at what the user named, and what it prints."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
 
 import pytest
+from conftest import ROOT
 
 from core import cli
 from core.cli import entry
@@ -37,3 +39,117 @@ def test_the_budget_counts_from_the_start_of_the_program_or_of_its_torchrun(monk
     assert cli.minutes_from_start("2") == pytest.approx(own + 120, abs=0.1)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     assert cli.minutes_from_start("2") == pytest.approx(parents + 120, abs=0.1) and parents < own
+
+
+# --- streams that cannot be written ------------------------------------------------------------------------------------
+
+SPEAKER = """
+import sys
+from core.cli import entry, note, say, warn
+
+def main():
+    for message in ("a line", "ein n\\u00e4chste\\ud83d", "another"):
+        say(message), note(message), warn(message)
+    sys.stderr.write("left in the buffer")
+    open("reached", "w").close()
+    return 3
+
+entry(main)
+"""
+
+
+def shell(command, cwd, **environment):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHON": sys.executable} | environment
+    return subprocess.run(
+        ["bash", "-c", command], cwd=cwd, env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize(
+    "redirection",
+    ["", "2>&-", ">&-", "<&- >&- 2>&-", ">/dev/full", "2>/dev/full", ">/dev/full 2>&1"],
+)
+def test_a_program_works_on_where_nobody_can_read_what_it_says(tmp_path, redirection):
+    (tmp_path / "speaker.py").write_text(SPEAKER)
+    done = shell(f'"$PYTHON" speaker.py {redirection}', tmp_path)
+    assert done.returncode == 3 and (tmp_path / "reached").read_bytes() == b""
+    assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_leaves_ends_nothing(tmp_path):
+    (tmp_path / "speaker.py").write_text(SPEAKER)
+    done = shell('("$PYTHON" speaker.py; echo $? >status) 2>&1 | true', tmp_path)
+    assert (tmp_path / "status").read_text() == "3\n" and done.stderr == ""
+
+
+def test_a_letter_that_the_terminal_lacks_is_written_as_its_number(tmp_path):
+    (tmp_path / "speaker.py").write_text(SPEAKER)
+    done = shell('"$PYTHON" speaker.py', tmp_path, PYTHONIOENCODING="ascii")
+    assert done.returncode == 3 and "ein n\\xe4chste\\ud83d\n" in done.stdout
+
+
+def test_an_answer_that_cannot_be_written_is_one_line_and_status_2(tmp_path):
+    program = "from core.cli import answer, entry; entry(lambda: answer('it'))"
+    done = shell(f'"$PYTHON" -c "{program}" >/dev/full', tmp_path)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "-c: cannot write on stdout: No space left on device\n",
+    )
+
+
+# --- the command line, and being ended --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [[], ["--epochs", "none"], ["--unknown", "1"]])
+def test_a_wrong_command_line_is_one_line_without_the_usage(monkeypatch, capsys, arguments):
+    def main():
+        parser = cli.Parser()
+        parser.add_argument("--epochs", type=int, required=True)
+        parser.parse_args()
+
+    monkeypatch.setattr(sys, "argv", ["program", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        entry(main)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1 and "--help says more" in error
+
+
+ENDLESS = """
+import core
+{before}
+from pathlib import Path
+from core.cli import entry
+from core.files import atomic_write
+
+def main():
+    with atomic_write(Path("out")) as file:
+        print("ready", flush=True)
+        import time
+        time.sleep(60)
+
+entry(main)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("when", ["importing", "writing"])
+def test_ctrl_c_is_one_line_and_what_was_being_written_is_removed(tmp_path, number, when):
+    before = (
+        "print('ready', flush=True); import time; time.sleep(60)" if when == "importing" else ""
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", ENDLESS.format(before=before)],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    _, error = process.communicate(timeout=30)
+    if number == signal.SIGINT:
+        assert (process.returncode, error) == (130, "-c: interrupted\n")
+    else:  # nothing is being written while it imports, so the signal may do what it always does
+        assert process.returncode in ((-15,) if when == "importing" else (143,)) and error == ""
+    assert list(tmp_path.iterdir()) == []
