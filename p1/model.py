@@ -37,7 +37,10 @@ def build(architecture: str, classes: int, drop_path: float = 0.0) -> nn.Module:
 
 
 def mobilenet_v2(classes: int) -> MobileNetV2:
-    """(N, 3, 32, 32) float -> logits (N, classes). 4,405,426 parameters with 50 classes, random weights."""
+    """MobileNetV2 x1.4 with random weights: (N, 3, 32, 32) float -> logits (N, classes).
+
+    4,405,426 parameters with 50 classes.
+    """
     network = MobileNetV2(num_classes=classes, width_mult=1.4)
     stem, expansion = network.features[0][0], network.features[2].conv[1][0]
     stem.stride = (1, 1)  # NOTE: stride 2 -> 1 for 32x32
@@ -113,6 +116,6 @@ def load_pretrained(network: nn.Module, weights: dict[str, Tensor], source: str)
 
 
 def logits(network: nn.Module, images: Tensor, flip_test: bool) -> Tensor:
-    """Logits (N, classes) in float32; with ``flip_test`` the mean of the image's and of its mirror image's."""
+    """Logits (N, classes) in float32; with ``flip_test`` their mean with the mirror images'."""
     out = network(images).float()
     return (out + network(images.flip(3)).float()) / 2 if flip_test else out

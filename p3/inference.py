@@ -27,7 +27,7 @@ from core.cli import InputError, Parser, entry, some  # noqa: E402
 from core.files import atomic_write, writable_folder  # noqa: E402
 from core.inference import Predictor, Stream, flags, on_device  # noqa: E402
 from p3 import data  # noqa: E402
-from p3.model import ARCHITECTURES, logits  # noqa: E402
+from p3.model import build, logits  # noqa: E402
 
 FALLBACK = data.CLASSES.index(
     "agriculture"
@@ -91,11 +91,9 @@ def predictor(path: Path, device: torch.device) -> Predictor:
     Raises InputError if it is none of p3's.
     """
     saved = checkpoint.load(path, "p3")
-    if saved.architecture not in ARCHITECTURES or saved.classes != data.CLASSES:
-        raise InputError(
-            f"{path} is {saved.architecture} of {len(saved.classes)} classes, not one of p3's networks"
-        )
-    network = ARCHITECTURES[saved.architecture]()
+    if saved.classes != data.CLASSES:
+        raise InputError(f"{path} is of {len(saved.classes)} classes, not of problem 3's 7")
+    network = build(saved.architecture)
     checkpoint.load_weights(network, saved.weights, str(path))
     network = devices.prepare(network.eval(), device)
     return Predictor(

@@ -23,10 +23,13 @@ SMALLEST = 32  # pixels a side that the networks need
 
 
 class FCN32s(nn.Module):
-    """Long et al. 2015, "Fully Convolutional Networks for Semantic Segmentation", sections 3-4, on VGG16.
+    """Long et al. 2015, "Fully Convolutional Networks for Semantic Segmentation", sections 3 and 4.
 
-    VGG16's two hidden dense layers become convolutions (fc6 7x7, fc7 1x1), a 1x1 convolution scores the classes, and one
-    transposed convolution of stride 32, which starts as bilinear interpolation, brings the scores to the pixels.
+    VGG16's two hidden dense layers become convolutions (fc6 7x7, fc7 1x1), a 1x1 convolution scores
+    the classes, and one transposed convolution of stride 32, which starts as bilinear interpolation,
+    brings the scores to the pixels.
+    NOTE: the authors keep that transposed convolution fixed, and their dropout drops single values;
+    here it is trained, and whole channels are dropped.
     """
 
     def __init__(self, classes: int = CLASSES) -> None:
@@ -34,7 +37,8 @@ class FCN32s(nn.Module):
         self.features = vgg16(weights=None).features
         for layer in self.features:
             if isinstance(layer, nn.MaxPool2d):
-                layer.ceil_mode = True  # NOTE: as in the paper's Caffe, so that no border of an odd size is dropped
+                # NOTE: as in the paper's Caffe, so that no border of an odd size is dropped.
+                layer.ceil_mode = True
         # NOTE: padding 3 keeps the map's size; the paper pads the image by 100 instead.
         self.fc6 = nn.Sequential(
             nn.Conv2d(512, 4096, 7, padding=3), nn.ReLU(inplace=True), nn.Dropout2d()
@@ -42,10 +46,8 @@ class FCN32s(nn.Module):
         self.fc7 = nn.Sequential(nn.Conv2d(4096, 4096, 1), nn.ReLU(inplace=True), nn.Dropout2d())
         self.score = nn.Conv2d(4096, classes, 1)
         self.upscore = nn.ConvTranspose2d(classes, classes, 64, stride=32, bias=False)
-        for dense in (
-            self.fc6[0],
-            self.fc7[0],
-        ):  # torch's own default dies out over these two wide layers
+        # torch's own default dies out over these two wide layers.
+        for dense in (self.fc6[0], self.fc7[0]):
             nn.init.kaiming_normal_(dense.weight, nonlinearity="relu")
             nn.init.zeros_(dense.bias)
         nn.init.zeros_(self.score.weight)
@@ -57,13 +59,16 @@ class FCN32s(nn.Module):
         """(N, 3, H, W) float, H and W from 32 up -> logits (N, classes, H, W)."""
         height, width = images.shape[2:]
         scores = self.score(self.fc7(self.fc6(self.features(images))))
-        return self.upscore(scores)[:, :, 16 : 16 + height, 16 : 16 + width]
+        with torch.autocast(images.device.type, enabled=False):  # 60 times as fast on a CPU
+            logits = self.upscore(scores.float())
+        return logits[:, :, 16 : 16 + height, 16 : 16 + width]
 
 
 def bilinear(channels: int, size: int) -> Tensor:
-    """The (channels, channels, size, size) kernel by which a transposed convolution interpolates each channel alone.
+    """The kernel by which a transposed convolution interpolates each channel alone.
 
-    Long et al. 2015, section 3.3; the stride is half of ``size``.
+    (channels, channels, size, size) float32; the stride is half of ``size``. Long et al. 2015, section
+    3.3.
     """
     factor = size // 2
     centre = factor - 0.5
@@ -72,7 +77,10 @@ def bilinear(channels: int, size: int) -> Tensor:
 
 
 class DeepLabv3(nn.Module):
-    """Chen et al. 2017, "Rethinking Atrous Convolution", on MobileNetV3-Large: torchvision's network, one output."""
+    """Chen et al. 2017, "Rethinking Atrous Convolution", on MobileNetV3-Large.
+
+    torchvision's network, with one output.
+    """
 
     def __init__(self, classes: int = CLASSES) -> None:
         super().__init__()
@@ -81,8 +89,8 @@ class DeepLabv3(nn.Module):
         )
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
-                # NOTE: torchvision's MobileNetV3 has 0.01; in few steps from scratch its running statistics then lag so
-                # far behind the weights that evaluation predicts one class only.
+                # NOTE: torchvision's MobileNetV3 has 0.01. In few steps from scratch its running
+                # statistics then lag so far behind the weights that it predicts one class only.
                 module.momentum = 0.1
 
     def forward(self, images: Tensor) -> Tensor:
@@ -169,6 +177,17 @@ OF_MODEL = {
 }
 
 
+def build(architecture: str, classes: int = CLASSES, drop_path: float = 0.0) -> nn.Module:
+    """A network with random weights by its name in a checkpoint.
+
+    ``drop_path``: of DeepLabv3+ alone, see ``EfficientNetLite``. Raises InputError for another name.
+    """
+    if architecture not in ARCHITECTURES:
+        raise InputError(f"problem 3 has no network {architecture!r}")
+    make = ARCHITECTURES[architecture]
+    return make(classes, drop_path=drop_path) if drop_path else make(classes)
+
+
 def pretrained_file(network: nn.Module, name: str | None) -> Path | None:
     """The file that ``--pretrained NAME`` means; ``imagenet`` is an installed package's. None: none.
 
@@ -182,12 +201,13 @@ def pretrained_file(network: nn.Module, name: str | None) -> Path | None:
 
 
 def load_pretrained(network: nn.Module, weights: dict[str, Tensor], source: str) -> str:
-    """Start ``network`` from published weights; every key must match. Returns what was swapped or left out, in words.
+    """Start ``network`` from published weights; says in words what was swapped or left out.
 
-    FCN32s takes torchvision's VGG16 (ImageNet): its first two dense layers are reshaped to convolutions, the third left
-    out. DeepLabv3 takes torchvision's whole network (COCO, 21 classes): its last layer and auxiliary head are left out.
-    DeepLabv3+ takes its backbone from a file of ImageNet weights (see ``core.efficientnet_lite``).
-    Raises InputError if the keys or shapes are not those.
+    FCN32s takes torchvision's VGG16 (ImageNet): its first two dense layers are reshaped to
+    convolutions, the third is left out. DeepLabv3 takes torchvision's whole network (COCO, 21 classes):
+    its last layer and auxiliary head are left out. DeepLabv3+ takes its backbone from a file of
+    ImageNet weights (see ``core.efficientnet_lite``). Every other key must match: InputError is raised
+    if keys or shapes differ. ``source`` says in messages where the weights come from.
     """
     if isinstance(network, DeepLabv3Plus):
         load_imagenet(network.backbone, weights, source)

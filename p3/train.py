@@ -18,7 +18,7 @@ from core.provenance import digest
 from core.randomness import generator, seed_of, steps_per_epoch
 from core.run import Run
 from p3 import data
-from p3.model import ARCHITECTURES, OF_MODEL, load_pretrained, logits, pretrained_file
+from p3.model import OF_MODEL, build, load_pretrained, logits, pretrained_file
 from p3.recipes import RECIPES, Recipe
 
 
@@ -63,8 +63,7 @@ def main() -> None:
     steps = steps_per_epoch(len(train_pairs), recipe.batch_size)
 
     torch.manual_seed(seed_of(args.seed, "weights"))
-    options = {"drop_path": recipe.drop_path} if recipe.drop_path else {}
-    network = ARCHITECTURES[OF_MODEL[args.model]](**options)
+    network = build(OF_MODEL[args.model], drop_path=recipe.drop_path)
     source = pretrained_file(network, args.pretrained)
     if source:
         say(load_pretrained(network, checkpoint.read(source), str(source)))
