@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import io
+import math
+import os
 import pickle
+import pickletools
+import re
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,24 +88,104 @@ def _compact(name: str, value: torch.Tensor) -> torch.Tensor:
 def load(path: Path, problem: str) -> Checkpoint:
     """Read a checkpoint of ``problem`` (p1, p2 or p3) onto the CPU.
 
-    Only plain data is unpickled. Raises InputError if the file is missing, broken, no checkpoint or another problem's.
+    Only plain data is unpickled. Raises InputError if the file is missing, broken, no checkpoint or
+    another problem's, or if a field cannot be what training wrote, such as a weight that is NaN.
     """
     fields = read(path)
     if "format" not in fields or "weights" not in fields:
         raise InputError(
             f"{path} is not a checkpoint of this project (bare weights?); make one with {problem}.train"
         )
-    if fields.pop("format") != FORMAT:
+    version = fields.pop("format")
+    if not isinstance(version, int) or version != FORMAT:
         raise InputError(
             f"{path} has another version's format; use the code it was made with, or train again"
         )
-    if fields.get("problem") != problem:
-        raise InputError(f"{path} is a checkpoint of {fields.get('problem')}, not of {problem}")
-    try:
-        fields |= {name: tuple(fields[name]) for name in LISTS if name in fields}
-        return Checkpoint(**fields)
-    except TypeError as error:
-        raise InputError(f"{path} is not a whole checkpoint ({error})") from error
+    if fields.get("problem") != problem and _is_text(fields.get("problem")):
+        raise InputError(f"{path} is a checkpoint of {fields['problem']}, not of {problem}")
+    optional = {
+        field.name: field.default
+        for field in dataclasses.fields(Checkpoint)
+        if field.default is not dataclasses.MISSING
+    }
+    fields = optional | fields
+    faults = [f"no field {name}" for name in SCHEMA.keys() - fields.keys()]
+    faults += [f"unknown field {name}" for name in fields.keys() - SCHEMA.keys()]
+    faults += [
+        f"{name} is not {needed}"
+        for name, (needed, holds) in SCHEMA.items()
+        if name in fields and not holds(fields[name])
+    ]
+    if faults:
+        raise InputError(
+            f"{path} is not a whole checkpoint ({some(sorted(faults))}); fetch or train it again"
+        )
+    return Checkpoint(**fields | {name: tuple(fields[name]) for name in LISTS})
+
+
+def _is_number(value: Any, above: float = -math.inf) -> bool:
+    return type(value) in (int, float) and above < value < math.inf
+
+
+def _is_list(value: Any, holds: Callable[[Any], bool], length: int | None = None) -> bool:
+    right_length = (
+        isinstance(value, list | tuple) and len(value) > 0 and length in (None, len(value))
+    )
+    return right_length and all(map(holds, value))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_named(value: Any, holds: Callable[[Any], bool] = lambda _: True) -> bool:
+    return isinstance(value, dict) and all(map(_is_text, value)) and all(map(holds, value.values()))
+
+
+def _is_finite(value: Any) -> bool:
+    # A tensor may claim to be larger than its storage; then a look at its values would need what it claims.
+    if not isinstance(value, torch.Tensor) or value.nbytes > value.untyped_storage().nbytes():
+        return False
+    return not value.is_floating_point() or bool(value.isfinite().all())
+
+
+# Of each field in a file: what it has to be, in words, and whether a value is that.
+SCHEMA: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "problem": ("a text", _is_text),
+    "architecture": ("a text", _is_text),
+    "classes": ("a list of texts", lambda value: _is_list(value, _is_text)),
+    "input_size": (
+        "None or a number from 1 up",
+        lambda value: value is None or type(value) is int and value > 0,
+    ),
+    "mean": ("three finite numbers", lambda value: _is_list(value, _is_number, 3)),
+    "std": (
+        "three finite numbers above 0",
+        lambda value: _is_list(value, functools.partial(_is_number, above=0), 3),
+    ),
+    "flip_test": ("True or False", lambda value: isinstance(value, bool)),
+    "test_scales": (
+        "finite numbers above 0",
+        lambda value: _is_list(value, functools.partial(_is_number, above=0)),
+    ),
+    "recipe": ("values by name", _is_named),
+    "scores": ("values by name", _is_named),
+    "made": ("values by name", _is_named),
+    "weights": ("finite tensors by name", lambda value: _is_named(value, _is_finite)),
+}
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors by name, from a bare state dict or one of our checkpoints of whichever problem.
+
+    Raises InputError.
+    """
+    content = read(path)
+    if "format" in content and "weights" in content:
+        content = content["weights"]
+    if not _is_named(content, lambda value: isinstance(value, torch.Tensor)):
+        raise InputError(f"{path} holds more than tensors by name; name a file of bare weights")
+    return content
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -109,22 +196,52 @@ def read(path: Path) -> dict[str, Any]:
         path.open("rb").close()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    is_zip = zipfile.is_zipfile(path)  # torch's older files are none
     try:
-        if is_zip:
-            with zipfile.ZipFile(path) as archive:
-                if archive.testzip():  # torch itself does not look at the checksums
-                    raise zipfile.BadZipFile
+        _check_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken zip, a foreign pickle or a short file each raise something else, OSError too
-        foreign = is_zip and isinstance(error, pickle.UnpicklingError)
+    except MemoryError:
+        raise
+    except Exception as error:  # a broken zip or a short file raises nearly everything, OSError too
+        foreign = isinstance(error, pickle.UnpicklingError)
         why = "it holds more than plain weights" if foreign else "it is cut short or damaged"
         raise InputError(f"cannot load {path}: {why}; fetch it again or train it again") from error
-    if not isinstance(content, dict):
+    if not _is_named(content):
         raise InputError(
             f"{path} holds a {type(content).__name__}, not weights by their names; name another file"
         )
     return content
+
+
+# The classes and functions that pickled weights name. torch allows some more, of which bytearray and
+# torch.Tensor make gigabytes out of a number.
+PLAIN = re.compile(
+    r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch (\w+Storage|Size|device)"
+)
+
+
+def _check_file(path: Path) -> None:
+    # Raises something if the file is damaged, UnpicklingError if loading it could take more memory than it is large.
+    with path.open("rb") as file:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                parts = archive.infolist()
+                compressed = any(part.compress_type != zipfile.ZIP_STORED for part in parts)
+                if (
+                    compressed
+                    or sum(part.file_size for part in parts) > os.fstat(file.fileno()).st_size
+                ):
+                    raise pickle.UnpicklingError("torch does not compress")
+                if archive.testzip():  # torch itself does not look at the checksums
+                    raise zipfile.BadZipFile
+                names = [part.filename for part in parts if part.filename.endswith(".pkl")]
+                pickles = [io.BytesIO(archive.read(name)) for name in names]
+        else:  # torch's older format: a mark, a version, the system, the data, the order of the storages
+            file.seek(0)
+            pickles = [file] * 5
+        for stream in pickles:
+            for opcode, argument, _ in pickletools.genops(stream):
+                if opcode.name == "GLOBAL" and not PLAIN.fullmatch(argument):
+                    raise pickle.UnpicklingError(argument)
 
 
 def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], source: str) -> None:

@@ -96,12 +96,9 @@ def pretrained_file(network: nn.Module, name: str) -> Path:
 def load_pretrained(network: nn.Module, weights: dict[str, Tensor], source: str) -> str:
     """Start ``network`` from weights trained on other classes; says what was started anew.
 
-    ``weights``: what a file holds: a bare state dict, one of our checkpoints or, for EfficientNet-Lite,
-    the ImageNet weights. Every key but the head's must match (InputError otherwise). ``source`` says in
+    ``weights``: as ``checkpoint.read_weights`` gives them; for EfficientNet-Lite, ImageNet's. Every key but the head's must match (InputError otherwise). ``source`` says in
     messages where they come from.
     """
-    if "weights" in weights and "format" in weights:
-        weights = weights["weights"]
     if isinstance(network, EnlargedEfficientNet):
         load_imagenet(network.backbone, weights, source)
         return f"backbone from {source}; started anew: classifier"

@@ -66,7 +66,7 @@ def main() -> None:
     network = build(recipe.architecture, len(data.CLASSES), recipe.drop_path)
     source = pretrained_file(network, args.pretrained) if args.pretrained else None
     if source:
-        say(load_pretrained(network, checkpoint.read(source), str(source)))
+        say(load_pretrained(network, checkpoint.read_weights(source), str(source)))
     network = devices.prepare(network, device)
     average = copy.deepcopy(network) if recipe.average else network
     optimizer = optim.make(

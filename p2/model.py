@@ -49,8 +49,7 @@ def load_backbone(backbone: ResNet, path: Path) -> None:
 
     Every other key must match. Raises InputError.
     """
-    content = checkpoint.read(path)
-    if "format" in content:
+    if "format" in checkpoint.read(path):
         saved = checkpoint.load(path, "p2")
         if saved.architecture != BACKBONE:
             raise InputError(
@@ -59,7 +58,9 @@ def load_backbone(backbone: ResNet, path: Path) -> None:
         weights = saved.weights
     else:
         weights = {
-            name: value for name, value in content.items() if name not in ("fc.weight", "fc.bias")
+            name: value
+            for name, value in checkpoint.read_weights(path).items()
+            if name not in ("fc.weight", "fc.bias")
         }
     checkpoint.load_weights(backbone, weights, str(path))
 

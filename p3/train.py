@@ -66,7 +66,7 @@ def main() -> None:
     network = build(OF_MODEL[args.model], drop_path=recipe.drop_path)
     source = pretrained_file(network, args.pretrained)
     if source:
-        say(load_pretrained(network, checkpoint.read(source), str(source)))
+        say(load_pretrained(network, checkpoint.read_weights(source), str(source)))
     network = devices.prepare(network, device)
     average = copy.deepcopy(network) if recipe.average else network
     trained = processes.wrap(network, device)

@@ -241,7 +241,7 @@ def test_another_format_is_refused(path):
     )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "test_scales"])
 def test_a_checkpoint_that_lacks_a_field_is_refused(path, name):
     refused(changed(path, lambda content: content.pop(name)))
 
@@ -250,6 +250,92 @@ def test_a_checkpoint_with_an_unknown_or_a_senseless_field_is_refused(path):
     assert "colour" in refused(changed(path, lambda content: content.update(colour="blue")))
     changed(path, lambda content: (content.pop("colour"), content.update(mean=None)))
     assert "not a whole checkpoint" in refused(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("format", [torch.ones(2), "1", None, [1]]),
+        ("problem", [1, None, torch.ones(2)]),
+        ("architecture", [["tiny"], 3, None]),
+        ("classes", [[0, 1], "01", [], None, {"0": 1}]),
+        ("input_size", ["3", 0, -1, 3.0, True]),
+        ("mean", [[0.5, 0.5], [0.5, 0.5, float("nan")], ["a", "b", "c"], 0.5, torch.ones(3), None]),
+        ("std", [[1.0, 0.0, 1.0], [1.0, -1.0, 1.0], [1.0, float("inf"), 1.0], [1.0, 1.0]]),
+        ("flip_test", [1, "yes", None]),
+        ("test_scales", [[], [0.0], 1.0, ["1"], [float("nan")]]),
+        ("recipe", [[], None, {1: 2}]),
+        ("scores", [0.5, {None: 1}]),
+        ("made", ["here", {(1, 2): 3}]),
+        ("weights", [3, [], "w", {1: torch.ones(1)}, {"a": 1.0}, {"a": [torch.ones(1)]}]),
+    ],
+)
+def test_a_field_that_cannot_be_what_training_wrote_is_named(path, name, values):
+    for value in values:
+        changed(path, lambda content, value=value: content.update({name: value}))
+        assert name in refused(path), value
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_weights_that_are_not_finite_are_refused(path, value, dtype):
+    spoilt = torch.zeros(4, 5, dtype=dtype)
+    spoilt[3, 4] = value
+    changed(path, lambda content: content["weights"].update({"3.weight": spoilt}))
+    assert "weights is not finite tensors by name" in refused(path)
+
+
+class Large:
+    """Its unpickling makes 3 GiB out of a few bytes."""
+
+    def __init__(self, make):
+        self.make = make
+
+    def __reduce__(self):
+        return self.make, (3 * 2**30,)
+
+
+@pytest.mark.parametrize("make", [bytearray, torch.Tensor])
+@pytest.mark.parametrize("new", [True, False], ids=["zip", "older"])
+def test_a_small_file_that_asks_for_gigabytes_is_refused_unread(path, make, new, monkeypatch):
+    content = torch.load(path, weights_only=True) | {"made": {"large": Large(make)}}
+    torch.save(content, path, _use_new_zipfile_serialization=new)
+    monkeypatch.setattr(torch, "load", None)  # it would obey
+    assert "more than plain weights" in refused(path)
+
+
+def test_a_small_file_of_compressed_or_stretched_zeros_is_refused(path):
+    changed(path, lambda content: content["weights"].update(a=torch.zeros(1).expand(2**40)))
+    assert "weights is not finite tensors by name" in refused(path)
+    with zipfile.ZipFile(path) as stored:
+        parts = {name: stored.read(name) for name in stored.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, part in parts.items():
+            archive.writestr(name, part)
+    refused(path)
+
+
+def test_one_changed_byte_anywhere_in_a_file_is_read_rightly_or_refused(path):
+    whole = path.read_bytes()
+    for at in range(0, len(whole), 7):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        try:
+            checkpoint.load(path, "p1")
+        except InputError as error:
+            assert str(path) in str(error), at
+
+
+@pytest.mark.parametrize(
+    "content", [{"a": 1}, {1: torch.ones(1)}, {"a": torch.ones(1), "b": {"c": torch.ones(1)}}]
+)
+def test_weights_to_start_from_are_tensors_by_name(path, content):
+    torch.save(content, path)
+    with pytest.raises(InputError, match=str(path)):
+        checkpoint.read_weights(path)
+    torch.save({"a": torch.ones(1)}, path)
+    assert checkpoint.read_weights(path) == {"a": torch.ones(1)}
+    checkpoint.save(path, checkpoint_of({"b": torch.ones(2)}))
+    assert checkpoint.read_weights(path).keys() == {"b"}
 
 
 # --- into a network ---------------------------------------------------------------------------------------------------
