@@ -128,10 +128,9 @@ def _is_number(value: Any, above: float = -math.inf) -> bool:
 
 
 def _is_list(value: Any, holds: Callable[[Any], bool], length: int | None = None) -> bool:
-    right_length = (
-        isinstance(value, list | tuple) and len(value) > 0 and length in (None, len(value))
+    return (
+        isinstance(value, list | tuple) and length in (None, len(value)) and all(map(holds, value))
     )
-    return right_length and all(map(holds, value))
 
 
 def _is_text(value: Any) -> bool:
@@ -166,7 +165,7 @@ SCHEMA: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "flip_test": ("True or False", lambda value: isinstance(value, bool)),
     "test_scales": (
         "finite numbers above 0",
-        lambda value: _is_list(value, functools.partial(_is_number, above=0)),
+        lambda value: _is_list(value, functools.partial(_is_number, above=0)) and len(value) > 0,
     ),
     "recipe": ("values by name", _is_named),
     "scores": ("values by name", _is_named),

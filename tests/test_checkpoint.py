@@ -258,7 +258,7 @@ def test_a_checkpoint_with_an_unknown_or_a_senseless_field_is_refused(path):
         ("format", [torch.ones(2), "1", None, [1]]),
         ("problem", [1, None, torch.ones(2)]),
         ("architecture", [["tiny"], 3, None]),
-        ("classes", [[0, 1], "01", [], None, {"0": 1}]),
+        ("classes", [[0, 1], "01", None, {"0": 1}]),
         ("input_size", ["3", 0, -1, 3.0, True]),
         ("mean", [[0.5, 0.5], [0.5, 0.5, float("nan")], ["a", "b", "c"], 0.5, torch.ones(3), None]),
         ("std", [[1.0, 0.0, 1.0], [1.0, -1.0, 1.0], [1.0, float("inf"), 1.0], [1.0, 1.0]]),
