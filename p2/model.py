@@ -44,6 +44,13 @@ class Classifier(nn.Module):
         return self.head(self.backbone(images))
 
 
+def build(architecture: str, classes: int) -> nn.Module:
+    """A classifier with random weights by its name in a checkpoint. Raises InputError for another."""
+    if architecture != ARCHITECTURE or not classes:
+        raise InputError(f"problem 2 has no classifier {architecture!r} of {classes} classes")
+    return Classifier(classes)
+
+
 def load_backbone(backbone: ResNet, path: Path) -> None:
     """Load a backbone from ``p2.pretrain``'s checkpoint or from a torchvision ``resnet50`` state dict, its ``fc`` left out.
 

@@ -1,0 +1,65 @@
+"""Write a checkpoint as ONNX: ``python3 -m checkpoints.export --checkpoint F.pt --onnx F.onnx``.
+
+The exported model takes bytes, (N, 3, H, W) uint8 in RGB, and gives logits: normalisation and mirror
+images are part of it. N is free; H and W are those of ``--size``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import warnings
+from pathlib import Path
+
+import torch
+
+from checkpoints.models import load
+from core.cli import InputError, entry, positive
+from core.files import atomic_write
+
+SIZE = {"p1": 32, "p2": 128, "p3": 512}
+OPSET = 18
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoint", type=Path, required=True, help="what pN.train has written")
+    parser.add_argument("--onnx", type=Path, required=True, help="file to write")
+    parser.add_argument("--size", type=positive, help="problem 3: the images' side in pixels (512)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    try:
+        import onnx  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            "the export needs the package onnx; install it with: pip install onnx"
+        ) from error
+    model = load(args.checkpoint)
+    problem = model.checkpoint.problem
+    if args.size and problem != "p3":
+        raise InputError(f"--size is for problem 3; {args.checkpoint} is of {problem}")
+    side = args.size or SIZE[problem]
+    images = torch.zeros(2, 3, side, side, dtype=torch.uint8)
+    exported = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of values that are fixed in the trace, which is meant
+        torch.onnx.export(
+            model,
+            (images,),
+            exported,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_axes={"images": {0: "n"}, "logits": {0: "n"}},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    with atomic_write(args.onnx) as file:
+        file.write(exported.getvalue())
+    print(f"{args.onnx}: (N, 3, {side}, {side}) uint8 -> logits")
+
+
+if __name__ == "__main__":
+    entry(main)

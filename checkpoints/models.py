@@ -1,0 +1,55 @@
+"""Any checkpoint as a network that predicts: three lines of Python.
+
+from checkpoints.models import load
+model = load("checkpoints/p1_a.pt")
+logits = model(images)  # (N, 3, H, W) uint8, RGB
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from core import augment, checkpoint
+from core.cli import InputError
+
+PROBLEMS = ("p1", "p2", "p3")
+
+
+class Model(nn.Module):
+    """A checkpoint's network with what belongs round it: normalisation, mirror images, test scales.
+
+    ``network``: the bare network, in evaluation mode. ``checkpoint``: the rest of the file.
+    """
+
+    def __init__(self, network: nn.Module, saved: checkpoint.Checkpoint) -> None:
+        super().__init__()
+        self.network = network.eval()
+        self.checkpoint = saved
+        self._logits = importlib.import_module(f"{saved.problem}.model").logits
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) uint8 -> logits, (N, classes) or, of problem 3, (N, classes, H, W), float32.
+
+        Problem 1's images are 32x32, problem 2's 128x128.
+        """
+        saved = self.checkpoint
+        inputs = augment.normalise(augment.to_float(images), saved.mean, saved.std)
+        scales = (saved.test_scales,) if saved.problem == "p3" else ()
+        return self._logits(self.network, inputs, saved.flip_test, *scales)
+
+
+def load(path: str | Path) -> Model:
+    """The model in the file ``path``, on the CPU. Raises InputError if it is none of this project's."""
+    path = Path(path)
+    problem = checkpoint.read(path).get("problem")
+    if problem not in PROBLEMS:
+        raise InputError(f"{path} is not a checkpoint of this project; make one with p1.train")
+    saved = checkpoint.load(path, problem)
+    network = importlib.import_module(f"{problem}.model").build(
+        saved.architecture, len(saved.classes)
+    )
+    checkpoint.load_weights(network, saved.weights, str(path))
+    return Model(network, saved)
