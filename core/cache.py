@@ -1,16 +1,21 @@
 """A data set is decoded once: it is kept as uint8 in a file that every later run reads into memory, or maps.
 
-The file, ``FOLDER.KIND.DIGEST.npy``, lies in a hidden folder ``.cache`` beside the image folder; where that cannot be
-written, in the user's own cache folder. It may be deleted at any time.
+The file, ``FOLDER.KIND.DIGEST.npy``, lies in a hidden folder ``.cache`` beside the image folder; where
+that cannot be written, in the user's own cache folder. It may be deleted at any time. After numpy's
+array it has checksums, which are compared whenever it is read: a data set that the disk has damaged is
+decoded anew.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 
@@ -25,7 +30,8 @@ from core.files import Unwritable, atomic_write, writable_folder
 from core.provenance import fingerprint
 from core.randomness import seed_of
 
-FORMAT = 1  # raise it when the same files are to be decoded to other bytes
+FORMAT = 2  # raise it when the same files are to be decoded to other bytes
+PIECE = 2**24  # bytes that have a checksum of their own
 
 
 def load(
@@ -110,22 +116,30 @@ def remove(place: Path, stem: str) -> None:
 
 
 def write(path: Path, paths: list[Path], decode: Callable[[Path], np.ndarray]) -> bool:
-    """Decode straight into the file ``path``, in the memory of a few images; False, and a warning, if the disk refuses.
+    """Decode straight into the file ``path``, in the memory of a few images.
 
-    Raises InputError, and leaves no file, if an image cannot be read or is not as large as the first.
+    Returns False, with a warning, if the disk refuses. Raises InputError, and leaves no file, if an
+    image cannot be read or is not as large as the first.
     """
     stream = images.decoded(paths, decode, paths[0].parent.name)
     first = next(stream)
     shape = (len(paths), *first.shape)
+    pieces = _pieces(shape)
+    checksums = np.zeros(len(pieces), "<u4")
     try:
         with atomic_write(path) as file:
             np.lib.format.write_array_header_1_0(
                 file, {"descr": "|u1", "fortran_order": False, "shape": shape}
             )
             # The space is taken at once: a disk that is too full says so now, and not when an hour was decoded.
-            os.posix_fallocate(file.fileno(), 0, file.tell() + len(paths) * first.nbytes)
-            for image in chain([first], stream):
-                file.write(np.ascontiguousarray(image))
+            size = file.tell() + len(paths) * first.nbytes + checksums.nbytes
+            os.posix_fallocate(file.fileno(), 0, size)
+            for number, image in enumerate(chain([first], stream)):
+                image = np.ascontiguousarray(image)
+                file.write(image)
+                piece = number // len(pieces[0])
+                checksums[piece] = zlib.crc32(image, int(checksums[piece]))
+            file.write(checksums)
     except Unwritable as error:
         warn(f"{error}; {paths[0].parent} is decoded into memory, by the next run anew")
         return False
@@ -134,8 +148,17 @@ def write(path: Path, paths: list[Path], decode: Callable[[Path], np.ndarray]) -
     return True
 
 
+def _pieces(shape: tuple[int, ...]) -> list[range]:
+    # The images, in pieces of some 16 MiB that have a checksum each, so that threads can share the checking.
+    length = max(1, PIECE // math.prod(shape[1:]))
+    return [range(start, min(start + length, shape[0])) for start in range(0, shape[0], length)]
+
+
 def read(path: Path, count: int, memory: float) -> Tensor | None:
-    """The ``count`` images in the file ``path``, mapped or read as ``load`` says; None if it is missing or broken."""
+    """The ``count`` images in the file ``path``, mapped or read as ``load`` says.
+
+    None if the file is missing, is another one, or a byte of it has changed since it was written.
+    """
     try:
         data = np.load(path, mmap_mode="r")
         sound = (
@@ -143,17 +166,34 @@ def read(path: Path, count: int, memory: float) -> Tensor | None:
             and data.dtype == np.uint8
             and data.ndim == 4
             and data.flags.c_contiguous
+            and len(data) == count
         )
-        if not sound or len(data) != count or data.offset + data.nbytes != path.stat().st_size:
+        if not sound:
             return None
-        if data.nbytes <= memory and processes.world_size() == 1:
-            data = np.load(path)
+        checksums = np.fromfile(path, "<u4", offset=data.offset + data.nbytes)
+        end = data.offset + data.nbytes + checksums.nbytes
     except Exception:  # numpy raises nearly everything on a broken file
         return None
+    pieces = _pieces(data.shape)
+    if len(checksums) != len(pieces) or end != path.stat().st_size:
+        return None
+    in_memory = data.nbytes <= memory and processes.world_size() == 1
+    kept = np.empty(data.shape, np.uint8) if in_memory else data
+
+    def is_right(piece: range, checksum: int) -> bool:
+        part = slice(piece.start, piece.stop)
+        if in_memory:
+            kept[part] = data[part]
+        return zlib.crc32(kept[part]) == checksum
+
+    with ThreadPoolExecutor(images.THREADS) as pool:
+        if not all(pool.map(is_right, pieces, checksums)):
+            warn(f"{path} is damaged; its images are decoded anew")
+            return None
     with warnings.catch_warnings():
         # Of torch, that this cannot be written to. A mapping that can be has to fit in memory, for Linux to allow it.
         warnings.simplefilter("ignore")
-        return torch.from_numpy(data).permute(0, 3, 1, 2)
+        return torch.from_numpy(kept).permute(0, 3, 1, 2)
 
 
 def resident(data: Tensor, device: torch.device, memory: float) -> Tensor:

@@ -200,7 +200,14 @@ def header(content):
     return content[:64] + b"?" * 64 + content[128:]
 
 
-@pytest.mark.parametrize("damage", [cut, longer, empty, text, header])
+def flipped(at):
+    """Another value of the byte ``at``, anywhere in the images or the checksums."""
+    return lambda content: content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage", [cut, longer, empty, text, header, *(flipped(at) for at in (128, 1000, 2071, -1))]
+)
 def test_a_broken_cache_is_made_anew(paths, load, damage):
     load(paths)
     path = paths[0].parent.parent / ".cache" / kept(paths)[0]
@@ -208,6 +215,22 @@ def test_a_broken_cache_is_made_anew(paths, load, damage):
     path.write_bytes(damage(whole))
     assert same(load(paths), paths) and load.decoded == 2 * len(paths)
     assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("memory", [ALL, 0], ids=["read", "mapped"])
+def test_a_byte_that_changed_on_the_disk_is_noticed_in_any_piece(
+    paths, load, monkeypatch, capsys, memory
+):
+    monkeypatch.setattr(cache, "PIECE", 500)  # 3 images each
+    load(paths, memory=memory)
+    path = paths[0].parent.parent / ".cache" / kept(paths)[0]
+    whole = path.read_bytes()
+    assert len(whole) == 128 + 12 * 162 + 4 * 4
+    for count, at in enumerate(range(128, len(whole), 97), start=2):
+        path.write_bytes(flipped(at)(whole))
+        assert same(load(paths, memory=memory), paths), at
+        assert load.decoded == count * len(paths) and "damaged" in capsys.readouterr().err
+        assert path.read_bytes() == whole
 
 
 @pytest.mark.parametrize(
@@ -414,7 +437,7 @@ def test_a_disk_that_is_too_full_is_known_before_the_work(paths, load, monkeypat
     monkeypatch.setattr(images, "load", lambda *_: load.decoded)
     paths *= 100
     assert load(paths) < len(paths) / 2
-    assert asked == [128 + len(paths) * 162]
+    assert asked == [128 + len(paths) * 162 + 4]
 
 
 # --- several processes ------------------------------------------------------------------------------------------------
