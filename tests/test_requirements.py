@@ -1,0 +1,158 @@
+"""What Python and which packages are needed: declared, checked at the start in one line, and installed."""
+
+import ast
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+import core
+
+LISTS = ("requirements.txt", "requirements-dev.txt")
+OURS = {path.name for path in ROOT.iterdir() if (path / "__init__.py").exists()} | {
+    "mean_iou_evaluate",
+    "conftest",
+    "tests",
+}
+
+
+def listed(name):
+    """Package to version specifier."""
+    lines = [line.split("#")[0].strip() for line in (ROOT / name).read_text().splitlines()]
+    return dict(re.fullmatch(r"([\w-]+)(.*)", line).groups() for line in lines if line)
+
+
+def programs(*folders):
+    return [path for folder in folders for path in sorted((ROOT / folder).glob("*.py"))]
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module.split(".")[0]
+
+
+@pytest.mark.parametrize(
+    ("folders", "lists"),
+    [
+        (("", "core", "p1", "p2", "p3", "report", "demo", "results"), LISTS[:1]),
+        (("tests", "benchmarks", "checkpoints"), LISTS),
+    ],
+)
+def test_what_is_imported_is_declared(folders, lists):
+    of_module = importlib.metadata.packages_distributions()
+    declared = {name.lower() for file in lists for name in listed(file)}
+    tests_own = {path.stem for path in programs("tests")}
+    for path in programs(*folders):
+        for module in set(imported(path)) - OURS - tests_own - sys.stdlib_module_names:
+            packages = {name.lower() for name in of_module.get(module, [module])}
+            assert packages & declared, f"{path} imports {module}, which {lists} do not list"
+
+
+def test_the_versions_checked_at_the_start_are_the_declared_ones():
+    declared = listed("requirements.txt")
+    for module, (package, lowest) in core.PACKAGES.items():
+        assert declared[package] == f">={lowest}", module
+
+
+def test_what_was_tested_with_is_all_that_is_declared_and_recent_enough():
+    tested = listed("constraints.txt")
+    declared = listed(LISTS[0]) | listed(LISTS[1])
+    assert tested.keys() == declared.keys()
+    for package, wanted in declared.items():
+        lowest = core._numbers(wanted.lstrip(">=~"))
+        assert core._numbers(tested[package].removeprefix("==")) >= lowest, package
+
+
+def test_a_python_that_is_too_old_can_read_the_programs_to_say_so():
+    for path in [*programs("p1", "p2", "p3", "report"), ROOT / "core/__init__.py"]:
+        text = path.read_text()
+        if path.name == "__init__.py" or 'if __name__ == "__main__"' in text:
+            ast.parse(text, str(path), feature_version=(3, 8))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("-m", "p1.train"),
+        ("-m", "p2.pretrain"),
+        ("p3/inference.py",),
+        ("checkpoints/download.py",),
+        ("-m", "report"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("found", ["1.12.1+cu113", None])
+def test_a_package_that_is_too_old_or_missing_is_one_line_before_it_is_imported(
+    tmp_path, command, found
+):
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise SystemExit('imported')")
+    (tmp_path / "torch-1.dist-info").mkdir()
+    (tmp_path / "torch-1.dist-info" / "METADATA").write_text(f"Name: torch\nVersion: {found}\n")
+    start = "" if found else "import importlib.util as u; find = u.find_spec\n"
+    start += "" if found else "u.find_spec = lambda name: None if name == 'torch' else find(name)\n"
+    (tmp_path / "sitecustomize.py").write_text(start)
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    fault = f"torch {found}" if found else "no torch"
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
+    assert f"has {fault}, but " in done.stderr and "2.6 or newer is needed" in done.stderr
+    assert sys.executable in done.stderr and "pip install -r requirements.txt" in done.stderr
+
+
+def test_a_python_that_is_too_old_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "version_info", (3, 8, 10))
+    with pytest.raises(SystemExit) as stop:
+        core.require("torch")
+    assert stop.value.code == 2
+    assert "has Python 3.8.10, but 3.10 or newer is needed. Run: pip" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("version", "numbers"),
+    [("2.6.0+cu124", [2, 6]), ("2.14.0a0+git1", [2, 14]), ("10", [10]), ("v1.x", [1, 0])],
+)
+def test_versions_of_every_form_are_compared(version, numbers):
+    assert core._numbers(version) == numbers
+
+
+@pytest.mark.parametrize(
+    ("configuration", "has_uv", "installer"),
+    [("", True, "uv"), ("", False, "pip"), ("global.constraint='c.txt'", True, "pip")],
+)
+def test_an_environment_is_made_once_by_uv_or_as_pip_is_configured(
+    tmp_path, configuration, has_uv, installer
+):
+    repository, tools = tmp_path / "the repository", tmp_path / "bin"
+    repository.mkdir(), tools.mkdir()
+    for name in ("venv.sh", *LISTS):
+        (repository / name).write_bytes((ROOT / name).read_bytes())
+    python = f"""#!/bin/bash
+case "$*" in
+  "-m pip config list") echo "{configuration}";;
+  "-m venv "*) mkdir -p "$3/bin"; cp "$0" "$3/bin/python3";;
+  *"pip install"*) echo "pip $*" >>"{tmp_path}/log";;
+esac
+"""
+    (tools / "python3").write_text(python)
+    if has_uv:
+        (tools / "uv").write_text(f'#!/bin/bash\necho "uv $*" >>"{tmp_path}/log"\n')
+    for path in tools.iterdir():
+        path.chmod(0o755)
+    command = f'set -euo pipefail; requirements=({" ".join(LISTS)}); source "{repository}/venv.sh"'
+    for _ in range(2):
+        subprocess.run(["bash", "-c", command], env={"PATH": f"{tools}:/usr/bin:/bin"}, check=True)
+    (line,) = (tmp_path / "log").read_text().splitlines()
+    assert line.startswith(installer) and all(f"{repository}/{name}" in line for name in LISTS)
