@@ -1,8 +1,9 @@
 """Make initial weights for model B: ``python3 -m p1.pretrain --recipe hour``.
 
-The published weights were trained on CIFAR-100, which problem 1's validation images are part of. These come from the same
-network trained on other images: a folder and a csv that labels them, by default problem 2's ``mini``, at 32x32. Every
-``HOLD_OUT``-th image is kept out of the training to measure the accuracy on.
+The published weights were trained on CIFAR-100, which problem 1's validation images are part of. These
+come from the same network trained on other images: a folder and a csv that labels them, by default
+problem 2's ``mini``, at 32x32. One in ``HOLD_OUT`` images of each class is kept out of the training to
+measure the accuracy on; the seed draws which.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ import dataclasses
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from core import cache, devices, optim, processes
 from core.cli import InputError, Parser, training_flags
 from core.files import natural
 from core.predictions import locate, read_rows
 from core.provenance import digest
-from core.randomness import seed_of
+from core.randomness import generator, seed_of
 from core.run import Run
 from p1 import data
 from p1.model import mobilenet_v2
@@ -48,17 +50,16 @@ def main() -> None:
     table, folder = args.labels or args.data / "labels.csv", args.data / "train"
     rows = read_rows(table, ("filename", "label"))
     paths = locate(table, folder, rows)
-    if len(paths) < HOLD_OUT:
-        raise InputError(
-            f"{table} names {len(paths)} images; at least {HOLD_OUT} are needed, one of them to measure on"
-        )
     names = [row["label"] for row in rows]
     classes = tuple(sorted(set(names), key=natural))
     labels = torch.tensor([classes.index(name) for name in names])
-    held = torch.arange(len(paths)) % HOLD_OUT == 0
+    held = hold_out(labels, args.seed)
+    if not held.any():
+        raise InputError(f"{table} names no label twice; of two images, one is to measure on")
     kept_paths = [path for path, out in zip(paths, held, strict=True) if not out]
+    held_paths = [path for path, out in zip(paths, held, strict=True) if out]
     train_images = cache.load(kept_paths, data.decode, f"{data.KIND}-kept", args.data_memory)
-    val_images = cache.load(paths[::HOLD_OUT], data.decode, f"{data.KIND}-held", args.data_memory)
+    val_images = cache.load(held_paths, data.decode, f"{data.KIND}-held", args.data_memory)
     digests = {
         "train": digest(train_images, labels[~held]),
         "val": digest(val_images, labels[held]),
@@ -82,6 +83,20 @@ def main() -> None:
     )  # fmt: skip
     train_set, val_set = (train_images, train_labels), (val_images, labels[held])
     fit(run, recipe, network, average, optimizer, train_set, val_set, device, classes)
+
+
+def hold_out(labels: Tensor, seed: int) -> Tensor:
+    """Which images are measured on, (N,) bool: one in HOLD_OUT of each class of ``labels`` (N,) int64.
+
+    Of a class of two or more at least one; of a single image none.
+    """
+    held = torch.zeros(len(labels), dtype=torch.bool)
+    for label in labels.unique().tolist():
+        index = (labels == label).nonzero().flatten()
+        count = max(round(len(index) / HOLD_OUT), 1) if len(index) > 1 else 0
+        drawn = torch.randperm(len(index), generator=generator(seed, "hold-out", label))
+        held[index[drawn[:count]]] = True
+    return held
 
 
 if __name__ == "__main__":

@@ -267,6 +267,14 @@ def test_one_batch_can_be_learned_by_heart(make, side, classes):
     assert losses[-1] < 0.3 * losses[0]
 
 
+def test_the_images_held_out_are_a_share_of_every_class_drawn_by_the_seed():
+    labels = torch.cat([torch.arange(16).repeat(64), torch.tensor([16, 16, 17])])  # the csv cycles
+    held = p1_pretrain.hold_out(labels, seed=0)
+    assert labels[held].bincount(minlength=18).tolist() == [3] * 16 + [1, 0]
+    assert torch.equal(held, p1_pretrain.hold_out(labels, seed=0))
+    assert not torch.equal(held, p1_pretrain.hold_out(labels, seed=1))
+
+
 def test_model_b_starts_from_weights_made_of_other_images(call, tiny, tmp_path):
     images = sorted((tiny / "p2_data/mini/train").iterdir())
     (tmp_path / "train").mkdir()
