@@ -1,3 +1,4 @@
 #!/usr/bin/env bash
-# Problem 1: bash hw1_1.sh <image folder> <output.csv> [--checkpoint FILE] [--device auto|cpu|cuda] [--batch-size N]
-HW1_PROGRAM=hw1_1.sh exec python3 "$(dirname -- "${BASH_SOURCE[0]}")/p1/inference.py" "$@"
+# Problem 1: bash hw1_1.sh <image folder> <output.csv>    bash hw1_1.sh --help says more
+root=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")
+HW1_PROGRAM=hw1_1.sh PYTHONUTF8=1 PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" exec python3 "$root/p1/inference.py" "$@"

@@ -1,3 +1,4 @@
 #!/usr/bin/env bash
-# Problem 3: bash hw1_3.sh <image folder> <output folder> [--checkpoint FILE] [--device auto|cpu|cuda] [--batch-size N]
-HW1_PROGRAM=hw1_3.sh exec python3 "$(dirname -- "${BASH_SOURCE[0]}")/p3/inference.py" "$@"
+# Problem 3: bash hw1_3.sh <image folder> <output folder>    bash hw1_3.sh --help says more
+root=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")
+HW1_PROGRAM=hw1_3.sh PYTHONUTF8=1 PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" exec python3 "$root/p3/inference.py" "$@"

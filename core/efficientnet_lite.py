@@ -35,11 +35,15 @@ class SameConv2d(nn.Conv2d):
     """A convolution with TensorFlow's SAME padding: an odd pixel of padding lies right and below."""
 
     def forward(self, images: Tensor) -> Tensor:
-        pads = [self._pad(images.shape[axis], axis - 2) for axis in (3, 2)]
-        left_right_top_bottom = [side for pad in pads for side in (pad // 2, pad - pad // 2)]
-        return super().forward(nn.functional.pad(images, left_right_top_bottom))
+        return super().forward(self.pad(images))
 
-    def _pad(self, size: int, axis: int) -> int:
+    def pad(self, images: Tensor) -> Tensor:
+        """The images with the zeros around them that the convolution reads."""
+        pads = [self._padding(images.shape[axis], axis - 2) for axis in (3, 2)]
+        left_right_top_bottom = [side for pad in pads for side in (pad // 2, pad - pad // 2)]
+        return nn.functional.pad(images, left_right_top_bottom)
+
+    def _padding(self, size: int, axis: int) -> int:
         reach = (self.kernel_size[axis] - 1) * self.dilation[axis] + 1
         last = (math.ceil(size / self.stride[axis]) - 1) * self.stride[axis]
         return max(0, last + reach - size)

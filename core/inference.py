@@ -1,24 +1,32 @@
-"""The stream that all three inference programs are: decoding threads -> batch -> network -> writer, in bounded memory.
+"""What the three inference programs share: their flags, and the stream from files to batches.
 
-And the device that it runs on: what ``--device auto`` promises is kept here, for all three.
+Torch is not imported here but where it is needed first: files are decoded by threads while the main
+thread imports it (of problem 2's 406 photographs all are decoded by then, 1.2 s of CPU time).
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
+import math
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from core import augment, devices, images
-from core.checkpoint import Checkpoint
-from core.cli import PARTIAL, InputError, note, positive, warn
+from core import images
+from core.cli import PARTIAL, InputError, answer, minutes, note, positive, warn
+from core.predictions import write_rows
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+# --- flags ----------------------------------------------------------------------------------------
 
 
 def flags(parser: argparse.ArgumentParser, checkpoint: Path) -> None:
@@ -30,38 +38,104 @@ def flags(parser: argparse.ArgumentParser, checkpoint: Path) -> None:
         help="auto (a GPU that works, or else the CPU), cpu, cuda or cuda:N",
     )
     parser.add_argument(
-        "--batch-size",
-        type=positive,
-        help="images at a time; halved by itself when a GPU's memory is short",
+        "--batch-size", type=positive, help="images at a time; halved if the memory is short"
+    )
+    parser.add_argument(
+        "--bf16", action="store_true", help="in bfloat16 where the machine has it: faster, coarser"
+    )
+    parser.add_argument(
+        "--flip",
+        action=argparse.BooleanOptionalAction,
+        help="average with the mirror image, or not, whatever the checkpoint says",
+    )
+    parser.add_argument(
+        "--max-minutes",
+        type=deadline,
+        default="9",
+        metavar="MINUTES",
+        dest="stop_at",
+        help="an output that would take longer is simplified, then filled up (%(default)s; inf: never)",
+    )
+    parser.add_argument(
+        "--probabilities", type=Path, metavar="CSV", help="also write how sure the network is"
     )
 
 
-class TooLarge(InputError):
-    """One image alone does not fit the GPU's memory."""
+def deadline(text: str) -> float:
+    """An argparse type: a number of minutes from now, or inf, as a time of ``time.monotonic``."""
+    return math.inf if text == "inf" else time.monotonic() + 60 * minutes(text)
+
+
+def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Raise InputError if writing ``outputs`` would overwrite one of ``inputs`` or each other."""
+    outputs = [Path(os.path.realpath(path)) for path in outputs]
+    if len(set(outputs)) < len(outputs):
+        raise InputError("two outputs have the same name; name another file")
+    existing = {_identity(path): path for path in outputs if os.path.exists(path)}
+    if not existing:
+        return
+    for path in inputs:
+        if _identity(path) in existing:
+            raise InputError(f"the output {path} is an input too; name another output")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+@dataclasses.dataclass
+class Views:
+    """The views of an image over which logits are averaged. ``scales``: of the image's sides."""
+
+    flip: bool
+    scales: tuple[float, ...] = (1.0,)
+
+    def reduce(self) -> bool:
+        """Only the image itself from now on. Whether there were more views before."""
+        more = self.flip or self.scales != (1.0,)
+        self.flip, self.scales = False, (1.0,)
+        return more
+
+
+# --- the device -----------------------------------------------------------------------------------
 
 
 def on_device(name: str, work: Callable[[torch.device], int]) -> int:
     """Do ``work`` on the device called ``name``, and return its exit status.
 
-    With ``auto``, a GPU that fails at it is warned about, and the CPU does the whole again. Raises InputError where a GPU
-    that was named fails. On the CPU there is nothing to go on with: its errors are bugs and stay what they are.
+    With ``auto``, a GPU that fails at it is warned about, and the CPU starts again. Raises InputError
+    where a GPU that was named fails, and where the memory is too small. Other errors on the CPU are
+    bugs and stay what they are.
     """
+
+    from core import devices
+    from core.predictor import TooLarge, is_out_of_memory
+
     device = devices.choose(name)
     try:
         return work(device)
-    except (
-        RuntimeError,
-        TooLarge,
-    ) as error:  # of a GPU: no memory, cuDNN, cuBLAS, the driver; few have a class of their own
+    except (RuntimeError, MemoryError, TooLarge) as error:
+        # A GPU's errors: no memory, cuDNN, cuBLAS, the driver; few have a class of their own.
         if device.type == "cpu":
+            if is_out_of_memory(error):
+                raise InputError("the memory is too small; free some, or --batch-size 1") from error
             raise
         reason = f"{device} failed ({(str(error) or type(error).__name__).splitlines()[0]})"
         if name != "auto":
             raise InputError(f"{reason}; try --device cpu") from error
-    warn(
-        f"{reason}; starting again on the CPU"
-    )  # out here, as the error's frames held the GPU's memory
-    return work(torch.device("cpu"))
+    # Out here, as the error's frames held the GPU's memory.
+    warn(f"{reason}; starting again on the CPU")
+    return on_device("cpu", work)
+
+
+# --- the stream -----------------------------------------------------------------------------------
+
+
+PIXELS = 2**24  # of a batch at most
 
 
 @dataclasses.dataclass
@@ -73,94 +147,163 @@ class Batch:
 
 
 class Stream:
-    """Decode ``paths`` ahead in threads and hand them out in batches; count, time and report.
+    """Decodes ``paths`` ahead in threads, from now on, and hands them out in batches.
 
-    A file that cannot be read is warned about and kept in ``bad``; the others go on. Raises InputError in the end if not
-    one could be read.
+    At most ``ahead`` of them wait, or as many as ``cost`` so much together. A file that
+    cannot be read is warned about and kept in ``bad``; the others go on. What is not done when
+    ``stop_at`` (of ``time.monotonic``) comes is kept in ``late``.
     """
 
     def __init__(
-        self, paths: list[Path], decode: Callable[[Path], np.ndarray], batch_size: int
+        self,
+        paths: list[Path],
+        decode: Callable[[Path], np.ndarray],
+        ahead: int = 256,
+        cost: Callable[[Path], int] = lambda path: 1,
+        stop_at: float = math.inf,
     ) -> None:
-        self.paths, self.bad = paths, []
-        self._decode, self._batch_size = decode, batch_size
+        self.paths, self.stop_at = paths, stop_at
+        self.bad: list[Path] = []
+        self.late: list[Path] = []
+        self._decode, self._ahead, self._cost = decode, ahead, cost
         self._start = time.perf_counter()
+        self._decoded: images.InOrder | None = self._decode_all()
 
-    def __iter__(self) -> Iterator[Batch]:
-        paths: list[Path] = []
-        decoded: list[np.ndarray] = []
-        ahead = images.in_order(self._try, self.paths, ahead=self._batch_size + images.THREADS)
-        for path, image in zip(
-            self.paths, images.progress(ahead, len(self.paths), "images"), strict=True
-        ):
-            if isinstance(image, images.BadImage):
-                warn(str(image))
-                self.bad.append(path)
-                continue
-            if decoded and (len(decoded) == self._batch_size or decoded[0].shape != image.shape):
-                yield _batch(paths, decoded)
-                paths, decoded = [], []
-            paths.append(path)
-            decoded.append(image)
-        if not decoded and len(self.bad) == len(self.paths):
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._decoded:
+            self._decoded.close()
+
+    def batches(
+        self, batch_size: int, simplify: Callable[[], bool] = lambda: False
+    ) -> Iterator[Batch]:
+        """All images that can be read, from the first on, however often this is called.
+
+        Where the time would not suffice, ``simplify`` is called: it makes what follows quicker and says
+        whether it could. Raises InputError in the end if no image could be read.
+        """
+        decoded, self._decoded = self._decoded or self._decode_all(), None
+        self.bad, self.late = [], []
+        start = time.monotonic()
+        batch: list[tuple[Path, np.ndarray]] = []
+        try:
+            progress = images.progress(decoded, len(self.paths), "images")
+            for index, (path, image) in enumerate(zip(self.paths, progress, strict=True)):
+                if image is None and (image := self._try(path)) is None:
+                    raise InputError(f"{path} does not fit the memory; free some")
+                if isinstance(image, images.BadImage):
+                    warn(str(image))
+                    self.bad.append(path)
+                    continue
+                at_most = max(1, min(batch_size, PIXELS // (image.shape[0] * image.shape[1])))
+                if batch and (len(batch) >= at_most or batch[0][1].shape != image.shape):
+                    yield _batch(batch)
+                    batch = []
+                    if self._is_short(start, index) and simplify():
+                        warn("the time is short; going on without mirror images and other scales")
+                if self.time_is_up():
+                    self.late += self.paths[index:]
+                    break
+                batch.append((path, image))
+        finally:
+            decoded.close()
+        if len(self.bad) == len(self.paths):
             raise InputError(
                 f"none of the {len(self.paths)} images could be read; nothing was written"
             )
-        if decoded:
-            yield _batch(paths, decoded)
+        if batch:
+            yield _batch(batch)
 
-    def _try(self, path: Path) -> np.ndarray | images.BadImage:
+    def time_is_up(self) -> bool:
+        return time.monotonic() >= self.stop_at
+
+    def _is_short(self, start: float, done: int) -> bool:
+        """Whether the images left would take until after the deadline at the pace so far."""
+        now = time.monotonic()
+        if now - start < min(5, (self.stop_at - start) / 10):  # too little to judge by
+            return False
+        return now + (now - start) / done * (len(self.paths) - done) > self.stop_at
+
+    def _decode_all(self) -> images.InOrder:
+        return images.InOrder(self._try, self.paths, self._ahead, self._cost)
+
+    def _try(self, path: Path) -> np.ndarray | images.BadImage | None:
         try:
             return self._decode(path)
         except images.BadImage as error:
             return error
+        except MemoryError:
+            return None  # others may hold the memory now
 
     def report(self, device: str, fallback: str) -> int:
-        """Print the summary line on stderr, name the fallback if one was used, and return the exit status."""
+        """Print the summary line on stderr, name the fallback if one was used; the exit status."""
         seconds = time.perf_counter() - self._start
         count = len(self.paths)
         note(f"{count} images in {seconds:.1f} s ({count / seconds:.1f} images/s) on {device}")
-        if not self.bad:
-            return 0
-        warn(f"{len(self.bad)} of {count} images could not be read and got {fallback}")
-        return PARTIAL
+        if self.bad:
+            warn(f"{len(self.bad)} of {count} images could not be read and got {fallback}")
+        if self.late:
+            warn(f"{len(self.late)} of {count} images had no time left and got {fallback}")
+        return PARTIAL if self.bad or self.late else 0
 
 
-def _batch(paths: list[Path], decoded: list[np.ndarray]) -> Batch:
-    return Batch(paths, torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2))
+def _batch(items: list[tuple[Path, np.ndarray]]) -> Batch:
+    import torch
+
+    # A large image comes alone, and is not copied.
+    stacked = np.stack([image for _, image in items]) if len(items) > 1 else items[0][1][None]
+    return Batch([path for path, _ in items], torch.from_numpy(stacked).permute(0, 3, 1, 2))
 
 
-class Predictor:
-    """Calls ``classify`` (normalised float images -> class indices) on uint8 batches, on ``device``.
+# --- labels ---------------------------------------------------------------------------------------
 
-    Where a GPU's memory is too small for a batch, the batch is halved, for good.
-    """
+
+class Labels:
+    """The label of each image, ``fallback`` until it is known, and what else was asked for."""
 
     def __init__(
-        self, classify: Callable[[Tensor], Tensor], checkpoint: Checkpoint, device: torch.device
+        self, paths: list[Path], classes: tuple[str, ...], fallback: str, args: argparse.Namespace
     ) -> None:
-        self._classify, self._checkpoint, self._device = classify, checkpoint, device
-        self._at_most = sys.maxsize
-        # A GPU's convolutions would round their inputs to TF32's 10 bits: predictions would depend on its make and the batch.
-        torch.backends.cudnn.allow_tf32 = False
+        self._classes, self._args = classes, args
+        self.of = dict.fromkeys(paths, fallback)
+        self._probabilities: dict[Path, np.ndarray] = {}
 
-    @torch.inference_mode()
-    def __call__(self, batch: Tensor) -> np.ndarray:
-        """(N, 3, H, W) uint8 -> what ``classify`` gives, as one array. Raises TooLarge."""
-        done: list[Tensor] = []
-        while (start := sum(map(len, done))) < len(batch):
-            part = batch[start : start + self._at_most]
-            try:
-                inputs = augment.to_float(part.to(self._device, non_blocking=True))
-                inputs = augment.normalise(inputs, self._checkpoint.mean, self._checkpoint.std)
-                done.append(self._classify(inputs).cpu())
-            except torch.OutOfMemoryError as error:
-                if len(part) == 1:
-                    size = "x".join(str(side) for side in reversed(part.shape[2:]))
-                    raise TooLarge(
-                        f"an image of {size} does not fit the memory of {self._device}; the CPU may do"
-                    ) from error
-                self._at_most = len(part) // 2
-                torch.cuda.empty_cache()
-                warn(f"the GPU's memory is short; going on with batches of {self._at_most}")
-        return torch.cat(done).numpy()
+    def add(self, paths: list[Path], logits: np.ndarray) -> None:
+        """``logits``: (N, classes) float32 of the images at ``paths``."""
+        self.of.update(
+            (path, self._classes[k]) for path, k in zip(paths, logits.argmax(1), strict=True)
+        )
+        if self._args.probabilities or self._args.top:
+            shares = np.exp(logits - logits.max(1, keepdims=True))
+            self._probabilities.update(
+                zip(paths, shares / shares.sum(1, keepdims=True), strict=True)
+            )
+
+    def write_more(self, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+        """Write the file of probabilities and print the ``--top`` labels, where they were asked for.
+
+        ``columns`` and ``rows``, one an image, are what stands before the probabilities; the row of an
+        image that could not be read has none.
+        """
+        named = list(zip(self.of, rows, strict=True))
+        if self._args.probabilities:
+            table = [
+                (*row, *(f"{share:.6f}" for share in self._probabilities.get(path, ())))
+                for path, row in named
+            ]
+            width = len(columns) + len(self._classes)
+            table = [(*row, *[""] * (width - len(row))) for row in table]
+            write_rows(self._args.probabilities, (*columns, *self._classes), table)
+        for path, row in named if self._args.top else ():
+            shares = self._probabilities.get(path, np.empty(0))
+            best = np.argsort(-shares, kind="stable")[: self._args.top]
+            words = [f"{self._classes[k]} {shares[k]:.4f}" for k in best] or ["could not be read"]
+            answer("  ".join((row[-1], *words)))
+
+
+def top_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--top", type=positive, metavar="K", help="also print each image's K likeliest labels"
+    )

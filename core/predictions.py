@@ -91,9 +91,16 @@ def unique(rows: list[dict[str, str]], column: str, path: Path) -> None:
 
 
 def locate(table: Path, folder: Path, rows: list[dict[str, str]]) -> list[Path]:
-    """The paths of the rows' images, in the rows' order. Raises InputError if one is missing or named twice."""
+    """The paths of the rows' images, in the rows' order.
+
+    Raises InputError if one is missing, named twice or not in ``folder``.
+    """
     readable_folder(folder)
     unique(rows, "filename", table)
+    for row in rows:
+        name = row["filename"]
+        if os.path.isabs(name) or ".." in Path(name).parts:
+            raise InputError(f"{table} names {name!r}, which does not lie in {folder}")
     paths = [folder / row["filename"] for row in rows]
     missing = [
         path.name for path in paths if not os.path.isfile(path)
@@ -107,8 +114,10 @@ def write_rows(path: Path, columns: tuple[str, ...], rows: list[tuple[str, ...]]
     """Write a csv with ``columns`` as header, in whole or not at all. Names of files keep their bytes, UTF-8 or not."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
+    quoting = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writerow(columns)
-    writer.writerows(rows)
+    for row in rows:  # unquoted, a carriage return in a file's name would end the line
+        (quoting if any("\r" in cell for cell in row) else writer).writerow(row)
     with atomic_write(path) as file:
         file.write(text.getvalue().encode(errors="surrogateescape"))
 

@@ -6,14 +6,14 @@ import functools
 import math
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from core import cache, images
+from core import images
 from core.cli import InputError
 from core.files import list_files
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CLASSES = tuple(str(label) for label in range(50))
 SIZE = 32
@@ -34,6 +34,10 @@ def label_of(name: str) -> int:
 
 def load(folder: Path, memory: float = math.inf) -> tuple[Tensor, Tensor, list[Path]]:
     """Images (N, 3, 32, 32) uint8, labels (N,) int64 and paths of a labelled folder. ``memory``: see ``cache.load``."""
+    import torch  # here, as the inference decodes before it has torch
+
+    from core import cache
+
     paths = list_files(folder, SUFFIXES)
-    labels = torch.from_numpy(np.array([label_of(path.name) for path in paths], dtype=np.int64))
+    labels = torch.tensor([label_of(path.name) for path in paths])
     return cache.load(paths, decode, KIND, memory), labels, paths

@@ -1,75 +1,106 @@
-"""Label a folder of 32x32 images: ``bash hw1_1.sh <image folder> <output.csv>``."""
+"""Label 32x32 images: ``bash hw1_1.sh <image folder> <output.csv>``."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-ROOT = Path(__file__).resolve().parents[1]
-if not __package__:  # started by path, from any working directory, the packages lie beside this one
-    sys.path[0] = str(ROOT)
-
-import core  # noqa: E402, F401  # says in one line what this Python lacks, before anything else is imported
+import core  # noqa: F401  # says in one line what this Python lacks, before more is imported
 
 # isort: split
-import argparse  # noqa: E402
+import argparse
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch  # noqa: E402
-from torch import nn  # noqa: E402
+from core import images
+from core.cli import InputError, Parser, entry, some
+from core.files import writable_file
+from core.inference import Labels, Stream, Views, check_outputs, flags, on_device, top_flag
+from core.predictions import write_rows
+from p1 import data
 
-from core import checkpoint, devices  # noqa: E402
-from core.cli import InputError, Parser, entry  # noqa: E402
-from core.files import list_files, writable_file  # noqa: E402
-from core.inference import Predictor, Stream, flags, on_device  # noqa: E402
-from core.predictions import write_rows  # noqa: E402
-from p1 import data  # noqa: E402
-from p1.model import build, logits  # noqa: E402
+if TYPE_CHECKING:  # torch is imported while files are decoded: see core.inference
+    import torch
+    from torch import nn
 
+    from core.checkpoint import Checkpoint
+    from core.predictor import Predictor
+
+ROOT = Path(__file__).resolve().parents[1]
 FALLBACK = data.CLASSES[0]  # the label of a file that cannot be read
 
 
 def arguments() -> argparse.Namespace:
     parser = Parser(prog="hw1_1.sh", description=__doc__)
-    parser.add_argument("images", type=Path, help="folder of PNG or JPEG images")
+    parser.add_argument(
+        "images", type=Path, nargs="+", help="folder of PNG or JPEG images, files, or 'a/*.png'"
+    )
     parser.add_argument("output", type=Path, help="csv to write: filename,label")
     flags(parser, ROOT / "checkpoints" / "p1_a.pt")
+    top_flag(parser)
     return parser.parse_args()
 
 
 def main() -> int:
     args = arguments()
-    paths = list_files(args.images, data.SUFFIXES)
-    writable_file(args.output)
-    return on_device(args.device, lambda device: label(args, paths, device))
-
-
-def label(args: argparse.Namespace, paths: list[Path], device: torch.device) -> int:
-    """The program's work on the device ``device``; the exit status."""
-    network, saved = load_network(args.checkpoint, device)
-    predict = Predictor(
-        lambda images: logits(network, images, saved.flip_test).argmax(1), saved, device
-    )
-
-    labels = dict.fromkeys(paths, FALLBACK)
-    stream = Stream(paths, data.decode, args.batch_size or (32 if device.type == "cpu" else 512))
-    for batch in stream:
-        labels.update(
-            zip(batch.paths, (saved.classes[k] for k in predict(batch.images)), strict=True)
+    paths = images.find(args.images)
+    counts = Counter(path.name for path in paths)
+    if doubled := [name for name, count in counts.items() if count > 1]:
+        raise InputError(
+            f"more than one image is called {some(doubled)}; label their folders alone"
         )
-    write_rows(
-        args.output, ("filename", "label"), [(path.name, label) for path, label in labels.items()]
-    )
+    outputs = [writable_file(path) for path in (args.output, args.probabilities) if path]
+    check_outputs(outputs, [args.checkpoint, *paths])
+    with Stream(paths, data.decode, ahead=4096, stop_at=args.stop_at) as stream:
+        return on_device(args.device, lambda device: label(args, stream, device))
+
+
+def label(args: argparse.Namespace, stream: Stream, device: torch.device) -> int:
+    """The program's work on ``device``; the exit status."""
+    from core import devices
+
+    predict, classes, views = predictor(args.checkpoint, device, args.flip, args.bf16)
+    labels = Labels(stream.paths, classes, FALLBACK, args)
+    batch_size = args.batch_size or (32 if device.type == "cpu" else 512)
+    for batch in stream.batches(batch_size, views.reduce):
+        labels.add(batch.paths, predict(batch.images))
+    rows = [(path.name, label) for path, label in labels.of.items()]
+    write_rows(args.output, ("filename", "label"), rows)
+    labels.write_more(("filename",), [(path.name,) for path in stream.paths])
     return stream.report(devices.describe(device), f"the label {FALLBACK}")
 
 
-def load_network(path: Path, device: torch.device) -> tuple[nn.Module, checkpoint.Checkpoint]:
-    """A checkpoint's network, ready on ``device``, and the checkpoint. Raises InputError if it is none of p1's 50 classes."""
+def predictor(
+    path: Path, device: torch.device, flip: bool | None = None, bf16: bool = False
+) -> tuple[Predictor, tuple[str, ...], Views]:
+    """A checkpoint's network: (N, 3, 32, 32) uint8 -> logits (N, 50); its classes; the views used.
+
+    ``flip``: as the checkpoint says, if it is None. Raises InputError if it is none of problem 1's.
+    """
+    from core.predictor import Predictor, fold, has_bf16
+    from p1.model import logits
+
+    network, saved = load_network(path, device)
+    bf16 = has_bf16(bf16, device)
+    folded = fold(network, device, bf16)
+    views = Views(saved.flip_test if flip is None else flip)
+    predict = Predictor(lambda batch: logits(folded, batch, views.flip), saved, device, bf16)
+    return predict, saved.classes, views
+
+
+def load_network(path: Path, device: torch.device) -> tuple[nn.Module, Checkpoint]:
+    """A checkpoint's network, ready on ``device``, and the checkpoint.
+
+    Raises InputError if it is none of problem 1's 50 classes.
+    """
+    from core import checkpoint, predictor
+    from p1.model import build
+
     saved = checkpoint.load(path, "p1")
     if saved.classes != data.CLASSES:
         raise InputError(f"{path} is of {len(saved.classes)} classes, not of problem 1's 50")
-    network = build(saved.architecture, len(saved.classes))
-    checkpoint.load_weights(network, saved.weights, str(path))
-    return devices.prepare(network.eval(), device), saved
+    count = len(saved.classes)
+    return predictor.load_network(
+        lambda: build(saved.architecture, count), saved, path, device
+    ), saved
 
 
 if __name__ == "__main__":

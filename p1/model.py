@@ -12,7 +12,6 @@ import re
 from pathlib import Path
 
 from torch import Tensor, nn
-from torchvision.models import MobileNetV2
 
 from core import checkpoint
 from core.cli import InputError
@@ -36,11 +35,13 @@ def build(architecture: str, classes: int, drop_path: float = 0.0) -> nn.Module:
     return EnlargedEfficientNet(classes, match[1], int(match[2]), drop_path)
 
 
-def mobilenet_v2(classes: int) -> MobileNetV2:
+def mobilenet_v2(classes: int) -> nn.Module:
     """MobileNetV2 x1.4 with random weights: (N, 3, 32, 32) float -> logits (N, classes).
 
     4,405,426 parameters with 50 classes.
     """
+    from torchvision.models import MobileNetV2  # here, as model C does without torchvision
+
     network = MobileNetV2(num_classes=classes, width_mult=1.4)
     stem, expansion = network.features[0][0], network.features[2].conv[1][0]
     stem.stride = (1, 1)  # NOTE: stride 2 -> 1 for 32x32

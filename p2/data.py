@@ -5,14 +5,15 @@ from __future__ import annotations
 import functools
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from core import cache, images
+from core import images
 from core.cli import InputError, some
 from core.files import list_files, natural
 from core.predictions import locate, read_rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SIZE = 128  # fixed by the course
 KIND = f"p2-{SIZE}"  # of cache
@@ -21,6 +22,8 @@ decode = functools.partial(images.read_square, size=SIZE)
 
 def load_unlabelled(folder: Path, memory: float = math.inf) -> tuple[Tensor, list[Path]]:
     """Images (N, 3, 128, 128) uint8 and paths of a folder. ``memory``: see ``cache.load``."""
+    from core import cache  # here, as the inference decodes before it has torch
+
     paths = list_files(folder, images.SUFFIXES)
     return cache.load(paths, decode, KIND, memory), paths
 
@@ -43,6 +46,10 @@ def load_labelled(
 
     ``memory``: see ``cache.load``. Raises InputError at a label that is not among ``classes``.
     """
+    import torch  # here, as the inference decodes before it has torch
+
+    from core import cache
+
     labels, paths = read_labelled(table, folder)
     classes = classes or classes_of(labels)
     foreign = sorted(set(labels) - set(classes), key=natural)

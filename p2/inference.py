@@ -2,83 +2,100 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-ROOT = Path(__file__).resolve().parents[1]
-if not __package__:  # started by path, from any working directory, the packages lie beside this one
-    sys.path[0] = str(ROOT)
-
-import core  # noqa: E402, F401  # says in one line what this Python lacks, before anything else is imported
+import core  # noqa: F401  # says in one line what this Python lacks, before more is imported
 
 # isort: split
-import argparse  # noqa: E402
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch  # noqa: E402
+from core import images
+from core.cli import InputError, Parser, entry
+from core.files import writable_file
+from core.inference import Labels, Stream, Views, check_outputs, flags, on_device, top_flag
+from core.predictions import locate, read_rows, write_rows
+from p2 import data
 
-from core import checkpoint, devices  # noqa: E402
-from core.cli import InputError, Parser, entry  # noqa: E402
-from core.files import writable_file  # noqa: E402
-from core.inference import Predictor, Stream, flags, on_device  # noqa: E402
-from core.predictions import locate, read_rows, write_rows  # noqa: E402
-from p2 import data  # noqa: E402
-from p2.model import ARCHITECTURE, Classifier, logits  # noqa: E402
+if TYPE_CHECKING:  # torch is imported while files are decoded: see core.inference
+    import torch
+
+    from core.predictor import Predictor
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def arguments() -> argparse.Namespace:
     parser = Parser(prog="hw1_2.sh", description=__doc__)
     parser.add_argument(
-        "table", metavar="images.csv", type=Path, help="csv with the columns id and filename"
+        "table",
+        metavar="images.csv",
+        type=Path,
+        nargs="?",
+        help="csv with the columns id and filename; left out: all images, numbered from 0",
     )
     parser.add_argument(
-        "images", type=Path, help="folder of the images that it names; others there do not count"
+        "images", type=Path, help="folder of the images; without a csv also a file, or 'a/*.jpg'"
     )
     parser.add_argument("output", type=Path, help="csv to write: id,filename,label")
     flags(parser, ROOT / "checkpoints" / "p2_c.pt")
+    top_flag(parser)
     return parser.parse_args()
 
 
 def main() -> int:
     args = arguments()
-    rows = read_rows(args.table, ("id", "filename"))
-    paths = locate(args.table, args.images, rows)
-    writable_file(args.output)
-    return on_device(args.device, lambda device: label(args, rows, paths, device))
+    if args.table:
+        table = read_rows(args.table, ("id", "filename"))
+        paths = locate(args.table, args.images, table)
+        rows = [(row["id"], row["filename"]) for row in table]
+    else:
+        paths = images.find([args.images])
+        rows = [(str(number), path.name) for number, path in enumerate(paths)]
+    outputs = [writable_file(path) for path in (args.output, args.probabilities) if path]
+    check_outputs(outputs, [args.checkpoint, *([args.table] if args.table else []), *paths])
+    with Stream(paths, data.decode, ahead=512, stop_at=args.stop_at) as stream:
+        return on_device(args.device, lambda device: label(args, rows, stream, device))
 
 
 def label(
-    args: argparse.Namespace, rows: list[dict[str, str]], paths: list[Path], device: torch.device
+    args: argparse.Namespace, rows: list[tuple[str, str]], stream: Stream, device: torch.device
 ) -> int:
-    """The program's work on the device ``device``; the exit status."""
-    predict, classes = predictor(args.checkpoint, device)
-    fallback = classes[0]
-    labels = dict.fromkeys(paths, fallback)
-    stream = Stream(paths, data.decode, args.batch_size or (16 if device.type == "cpu" else 128))
-    for batch in stream:
-        labels.update(zip(batch.paths, (classes[k] for k in predict(batch.images)), strict=True))
-    answers = [
-        (row["id"], row["filename"], labels[path]) for row, path in zip(rows, paths, strict=True)
-    ]
+    """The program's work on ``device``; the exit status."""
+    from core import devices
+
+    predict, classes, views = predictor(args.checkpoint, device, args.flip, args.bf16)
+    labels = Labels(stream.paths, classes, classes[0], args)
+    batch_size = args.batch_size or (16 if device.type == "cpu" else 128)
+    for batch in stream.batches(batch_size, views.reduce):
+        labels.add(batch.paths, predict(batch.images))
+    answers = [(*row, label) for row, label in zip(rows, labels.of.values(), strict=True)]
     write_rows(args.output, ("id", "filename", "label"), answers)
-    return stream.report(devices.describe(device), f"the label {fallback}")
+    labels.write_more(("id", "filename"), rows)
+    return stream.report(devices.describe(device), f"the label {classes[0]}")
 
 
-def predictor(path: Path, device: torch.device) -> tuple[Predictor, tuple[str, ...]]:
-    """A checkpoint's network on ``device``: (N, 3, 128, 128) uint8 -> class indices (N,), and the classes.
+def predictor(
+    path: Path, device: torch.device, flip: bool | None = None, bf16: bool = False
+) -> tuple[Predictor, tuple[str, ...], Views]:
+    """A checkpoint's network: (N, 3, 128, 128) uint8 -> logits (N, classes); its classes; the views used.
 
-    Raises InputError if it is no classifier of p2.
+    ``flip``: as the checkpoint says, if it is None. Raises InputError if it is no classifier of p2.
     """
+    from core import checkpoint
+    from core.predictor import Predictor, fold, has_bf16, load_network
+    from p2.model import ARCHITECTURE, Classifier, logits
+
     saved = checkpoint.load(path, "p2")
     if saved.architecture != ARCHITECTURE or not saved.classes:
         raise InputError(
             f"{path} is {saved.architecture}, not {ARCHITECTURE}; make one with p2.train"
         )
-    network = Classifier(len(saved.classes))
-    checkpoint.load_weights(network, saved.weights, str(path))
-    network = devices.prepare(network.eval(), device)
-    return Predictor(
-        lambda images: logits(network, images, saved.flip_test).argmax(1), saved, device
-    ), saved.classes
+    network = load_network(lambda: Classifier(len(saved.classes)), saved, path, device)
+    bf16 = has_bf16(bf16, device)
+    folded = fold(network, device, bf16)
+    views = Views(saved.flip_test if flip is None else flip)
+    predict = Predictor(lambda batch: logits(folded, batch, views.flip), saved, device, bf16)
+    return predict, saved.classes, views
 
 
 if __name__ == "__main__":

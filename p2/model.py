@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from torch import Tensor, nn
-from torchvision.models import ResNet, resnet50
 
 from core import checkpoint
 from core.cli import InputError
@@ -15,8 +14,10 @@ BACKBONE = "resnet50_backbone"
 FEATURES = 2048
 
 
-def make_backbone() -> ResNet:
+def make_backbone() -> nn.Module:
     """He et al. 2016, torchvision's ResNet50 without its last layer: (N, 3, H, W) float -> (N, 2048). Random weights."""
+    from torchvision.models import resnet50  # here, where the inference can make it quick
+
     network = resnet50(weights=None)
     network.fc = nn.Identity()
     return network
@@ -51,7 +52,7 @@ def build(architecture: str, classes: int) -> nn.Module:
     return Classifier(classes)
 
 
-def load_backbone(backbone: ResNet, path: Path) -> None:
+def load_backbone(backbone: nn.Module, path: Path) -> None:
     """Load a backbone from ``p2.pretrain``'s checkpoint or from a torchvision ``resnet50`` state dict, its ``fc`` left out.
 
     Every other key must match. Raises InputError.

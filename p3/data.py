@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from core import cache, images
+from core import images
 from core.cli import InputError
 from core.files import list_files
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CLASSES = ("urban", "agriculture", "rangeland", "forest", "water", "barren", "unknown")
 KIND = "p3-pairs"  # of cache
@@ -56,24 +59,32 @@ def list_images(folder: Path) -> list[Path]:
     years, a ``.png`` beside a JPEG of the same name.
     Raises InputError if there is none, or if two images would have the same mask.
     """
-    paths = [
-        path for path in list_files(folder, images.SUFFIXES) if not path.stem.endswith("_mask")
-    ]
-    marked = [path for path in paths if path.stem.endswith("_sat")]
-    jpegs = {path.stem for path in paths if path.suffix.lower() != ".png"}
-    paths = marked or [
-        path for path in paths if path.suffix.lower() != ".png" or path.stem not in jpegs
-    ]
+    paths = select(list_files(folder, images.SUFFIXES))
     if not paths:
         raise InputError(f"no image but only masks in {folder}")
+    check_names(paths)
+    return paths
+
+
+def select(paths: list[Path]) -> list[Path]:
+    """Those of a folder's files that are no masks. See ``list_images``."""
+    paths = [path for path in paths if not path.stem.endswith("_mask")]
+    marked = [path for path in paths if path.stem.endswith("_sat")]
+    jpegs = {path.stem for path in paths if path.suffix.lower() != ".png"}
+    return marked or [
+        path for path in paths if path.suffix.lower() != ".png" or path.stem not in jpegs
+    ]
+
+
+def check_names(paths: Iterable[Path]) -> None:
+    """Raise InputError if two images would have the same mask."""
     names: dict[str, Path] = {}
     for path in paths:
         other = names.setdefault(mask_name(path.name), path)
         if other is not path:
             raise InputError(
-                f"{other.name} and {path.name} in {folder} would both become {mask_name(path.name)}; remove one"
+                f"{other} and {path} would both become {mask_name(path.name)}; leave one out"
             )
-    return paths
 
 
 def read_pair(path: Path) -> np.ndarray:
@@ -93,6 +104,8 @@ def load(folder: Path, memory: float = math.inf) -> tuple[Tensor, list[Path]]:
 
     ``memory``: see ``cache.load``.
     """
+    from core import cache  # here, as the inference decodes before it has torch
+
     paths = list_images(folder)
     return cache.load(paths, read_pair, KIND, memory, beside=masks(paths)), paths
 
@@ -109,6 +122,8 @@ def split(pairs: Tensor) -> tuple[Tensor, Tensor]:
 
 def confusion(truth: Tensor, predicted: Tensor) -> Tensor:
     """Pixels counted by (true class, predicted class): (7, 7) int64, from two tensors of classes of one shape."""
+    import torch
+
     count = len(CLASSES)
     return torch.bincount(
         (truth.long() * count + predicted).flatten(), minlength=count * count

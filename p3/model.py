@@ -11,8 +11,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import vgg16
-from torchvision.models.segmentation import deeplabv3_mobilenet_v3_large
 
 from core import checkpoint
 from core.cli import InputError
@@ -34,6 +32,8 @@ class FCN32s(nn.Module):
 
     def __init__(self, classes: int = CLASSES) -> None:
         super().__init__()
+        from torchvision.models import vgg16  # here, as model C does without torchvision
+
         self.features = vgg16(weights=None).features
         for layer in self.features:
             if isinstance(layer, nn.MaxPool2d):
@@ -45,7 +45,7 @@ class FCN32s(nn.Module):
         )
         self.fc7 = nn.Sequential(nn.Conv2d(4096, 4096, 1), nn.ReLU(inplace=True), nn.Dropout2d())
         self.score = nn.Conv2d(4096, classes, 1)
-        self.upscore = nn.ConvTranspose2d(classes, classes, 64, stride=32, bias=False)
+        self.upscore = Upscale(classes, classes, 64, stride=32, bias=False)
         # torch's own default dies out over these two wide layers.
         for dense in (self.fc6[0], self.fc7[0]):
             nn.init.kaiming_normal_(dense.weight, nonlinearity="relu")
@@ -59,9 +59,17 @@ class FCN32s(nn.Module):
         """(N, 3, H, W) float, H and W from 32 up -> logits (N, classes, H, W)."""
         height, width = images.shape[2:]
         scores = self.score(self.fc7(self.fc6(self.features(images))))
-        with torch.autocast(images.device.type, enabled=False):  # 60 times as fast on a CPU
-            logits = self.upscore(scores.float())
-        return logits[:, :, 16 : 16 + height, 16 : 16 + width]
+        return self.upscore(scores)[:, :, 16 : 16 + height, 16 : 16 + width]
+
+
+class Upscale(nn.ConvTranspose2d):
+    """A transposed convolution in float32, which on a CPU is 60 times as fast as in bfloat16."""
+
+    def forward(self, scores: Tensor) -> Tensor:
+        with torch.autocast(scores.device.type, enabled=False):
+            return nn.functional.conv_transpose2d(
+                scores.float(), self.weight.float(), stride=self.stride
+            )
 
 
 def bilinear(channels: int, size: int) -> Tensor:
@@ -84,6 +92,8 @@ class DeepLabv3(nn.Module):
 
     def __init__(self, classes: int = CLASSES) -> None:
         super().__init__()
+        from torchvision.models.segmentation import deeplabv3_mobilenet_v3_large
+
         self.network = deeplabv3_mobilenet_v3_large(
             weights=None, weights_backbone=None, num_classes=classes, aux_loss=False
         )
@@ -152,7 +162,7 @@ class DeepLabv3Plus(nn.Module):
         pooled = self.whole_image(nn.functional.adaptive_avg_pool2d(deep, 1))
         branches = [
             *(branch(deep) for branch in self.pyramid),
-            pooled.expand(-1, -1, *deep.shape[2:]),
+            pooled.expand(-1, -1, deep.shape[2], deep.shape[3]),
         ]
         context = resize(self.project(torch.cat(branches, 1)), fine.shape[2:])
         out = self.decoder(torch.cat([context, self.skip(fine)], 1))
@@ -161,7 +171,7 @@ class DeepLabv3Plus(nn.Module):
 
 def resize(images: Tensor, size: Sequence[int]) -> Tensor:
     """(N, C, h, w) to (N, C, *size), bilinearly."""
-    return nn.functional.interpolate(images, tuple(size), mode="bilinear", align_corners=False)
+    return nn.functional.interpolate(images, size, mode="bilinear", align_corners=False)
 
 
 ARCHITECTURES = {

@@ -193,10 +193,12 @@ def answers(path: Path, office: Path, device: torch.device) -> tuple[np.ndarray,
     The steps of ``p2.inference``, in float32. Raises InputError if ``path`` is no classifier of problem 2.
     """
     truth, paths = data.read_labelled(office / "val.csv", office / "val")
-    predict, classes = predictor(path, device)
+    predict, classes, _ = predictor(path, device)
     labels = dict.fromkeys(paths, classes[0])
-    for batch in Stream(paths, data.decode, 16 if device.type == "cpu" else 128):
-        labels.update(zip(batch.paths, (classes[k] for k in predict(batch.images)), strict=True))
+    with Stream(paths, data.decode) as stream:
+        for batch in stream.batches(16 if device.type == "cpu" else 128):
+            best = predict(batch.images).argmax(1)
+            labels.update(zip(batch.paths, (classes[k] for k in best), strict=True))
     return np.array([labels[path] for path in paths]), np.array(truth)
 
 

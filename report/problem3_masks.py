@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from core.inference import Predictor
+from core.predictor import Predictor
 from p3 import data, inference
 from report import problem3_figures as figures
 from report import problem3_predictions as predictions
@@ -61,7 +61,7 @@ def staged(
     found = {}
     for epoch, file in stages.items():
         predict = cache(
-            lambda file=file: inference.predictor(file, site.device)
+            lambda file=file: inference.predictor(file, site.device)[0]
         )  # loaded only if a mask is not there yet
         for name, path in paths.items():
             found[name, epoch] = masked(
@@ -201,7 +201,7 @@ def hardest(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
         return
 
     def compute() -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        counts = predictions.confusion(inference.predictor(file, site.device), folder)
+        counts = predictions.confusion(inference.predictor(file, site.device)[0], folder)
         mean, ious = data.mean_iou(counts)
         numbers = {"mean_iou": mean, "images": len(data.list_images(folder))}
         counts = counts.numpy()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from core import images
 from core.cli import InputError
-from core.inference import Predictor
+from core.predictor import Predictor
 from p3 import data
 
 
@@ -26,7 +26,7 @@ def read_pair(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def mask(predict: Predictor, image: np.ndarray) -> np.ndarray:
     """The predicted classes (H, W) uint8 of one image (H, W, 3) uint8."""
-    return predict(torch.from_numpy(image)[None].permute(0, 3, 1, 2))[0]
+    return predict(torch.from_numpy(image)[None].permute(0, 3, 1, 2))[0, 0]
 
 
 def confusion(predict: Predictor, folder: Path) -> Tensor:
@@ -36,7 +36,7 @@ def confusion(predict: Predictor, folder: Path) -> Tensor:
         torch.zeros(len(data.CLASSES), len(data.CLASSES), dtype=torch.int64),
     )
     for image, truth in images.progress(
-        images.in_order(read_pair, paths, ahead=images.THREADS), len(paths), folder.name
+        images.InOrder(read_pair, paths, ahead=images.THREADS), len(paths), folder.name
     ):
         counts += data.confusion(torch.from_numpy(truth), torch.from_numpy(mask(predict, image)))
     return counts

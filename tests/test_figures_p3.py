@@ -252,7 +252,7 @@ def test_predictions_are_those_of_the_graders_script(p3_checkpoint, validation, 
         inference.main, folder, out, "--checkpoint", p3_checkpoint, "--device", "cpu"
     )
     assert status == 0
-    predict = inference.predictor(p3_checkpoint, torch.device("cpu"))
+    predict = inference.predictor(p3_checkpoint, torch.device("cpu"))[0]
     image, _ = predictions.read_pair(folder / "0062_sat.jpg")
     assert np.array_equal(
         data.colours_of(predictions.mask(predict, image)),

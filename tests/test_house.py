@@ -38,7 +38,6 @@ def test_the_graders_scripts_change_nothing_on_the_machine(script):
     text = (ROOT / script).read_text()
     commands = re.sub(r"(?m)^#.*$", "", text)
     assert not re.search(r"\b(rm|sudo|cp|mv|mkdir|cd|pip|CUDA_VISIBLE_DEVICES)\b", commands)
-    assert len(text.splitlines()) == 3
     subprocess.run(["bash", "-n", ROOT / script], check=True)
 
 

@@ -14,7 +14,7 @@ from torchvision import transforms
 
 from core import images
 from core.cli import InputError
-from core.images import BadImage, in_order, load, read_rgb, read_square
+from core.images import BadImage, InOrder, load, read_rgb, read_square
 
 HEIGHT, WIDTH = 5, 7
 
@@ -203,8 +203,8 @@ def test_in_order_keeps_the_order_whichever_is_done_first():
         time.sleep(0.001 * (item * 7 % 5))
         return item * 10
 
-    assert list(in_order(work, range(60))) == [item * 10 for item in range(60)]
-    assert list(in_order(work, [])) == []
+    assert list(InOrder(work, range(60))) == [item * 10 for item in range(60)]
+    assert list(InOrder(work, [])) == []
 
 
 @pytest.mark.parametrize("ahead", [1, 2, 5, 4 * images.THREADS])
@@ -218,14 +218,14 @@ def test_in_order_never_takes_more_than_ahead_before_their_turn(ahead):
             most = max(most, taken - received)
             yield item
 
-    for _ in in_order(lambda item: item, items(), ahead):
+    for _ in InOrder(lambda item: item, items(), ahead):
         received += 1
     assert received == 50 and most == min(ahead, 50)
 
 
 def test_in_order_works_in_several_threads_at_once():
     meeting = threading.Barrier(2, timeout=10)  # passes only if two are at work at the same time
-    assert list(in_order(lambda _: meeting.wait() >= 0, range(8))) == [True] * 8
+    assert list(InOrder(lambda _: meeting.wait() >= 0, range(8))) == [True] * 8
 
 
 def test_in_order_raises_an_error_at_its_turn():
@@ -234,7 +234,7 @@ def test_in_order_raises_an_error_at_its_turn():
             raise BadImage("3.png: broken")
         return item
 
-    stream = in_order(work, range(10))
+    stream = InOrder(work, range(10))
     assert list(itertools.islice(stream, 3)) == [0, 1, 2]
     with pytest.raises(BadImage, match="3.png"):
         next(stream)
@@ -248,7 +248,7 @@ def test_in_order_of_an_endless_stream_can_be_left_and_then_drops_what_it_has_no
         time.sleep(0.002)
         return item
 
-    stream = in_order(work, itertools.count(), ahead=500)
+    stream = InOrder(work, itertools.count(), ahead=500)
     assert list(itertools.islice(stream, 3)) == [0, 1, 2]
     stream.close()
     at_the_end = len(started)

@@ -1,0 +1,80 @@
+"""Folded networks compute what the networks themselves do, and torchvision comes without torch's compiler."""
+
+import copy
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, varied
+from torch import nn
+
+from core import devices
+from core.predictor import FusedConvolution, fold
+from p1 import model as p1
+from p2 import model as p2
+from p3 import model as p3
+
+CPU = torch.device("cpu")
+NETWORKS = {
+    "p1 A": (lambda: p1.build(p1.ARCHITECTURE, 50), 32),
+    "p1 C": (lambda: p1.build("efficientnet_lite0_64", 50), 32),
+    "p2": (lambda: p2.Classifier(5), 64),
+    "p3 A": (lambda: p3.build(p3.OF_MODEL["A"]), 64),
+    "p3 B": (lambda: p3.build(p3.OF_MODEL["B"]), 64),
+    "p3 C": (lambda: p3.build(p3.OF_MODEL["C"]), 64),
+}
+
+
+@pytest.fixture(params=NETWORKS)
+def network(request):
+    build, size = NETWORKS[request.param]
+    torch.manual_seed(0)
+    network = build()
+    if hasattr(network, "score"):  # which starts from zeros
+        nn.init.normal_(network.score.weight, std=0.01)
+    return varied(network, size).eval(), size
+
+
+def test_a_folded_network_gives_the_same_logits_at_any_size(network):
+    network, size = network
+    folded = fold(devices.prepare(copy.deepcopy(network), CPU), CPU)
+    assert not any(isinstance(module, nn.BatchNorm2d | nn.ReLU6) for module in folded.modules())
+    assert any(isinstance(module, FusedConvolution) for module in folded.modules())
+    for shape in ((3, 3, size, size), (1, 3, size + 9, size + 32), (2, 3, size, size)):
+        images = torch.randn(shape).contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            expected, found = network(images), folded(images)
+        assert found.shape == expected.shape
+        assert torch.allclose(found, expected, atol=1e-3 * expected.abs().max())
+
+
+def test_a_network_for_a_gpu_is_folded_too(network):
+    network, size = network
+    folded = fold(copy.deepcopy(network), torch.device("cuda"))
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    images = torch.randn(2, 3, size, size)
+    with torch.inference_mode():
+        expected, found = network(images), folded(images)
+    assert torch.allclose(found, expected, atol=1e-3 * expected.abs().max())
+
+
+def test_bfloat16_is_near_float32(network):
+    network, size = network
+    images = torch.randn(2, 3, size, size).contiguous(memory_format=torch.channels_last)
+    folded = fold(devices.prepare(copy.deepcopy(network), CPU), CPU, bf16=True)
+    with torch.inference_mode():
+        expected, found = network(images), folded(images.bfloat16()).float()
+    error = (found - expected).abs().mean() / expected.std()
+    assert 1e-4 < error < 0.2
+
+
+def test_a_programs_network_needs_neither_torchs_compiler_nor_the_other_problems():
+    program = (
+        "import sys; import p2.inference as p; from core import devices; "
+        "p.predictor(p.ROOT / 'checkpoints' / 'p2_c.pt', devices.choose('cpu')); "
+        "assert 'torchvision' in sys.modules; "
+        "print([name for name in ('torch._dynamo', 'p1', 'matplotlib') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
