@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core import images
-from core.cli import InputError, Parser, entry
+from core.cli import Parser, entry
 from core.files import writable_file
 from core.inference import Labels, Stream, Views, check_outputs, flags, on_device, top_flag
 from core.predictions import locate, read_rows, write_rows
@@ -83,14 +83,11 @@ def predictor(
     """
     from core import checkpoint
     from core.predictor import Predictor, fold, has_bf16, load_network
-    from p2.model import ARCHITECTURE, Classifier, logits
+    from p2.model import build, logits
 
     saved = checkpoint.load(path, "p2")
-    if saved.architecture != ARCHITECTURE or not saved.classes:
-        raise InputError(
-            f"{path} is {saved.architecture}, not {ARCHITECTURE}; make one with p2.train"
-        )
-    network = load_network(lambda: Classifier(len(saved.classes)), saved, path, device)
+    count = len(saved.classes)
+    network = load_network(lambda: build(saved.architecture, count), saved, path, device)
     bf16 = has_bf16(bf16, device)
     folded = fold(network, device, bf16)
     views = Views(saved.flip_test if flip is None else flip)
