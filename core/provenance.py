@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -64,10 +65,15 @@ def commits(metadata: dict[str, Any]) -> str:
 def read(path: Path) -> dict[str, Any] | None:
     """What a ``run.json`` tells; None if it is missing or broken."""
     try:
-        metadata = json.loads(path.read_text())
-    except (OSError, ValueError):
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return None
-    return metadata if isinstance(metadata, dict) and "commit" in metadata else None
+    starts = [metadata]
+    if isinstance(metadata, dict):
+        later = metadata.get("continued", [])
+        starts += later if isinstance(later, list) else [None]
+    texts = all(isinstance(one, dict) and isinstance(one.get("commit"), str) for one in starts)
+    return metadata if texts and isinstance(metadata.get("data", {}), dict) else None
 
 
 def digest(*parts: Tensor | Path) -> str:
@@ -100,12 +106,17 @@ def fingerprint(paths: list[Path]) -> str:
 
 
 def commit() -> str:
-    """The commit that the code is of, with ``-dirty`` if it was changed since; ``unknown`` outside a clone."""
-    root = Path(__file__).parent
+    """The commit that the code is of, with ``-dirty`` if it was changed since.
+
+    ``unknown`` outside a clone, also where the folder lies in another project's.
+    """
+    root = Path(__file__).resolve().parents[1]
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    others = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environment = others | {"GIT_CEILING_DIRECTORIES": str(root.parent)}
     try:
         return subprocess.run(
-            command, cwd=root, capture_output=True, text=True, check=True
+            command, cwd=root, env=environment, capture_output=True, text=True, check=True
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):  # OSError: there is no git
         return "unknown"

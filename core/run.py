@@ -12,6 +12,7 @@ The loop itself stays in each problem's train.py; this is only what would be rep
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -26,11 +27,14 @@ from typing import IO, Any
 import torch
 
 from core import checkpoint, processes, provenance, runfolder
-from core.cli import STOPPED, InputError, say
+from core.cli import STOPPED, InputError, say, some
 from core.files import atomic_write
 from core.randomness import batches, seed_of
 
 CHECK_EVERY = 25  # steps between looks at the losses; a look waits for the GPU
+STATE = {  # of a state.pt
+    "identity": dict, "epoch": int, "next_step": int, "total_steps": int, "sums": dict, "history": list, "state": dict,
+}  # fmt: skip
 ONE_REQUEST = 1.0  # seconds in which further signals are the first one again, as of a supervisor that tells every process
 
 
@@ -105,17 +109,22 @@ class Run:
 
         0 never loses patience; with ``patience_from``, the first so many epochs neither try it nor are compared with.
         """
+        self._epoch_start = time.monotonic() - self._earlier_seconds
         while not is_over(self.history, self.watch, self.better, total, patience, patience_from):
             if why := self.asked_to_stop():
                 self._stop(why)
             if self._continues:  # only now: a run that is done keeps what it was made by
+                say(f"resumed {self.folder} at epoch {self.epoch + 1}, step {self.next_step + 1}")
                 self._metadata = provenance.continued(
                     self._metadata, self._start, self.epoch + 1, self.next_step + 1
                 )
                 self._write_metadata()
                 self._continues = False
-            self._epoch_start, self._earlier_seconds = time.monotonic() - self._earlier_seconds, 0.0
             yield self.epoch
+        if self._continues:
+            say(
+                f"{self.folder} is done: {self.epoch} epochs. A new run needs another --run, or --fresh"
+            )
         self._write_log()
         self._release()
 
@@ -209,18 +218,10 @@ class Run:
         metrics = {
             name: float(value) for name, value in metrics.items()
         }  # numpy's floats would not be read back
-        now = time.monotonic()
-        self._evaluations.append(now - self._steps_done_at)
-        seconds = round(now - self._epoch_start, 1)
-        line = {
-            "epoch": self.epoch + 1,
-            "steps": self.total_steps,
-            **means,
-            **metrics,
-            "seconds": seconds,
-        }
+        self._evaluations.append(time.monotonic() - self._steps_done_at)
+        line = {"epoch": self.epoch + 1, "steps": self.total_steps, **means, **metrics}
         self.history.append(line)
-        self.epoch, self.next_step, self._sums, self._epoch_start = self.epoch + 1, 0, {}, now
+        self.epoch, self.next_step, self._sums = self.epoch + 1, 0, {}
         final = dataclasses.replace(
             model_checkpoint,
             recipe=self.identity["recipe"],
@@ -241,6 +242,8 @@ class Run:
                 # two the epoch is done again, which on a GPU, or by other processes, may not come out as well.
                 checkpoint.save(self._next_best, final)
             runfolder.keep_snapshot(self.folder, self.epoch, final)
+        now = time.monotonic()  # what is still to be saved is the next epoch's
+        line["seconds"], self._epoch_start = round(now - self._epoch_start, 1), now
         self._save()
         if is_best and processes.rank() == 0:
             os.replace(self._next_best, self.folder / "best.pt")
@@ -257,7 +260,8 @@ class Run:
 
     def _release(self) -> None:
         if self._lock:
-            self._lock.close()
+            with contextlib.suppress(OSError):  # it holds nothing
+                self._lock.close()
 
     @property
     def _next_best(self) -> Path:
@@ -266,7 +270,8 @@ class Run:
     def _settle_best(self) -> None:
         # After a kill: make best.next.pt the best.pt, or drop what is left of an epoch that the state does not know.
         if processes.rank() == 0 and self._next_best.exists():
-            if checkpoint.read(self._next_best)["made"]["epoch"] == self.best_epoch():
+            made = checkpoint.read(self._next_best).get("made")
+            if isinstance(made, dict) and made.get("epoch") == self.best_epoch():
                 os.replace(self._next_best, self.folder / "best.pt")
             else:
                 self._next_best.unlink()
@@ -303,6 +308,12 @@ class Run:
 
     def _resume(self) -> None:
         saved = checkpoint.read(self.folder / "state.pt")
+        faults = [name for name, kind in STATE.items() if not isinstance(saved.get(name), kind)]
+        if faults or not all(isinstance(line, dict) for line in saved["history"]):
+            raise InputError(
+                f"{self.folder}/state.pt is not a run's state ({some(faults or ['history'])}); "
+                "name another --run, or start over with --fresh"
+            )
         changed = list(_differences(saved["identity"], self.identity))
         if changed:
             raise InputError(
@@ -322,8 +333,8 @@ class Run:
         try:
             for name, thing in self._state.items():
                 thing.load_state_dict(saved["state"][name])
-        except (KeyError, ValueError, RuntimeError) as error:  # the code has changed since
-            reason = str(error).splitlines()[0]
+        except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]  # the code has changed
             raise InputError(
                 f"{self.folder} was made by other code ({reason}); go back to it, or start over: --fresh"
             ) from error
@@ -332,7 +343,6 @@ class Run:
             True,
         )
         self._data = self._metadata.get("data", self._data)  # with the notes of its first start
-        say(f"resumed {self.folder} at epoch {self.epoch + 1}, step {self.next_step + 1}")
 
     def _write_metadata(self) -> None:
         self._write(

@@ -87,7 +87,9 @@ def train(folder, does="nothing", *flags, in_a_step=lambda run: None):
         accuracy = processes.total(right).item() / COUNT
         weights = network.state_dict()
         run.end_epoch(
-            checkpoint.Checkpoint("p1", "", (), None, (0.5,), (1.0,), False, {}, {}, {}, weights),
+            checkpoint.Checkpoint(
+                "p1", "", (), None, (0.5,) * 3, (1.0,) * 3, False, {}, {}, {}, weights
+            ),
             accuracy=accuracy,
         )
 

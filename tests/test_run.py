@@ -21,7 +21,7 @@ import torch
 from conftest import ROOT
 from torch import nn
 
-from core import checkpoint, optim
+from core import checkpoint, optim, provenance
 from core.cli import STOPPED, InputError, entry, say
 from core.optim import update_average, warmed_up
 from core.provenance import commit, digest, fingerprint
@@ -83,7 +83,7 @@ def train(folder, recipe=Recipe(), seed=0, data="fixed", in_a_step=lambda run: N
 
 def as_checkpoint(weights):
     return checkpoint.Checkpoint(
-        "p1", "tiny", ("a", "b", "c"), None, (0.5,), (1.0,), False, {}, {}, {}, weights
+        "p1", "tiny", ("a", "b", "c"), None, (0.5,) * 3, (1.0,) * 3, False, {}, {}, {}, weights
     )
 
 
@@ -419,6 +419,26 @@ def test_no_more_than_save_minutes_are_lost_and_a_budget_is_kept_to_the_step(tmp
     )
 
 
+def test_the_seconds_in_the_log_count_the_saving_too(tmp_path, quick, monkeypatch):
+    clock, save, write = [0.0], checkpoint.save, checkpoint.write
+
+    def slow_save(path, content):
+        clock[0] += 10
+        save(path, content)
+
+    def slow_write(path, content):  # of the state, and once more of each checkpoint
+        clock[0] += 1
+        write(path, content)
+
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("core.checkpoint.save", slow_save)
+    monkeypatch.setattr("core.checkpoint.write", slow_write)
+    train(tmp_path)
+    seconds = [line["seconds"] for line in log(tmp_path)]
+    assert len(seconds) == 3 and all(value >= 22 for value in seconds)  # last.pt and a snapshot
+    assert sum(seconds) == clock[0] - 1  # nothing is logged after the last epoch's state
+
+
 def test_an_epochs_seconds_count_what_was_done_before_an_interruption(tmp_path, monkeypatch):
     clock = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
@@ -660,6 +680,56 @@ def test_a_damaged_state_is_refused_by_name(tmp_path):
         train(tmp_path)
 
 
+# --- what a folder holds that no run has written -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: state.pop("identity"),
+        lambda state: state.pop("epoch"),
+        lambda state: state.update(identity=["recipe"]),
+        lambda state: state.update(total_steps="3"),
+        lambda state: state.update(history=[1, 2]),
+        lambda state: state.update(sums=None),
+        lambda state: state["state"].clear(),
+        lambda state: state["state"].update(counter=None),
+        lambda state: state["state"].update(counter={"weight": 1, "bias": "b"}),
+    ],
+)
+def test_a_state_of_something_else_is_one_line_and_stays_as_it_is(tmp_path, quick, change):
+    lose(tmp_path, {}, epochs=1)
+    state = checkpoint.read(tmp_path / "state.pt")
+    change(state)
+    checkpoint.write(tmp_path / "state.pt", state)
+    before = (tmp_path / "state.pt").read_bytes()
+    with pytest.raises(InputError, match="--fresh") as error:
+        lose(tmp_path, {})
+    assert "\n" not in str(error.value) and (tmp_path / "state.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", "[" * 100_000, '{"commit": 1}', '{"commit": "a", "continued": 3}']
+    + ['{"commit": "a", "continued": [{}]}', '{"commit": "a", "data": []}'],
+)
+def test_a_run_json_of_something_else_is_as_none(tmp_path, quick, text):
+    lose(tmp_path, {}, epochs=1)
+    (tmp_path / "run.json").write_text(text)
+    lose(tmp_path, {})
+    assert json.loads((tmp_path / "run.json").read_text())["commit"] == "0123"
+
+
+def test_a_finished_run_says_so_and_a_resumed_one_where_it_goes_on(tmp_path, quick, capsys):
+    lose(tmp_path, {}, epochs=1)
+    capsys.readouterr()
+    lose(tmp_path, {}, epochs=1)
+    out = capsys.readouterr().out
+    assert "resumed" not in out and out.startswith(f"{tmp_path} is done: 1 epochs.")
+    lose(tmp_path, {}, epochs=2)
+    assert capsys.readouterr().out.startswith(f"resumed {tmp_path} at epoch 2, step 1\n")
+
+
 # --- losses -----------------------------------------------------------------------------------------------------------
 
 
@@ -866,8 +936,25 @@ def test_patience_is_not_renewed_by_an_interruption(tmp_path):
 # --- where it comes from ----------------------------------------------------------------------------------------------
 
 
-def test_commit_is_a_hash_and_unknown_without_git(monkeypatch, tmp_path):
-    assert set(commit().removesuffix("-dirty")) <= set("0123456789abcdef") or commit() == "unknown"
+def test_the_commit_is_that_of_the_project_and_not_of_a_folder_round_it(monkeypatch, tmp_path):
+    def git(*words):
+        command = ["git", "-c", "user.name=a", "-c", "user.email=b", *words]
+        return subprocess.run(command, cwd=outer, check=True, capture_output=True, text=True).stdout
+
+    outer, project = tmp_path / "outer", tmp_path / "outer" / "project"
+    (project / "core").mkdir(parents=True)
+    monkeypatch.setattr(provenance, "__file__", str(project / "core" / "provenance.py"))
+    git("init", "-q"), git("commit", "-q", "--allow-empty", "-m", "another project's")
+    assert commit() == "unknown"
+    monkeypatch.setenv("GIT_DIR", str(outer / ".git"))  # as in a hook of the other project
+    assert commit() == "unknown"
+    monkeypatch.delenv("GIT_DIR")
+    (outer / ".git").rename(project / ".git")
+    outer = project
+    assert commit() == git("rev-parse", "HEAD")[:12]
+    (project / "core" / "new.py").touch()
+    git("add", "-A")
+    assert commit() == git("rev-parse", "HEAD")[:12] + "-dirty"
     monkeypatch.setenv("PATH", str(tmp_path))
     assert commit() == "unknown"
 

@@ -49,7 +49,7 @@ def test_a_run_is_finished_exactly_when_its_loop_ends(
 ):
     scores = [1.0, 3.0, math.nan, 3.0, 2.0, 2.0, 2.0, 4.0, 1.0, 1.0]
     weights = checkpoint.Checkpoint(
-        "p1", "none", (), None, (0.5,), (1.0,), False, {}, {}, {}, {"w": torch.zeros(1)}
+        "p1", "none", (), None, (0.5,) * 3, (1.0,) * 3, False, {}, {}, {}, {"w": torch.zeros(1)}
     )
     recipe = Recipe(epochs, patience, plateau_from)
     run = Run(
