@@ -24,8 +24,8 @@ def choose(name: str = "auto") -> torch.device:
         torch.ones(
             1, device=device
         ).sum().item()  # a driver, or a chip too old for this torch, fails only at work
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         if name != "auto":
             raise InputError(f"no device {name!r} here ({reason}); try --device cpu") from error
         warn(f"the GPU does not work ({reason}); going on with the CPU")

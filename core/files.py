@@ -15,7 +15,7 @@ from typing import IO
 
 from core.cli import InputError
 
-ABANDONED = 3600  # seconds without a byte, after which a hidden file's writer is taken for killed
+ABANDONED = 3600  # seconds without a byte after which a hidden file's writer was killed
 
 
 class Unwritable(InputError):
@@ -67,12 +67,12 @@ def link_target(path: Path) -> Path:
     raise Unwritable(f"cannot write {path}: its links lead in a circle; name another file")
 
 
-def remove_abandoned(folder: Path, name: str = "") -> None:
-    """Remove the hidden files that killed programs left in ``folder`` of ``name``, or of any file."""
-    pattern = re.compile(rf"\.{re.escape(name[:50]) or '.+'}\.[0-9a-f]{{16}}\.part")
-    with contextlib.suppress(OSError):  # as another program may do the same
+def remove_abandoned(folder: Path) -> None:
+    """Remove the hidden files that killed programs have left in ``folder``."""
+    part = re.compile(r"\..+\.[0-9a-f]{16}\.part")
+    with contextlib.suppress(OSError):  # there is no folder, or another program does the same
         for entry in os.scandir(folder):
-            if pattern.fullmatch(entry.name) and entry.stat().st_mtime < time.time() - ABANDONED:
+            if part.fullmatch(entry.name) and entry.stat().st_mtime < time.time() - ABANDONED:
                 os.unlink(entry)
 
 
@@ -95,14 +95,13 @@ def writable_file(path: Path) -> Path:
             f"the output {path} is a device, which a new file would replace; name a file"
         )
     output_folder(target.parent)
-    remove_abandoned(target.parent, target.name)
     return path
 
 
 def output_folder(path: Path) -> Path:
     """Check that ``path`` is or can become a folder that can be written in. Nothing is made.
 
-    Raises InputError.
+    What killed programs have left there is removed. Raises InputError.
     """
     link_target(path)
     existing = path.absolute()
@@ -116,6 +115,7 @@ def output_folder(path: Path) -> Path:
             pass
     except OSError as error:
         raise InputError(f"cannot write in {existing}: {error.strerror}") from error
+    remove_abandoned(path)
     return path
 
 
