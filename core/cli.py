@@ -138,6 +138,13 @@ def training_flags(parser: argparse.ArgumentParser, *, data: str, run: str) -> N
     )
 
 
+def file_path(text: str) -> Path:
+    """An argparse type: the path of a file to write. ``out/`` is a folder's, whether it exists or not."""
+    if text.endswith(os.sep):
+        raise argparse.ArgumentTypeError(f"{text} is a folder; name a file")
+    return Path(text)
+
+
 def positive(text: str) -> int:
     """An argparse type: an integer from 1 up."""
     value = int(text)

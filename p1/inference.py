@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core import images
-from core.cli import InputError, Parser, entry, some
+from core.cli import InputError, Parser, entry, file_path, some
 from core.files import writable_file
 from core.inference import Labels, Stream, Views, check_outputs, flags, on_device, top_flag
 from core.predictions import write_rows
@@ -33,7 +33,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "images", type=Path, nargs="+", help="folder of PNG or JPEG images, files, or 'a/*.png'"
     )
-    parser.add_argument("output", type=Path, help="csv to write: filename,label")
+    parser.add_argument("output", type=file_path, help="csv to write: filename,label")
     flags(parser, ROOT / "checkpoints" / "p1_a.pt")
     top_flag(parser)
     return parser.parse_args()

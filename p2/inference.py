@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core import images
-from core.cli import Parser, entry
+from core.cli import Parser, entry, file_path
 from core.files import writable_file
 from core.inference import Labels, Stream, Views, check_outputs, flags, on_device, top_flag
 from core.predictions import locate, read_rows, write_rows
@@ -36,7 +36,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "images", type=Path, help="folder of the images; without a csv also a file, or 'a/*.jpg'"
     )
-    parser.add_argument("output", type=Path, help="csv to write: id,filename,label")
+    parser.add_argument("output", type=file_path, help="csv to write: id,filename,label")
     flags(parser, ROOT / "checkpoints" / "p2_c.pt")
     top_flag(parser)
     return parser.parse_args()

@@ -1,5 +1,6 @@
 """How every command ends at what the user named, and what it prints."""
 
+import argparse
 import os
 import signal
 import subprocess
@@ -153,3 +154,10 @@ def test_ctrl_c_is_one_line_and_what_was_being_written_is_removed(tmp_path, numb
     else:  # nothing is being written while it imports, so the signal may do what it always does
         assert process.returncode in ((-15,) if when == "importing" else (143,)) and error == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_that_ends_like_a_folder_is_no_file():
+    assert str(cli.file_path("a/out")) == "a/out"
+    for text in ("out/", "missing/out/", "/"):
+        with pytest.raises(argparse.ArgumentTypeError, match="is a folder; name a file"):
+            cli.file_path(text)
