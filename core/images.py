@@ -34,6 +34,7 @@ warnings.filterwarnings("ignore", module="PIL")
 SUFFIXES = (".png", ".jpg", ".jpeg")
 FORMATS = ("PNG", "JPEG")  # whatever the suffix says; Pillow's others include PostScript programs
 MAX_PIXELS = 2**28  # of an image, 16,384 x 16,384: 1 GiB as Pillow holds it
+AT_ONCE = 2**20  # pixels that are converted at a time
 Image.MAX_IMAGE_PIXELS = None  # the bound above is the one that counts
 THREADS = max(2, min(16, os.cpu_count() or 2))
 S = TypeVar("S")
@@ -76,7 +77,7 @@ def read_rgb(path: Path) -> np.ndarray:
     """
     with _opened(path) as image:
         pixels = np.empty((image.height, image.width, 3), dtype=np.uint8)
-        rows = max(1, 2**22 // image.width)  # converted at a time: a large image is held but once
+        rows = max(1, AT_ONCE // image.width)  # a large image is then held but once
         for top in range(0, image.height, rows):
             box = (0, top, image.width, min(top + rows, image.height))
             pixels[top : top + rows] = _as_rgb(image if rows >= image.height else image.crop(box))
@@ -292,7 +293,7 @@ def write_png(file: IO[bytes], indices: np.ndarray, colours: np.ndarray) -> None
     file.write(_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0)))
     deflate = zlib.compressobj(1)
     above = np.zeros(width * channels, dtype=np.uint8)
-    rows = max(1, 2**20 // above.size)
+    rows = max(1, AT_ONCE // width)
     for top in range(0, height, rows):
         block = colours.take(indices[top : top + rows], axis=0).reshape(-1, above.size)
         lines = np.empty((len(block), 1 + above.size), dtype=np.uint8)

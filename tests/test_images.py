@@ -255,3 +255,99 @@ def test_in_order_of_an_endless_stream_can_be_left_and_then_drops_what_it_has_no
     assert at_the_end < 400
     time.sleep(0.05)
     assert len(started) == at_the_end
+
+
+# --- hostile files, and writing -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "GIF", "BMP", "EPS", "WEBP"])
+def test_a_format_that_is_not_promised_is_a_bad_image(tmp_path, kind):
+    Image.fromarray(noise(HEIGHT, WIDTH, 3)).save(tmp_path / "a.png", format=kind)
+    with pytest.raises(BadImage, match="cannot identify"):
+        read_rgb(tmp_path / "a.png")
+
+
+def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    path = save(tmp_path / "a.png", noise(10, 10, 3))
+    monkeypatch.setattr(images, "MAX_PIXELS", 100)
+    assert read_rgb(path).shape == (10, 10, 3) and images.size_in_header(path) == (10, 10)
+    monkeypatch.setattr(images, "MAX_PIXELS", 99)
+    with pytest.raises(BadImage, match="10 x 10 pixels, but 99 at most"):
+        read_rgb(path)
+    assert images.size_in_header(path) is None
+
+
+def test_the_course_promises_images_of_any_size(tmp_path):
+    assert images.MAX_PIXELS >= 14_000**2 and Image.MAX_IMAGE_PIXELS is None
+
+
+def test_threads_decode_no_more_at_once_than_there_is_room_for():
+    room, together, most = images.Room(10), 0, 0
+    lock = threading.Lock()
+
+    def work(size):
+        nonlocal together, most
+        with room.hold(size):
+            with lock:
+                together += min(size, 10)
+                most = max(most, together)
+            time.sleep(0.001)
+            with lock:
+                together -= min(size, 10)
+
+    list(InOrder(work, [3, 4, 99, 1, 5, 10, 2, 2, 6] * 8))
+    assert 4 < most <= 10
+
+
+@pytest.mark.parametrize("rows", [1, 7, 100])
+def test_an_image_is_converted_some_rows_at_a_time(tmp_path, monkeypatch, rows):
+    pixels = noise(50, 8, 3)
+    path = save(tmp_path / "a.png", pixels)
+    monkeypatch.setattr(images, "AT_ONCE", rows * 8)
+    assert np.array_equal(read_rgb(path), pixels)
+    deep = np.random.default_rng(0).integers(0, 65536, (50, 8, 1), dtype=np.uint16)
+    assert np.array_equal(
+        read_rgb(png_of_16_bits(path, deep))[..., :1], (deep >> 8).astype(np.uint8)
+    )
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("at_once", [1, 100, 2**20])
+def test_a_png_is_what_pillow_reads_from_it(tmp_path, monkeypatch, channels, at_once):
+    monkeypatch.setattr(images, "AT_ONCE", at_once)
+    indices, colours = noise(33, 21) % 5, noise(5, channels, seed=1)
+    with (tmp_path / "a.png").open("wb") as file:
+        images.write_png(file, indices, colours)
+    image = Image.open(tmp_path / "a.png")
+    assert image.mode == ("L" if channels == 1 else "RGB")
+    assert np.array_equal(np.asarray(image), np.squeeze(colours[indices]))
+
+
+def test_in_order_starts_at_once_and_holds_what_costs_no_more_than_ahead():
+    started = threading.Event()
+    stream = InOrder(lambda _: started.set(), [1])
+    assert started.wait(10)
+    list(stream)
+    costs = [3, 3, 3, 3, 50, 3, 3, 10, 1]
+    running, done, most = 0, [], 0
+
+    def work(cost):
+        nonlocal running
+        running += cost
+        return cost
+
+    for cost in InOrder(work, costs, 10, cost=lambda cost: cost):
+        most = max(most, running)
+        running -= cost
+        done.append(cost)
+    assert done == costs and most == 50  # which went alone
+
+
+def test_files_are_found_by_folder_name_and_pattern(tmp_path):
+    for name in ("10.png", "9.png", "a.jpg", "b.txt"):
+        (tmp_path / name).touch()
+    found = images.find([tmp_path / "a.jpg", tmp_path, tmp_path / "*.png"])
+    assert [path.name for path in found] == ["a.jpg", "9.png", "10.png"]
+    for source, said in [("*.gif", "no image"), ("b.txt", "is not a folder"), ("c", "no folder")]:
+        with pytest.raises(InputError, match=said):
+            images.find([tmp_path / source])

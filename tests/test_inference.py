@@ -4,25 +4,29 @@ import csv
 import errno
 import os
 import shutil
+import struct
 import subprocess
 import sys
+import threading
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT, draw, random_checkpoint
-from PIL import Image
+from PIL import Image, ImageFile
 
 from core import checkpoint, devices
 from core.cli import InputError
-from core.inference import on_device
+from core.inference import Stream, on_device
 from core.predictor import Predictor, TooLarge
 from p1 import inference as p1
 from p1 import model
 from p2 import inference as p2
 from p3 import data as p3_data
 from p3 import inference as p3
+from p3 import model as p3_model
 
 
 def snapshot(folder):
@@ -640,3 +644,315 @@ def test_each_program_goes_on_without_its_gpu(
         assert status == 0 and ("starting again on the CPU" in err) == (name == "auto")
         outputs.append(snapshot(tmp_path / name))
     assert outputs[0] == outputs[1] and outputs[0]
+
+
+# --- what users ask for -----------------------------------------------------------------------------------------------
+
+
+def rows(path):
+    return list(csv.reader(path.open(newline="")))
+
+
+def test_a_file_a_pattern_and_several_files_are_labelled_as_in_their_folder(
+    call, p1_images, p1_checkpoint, tmp_path
+):
+    def labels(*sources):
+        out = tmp_path / "out.csv"
+        result = call(p1.main, *sources, out, "--checkpoint", p1_checkpoint)
+        assert result[0] == 0, result
+        return rows(out)
+
+    header, *every = labels(p1_images)
+    assert labels(p1_images / "0003.png") == [header, every[3]]
+    assert labels(p1_images / "000[1-3].p*") == [header, *every[1:4]]
+    assert labels(p1_images / "0005.png", p1_images / "0001.png") == [header, every[5], every[1]]
+    out = tmp_path / "no.csv"
+    refused(call(p1.main, p1_images / "*.jpg", out, "--checkpoint", p1_checkpoint), "*.jpg")
+    draw(tmp_path / "other" / "0003.png", 32, 32, 0)
+    result = call(p1.main, p1_images, tmp_path / "other", out, "--checkpoint", p1_checkpoint)
+    refused(result, "more than one image is called 0003.png")
+    assert not out.exists()
+
+
+def test_problem_2_numbers_images_that_no_csv_names(call, p2_images, p2_checkpoint, tmp_path):
+    table, folder = p2_images
+    out, by_table = tmp_path / "out.csv", tmp_path / "by_table.csv"
+    assert call(p2.main, table, folder, by_table, "--checkpoint", p2_checkpoint)[0] == 0
+    assert call(p2.main, folder / "0003.jpg", out, "--checkpoint", p2_checkpoint)[0] == 0
+    assert rows(out)[1:] == [["0", *rows(by_table)[1][1:]]]
+    assert call(p2.main, folder, out, "--checkpoint", p2_checkpoint)[0] == 0
+    assert [row[:2] for row in rows(out)[1:]] == [[str(i), f"000{i}.jpg"] for i in range(5)]
+
+
+def test_problem_3_takes_a_pattern_but_no_mask_by_it(call, p3_images, p3_checkpoint, tmp_path):
+    Image.new("RGB", (64, 64)).save(p3_images / "0001_mask.png")
+    out = tmp_path / "out"
+    assert call(p3.main, p3_images / "000[13]*", out, "--checkpoint", p3_checkpoint)[0] == 0
+    assert sorted(path.name for path in out.iterdir()) == ["0001_mask.png", "0003_mask.png"]
+
+
+def test_probabilities_have_a_row_an_image_and_a_column_a_class(
+    call, p2_images, p2_checkpoint, tmp_path
+):
+    table, folder = p2_images
+    (folder / "0000.jpg").write_bytes(b"")
+    out, sure = tmp_path / "out.csv", tmp_path / "sure.csv"
+    options = ("--checkpoint", p2_checkpoint, "--probabilities", sure, "--top", 2)
+    status, printed, _ = call(p2.main, table, folder, out, *options)
+    assert status == 3 and rows(sure)[0] == ["id", "filename", "Couch", "Lamp", "Pen"]
+    assert rows(sure)[2] == ["1", "0000.jpg", "", "", ""]
+    for line, answered, words in zip(
+        rows(sure)[1:], rows(out)[1:], printed.splitlines(), strict=True
+    ):
+        assert line[:2] == answered[:2] and words.startswith(line[1])
+        if line[2]:
+            shares = dict(zip(("Couch", "Lamp", "Pen"), map(float, line[2:]), strict=True))
+            best = sorted(shares, key=shares.get, reverse=True)[:2]
+            assert sum(shares.values()) == pytest.approx(1, abs=1e-5)
+            assert best[0] == answered[2]
+            assert words.split("  ")[1:] == [f"{name} {shares[name]:.4f}" for name in best]
+
+
+def test_confidences_are_of_the_class_that_the_mask_has(call, p3_images, p3_checkpoint, tmp_path):
+    out, maps, sure = tmp_path / "out", tmp_path / "maps", tmp_path / "sure.csv"
+    (p3_images / "0001_sat.jpg").write_bytes(b"")
+    options = ("--checkpoint", p3_checkpoint, "--confidence", maps, "--probabilities", sure)
+    assert call(p3.main, p3_images, out, *options)[0] == 3
+    assert rows(sure)[0] == ["filename", "confidence"]
+    for name, confidence in rows(sure)[1:]:
+        grey = Image.open(maps / name.replace("sat.jpg", "confidence.png"))
+        assert grey.mode == "L" and grey.size == Image.open(out / p3_data.mask_name(name)).size
+        assert np.asarray(grey).mean() / 255 == pytest.approx(float(confidence), abs=1e-6)
+        # The likeliest of seven classes has at least a seventh.
+        assert float(confidence) == 0 if name == "0001_sat.jpg" else np.asarray(grey).min() >= 36
+    plain = tmp_path / "plain"
+    call(p3.main, p3_images, plain, "--checkpoint", p3_checkpoint)
+    assert snapshot(plain) == snapshot(out)
+
+
+def test_flip_is_as_the_checkpoint_says_or_as_the_user_does(
+    call, p1_images, p1_checkpoint, tmp_path
+):
+    def probabilities(*options):
+        sure = tmp_path / "sure.csv"
+        options = (*options, "--probabilities", sure, "--checkpoint")
+        assert call(p1.main, p1_images, tmp_path / "out.csv", *options, p1_checkpoint)[0] == 0
+        return np.array([row[1:] for row in rows(sure)[1:]], dtype=float)
+
+    plain = probabilities()
+    assert np.array_equal(plain, probabilities("--no-flip"))  # the fixture's checkpoint has no flip
+    flipped = probabilities("--flip")
+    assert np.abs(flipped - plain).max() > 1e-3
+    for path in p1_images.iterdir():
+        Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)
+    assert np.abs(probabilities("--flip") - flipped).max() < 1e-5
+    assert np.abs(probabilities("--bf16", "--flip") - flipped).max() < 0.2
+
+
+# --- time -------------------------------------------------------------------------------------------------------------
+
+
+def test_without_time_every_row_and_mask_is_the_fallback_and_status_3(
+    call, p1_images, p1_checkpoint, p3_images, p3_checkpoint, tmp_path
+):
+    out = tmp_path / "out.csv"
+    options = ("--max-minutes", 0, "--checkpoint")
+    status, _, err = call(p1.main, p1_images, out, *options, p1_checkpoint)
+    assert status == 3 and "9 of 9 images had no time left and got the label 0" in err
+    assert [row[1] for row in rows(out)[1:]] == ["0"] * 9
+    status, _, err = call(p3.main, p3_images, tmp_path / "masks", *options, p3_checkpoint)
+    assert status == 3 and "5 of 5 images had no time left" in err
+    for path in p3_images.iterdir():
+        mask = Image.open(tmp_path / "masks" / p3_data.mask_name(path.name))
+        assert mask.size == Image.open(path).size and len(mask.getcolors()) == 1
+
+
+def test_an_inference_that_would_take_too_long_is_simplified_and_then_filled_up(
+    monkeypatch, p1_images, capsys
+):
+    paths = [p1_images / f"{i:04d}.png" for i in range(9)] * 10
+    now = 0.0
+    monkeypatch.setattr("core.inference.time.monotonic", lambda: now)
+    simplified = []
+
+    def run(stop_at, seconds):
+        """Takes ``seconds`` a batch of 3, or a third of that once it is simplified."""
+        nonlocal now
+        now, simplified[:] = 0.0, []
+        with Stream(paths, p1.data.decode, stop_at=stop_at) as stream:
+            for _ in stream.batches(3, lambda: not simplified and not simplified.append(1)):
+                now += seconds / (3 if simplified else 1)
+        return len(stream.late)
+
+    assert run(stop_at=61, seconds=2) == 0 and not simplified  # 30 batches
+    assert run(stop_at=40, seconds=2) == 0 and len(simplified) == 1
+    assert "going on without mirror images" in capsys.readouterr().err
+    assert 0 < run(stop_at=15, seconds=2) < 90 and len(simplified) == 1
+    assert now < 15 + 2
+
+
+# --- files that must not be lost, read or believed ----------------------------------------------------------------------
+
+
+def test_no_input_is_overwritten(
+    call, p1_images, p1_checkpoint, p2_images, p2_checkpoint, p3_images, p3_checkpoint, tmp_path
+):
+    own = shutil.copy(p1_checkpoint, tmp_path / "own.pt")
+    (tmp_path / "link.csv").symlink_to(p1_images / "0004.png")
+    table, folder = p2_images
+    before = snapshot(tmp_path)
+    one, two = ("--checkpoint", own), ("--checkpoint", p2_checkpoint)
+    for main, arguments in (
+        (p1.main, (p1_images, p1_images / "0004.png", *one)),
+        (p1.main, (p1_images, tmp_path / "link.csv", *one)),
+        (p1.main, (p1_images, own, *one)),
+        (p1.main, (p1_images, tmp_path / "a.csv", "--probabilities", own, *one)),
+        (p2.main, (table, folder, table, *two)),
+        (p2.main, (table, folder, folder / "0003.jpg", *two)),
+    ):
+        refused(call(main, *arguments), "is an input too")
+    result = call(p1.main, p1_images, tmp_path / "a", "--probabilities", tmp_path / "a", *one)
+    refused(result, "two outputs have the same name")
+    (tmp_path / "out").mkdir()
+    shutil.copy(p3_images / "0001_sat.jpg", tmp_path / "out" / "0001.jpg")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "0001.png").symlink_to(tmp_path / "out" / "0001.png")
+    Image.new("RGB", (40, 40)).save(tmp_path / "out" / "0001.png")
+    result = call(p3.main, tmp_path / "in", tmp_path / "out", "--checkpoint", p3_checkpoint)
+    refused(result, "0001.png", "is an input too")
+    assert before.items() <= snapshot(tmp_path).items()
+
+
+@pytest.mark.parametrize("name", ["../secret.jpg", "a/../../secret.jpg", "{folder}/secret.jpg"])
+def test_a_csv_names_nothing_outside_its_folder(call, name, p2_images, p2_checkpoint, tmp_path):
+    table, folder = p2_images
+    shutil.copy(folder / "0001.jpg", tmp_path / "secret.jpg")
+    table.write_text(f"id,filename\n0,{name.format(folder=tmp_path)}\n")
+    out = tmp_path / "out.csv"
+    refused(call(p2.main, table, folder, out, "--checkpoint", p2_checkpoint), "does not lie in")
+    assert not out.exists()
+
+
+def test_a_csv_may_name_files_in_folders_of_its_folder(call, p2_images, p2_checkpoint, tmp_path):
+    table, folder = p2_images
+    (folder / "deep").mkdir()
+    shutil.copy(folder / "0001.jpg", folder / "deep" / "a.jpg")
+    table.write_text("id,filename\n0,deep/a.jpg\n")
+    out = tmp_path / "out.csv"
+    assert call(p2.main, table, folder, out, "--checkpoint", p2_checkpoint)[0] == 0
+    assert rows(out)[1][:2] == ["0", "deep/a.jpg"]
+
+
+def test_a_short_files_header_is_not_believed(call, p3_images, p3_checkpoint, tmp_path):
+    header = struct.pack(">IIBBBBB", 11_000, 11_000, 8, 2, 0, 0, 0)
+    chunk = (
+        struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    )
+    for i in range(3):
+        (p3_images / f"1{i}_sat.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
+    assert call(p3.main, p3_images, tmp_path / "out", "--checkpoint", p3_checkpoint)[0] == 3
+    assert Image.open(tmp_path / "out" / "12_mask.png").size == (512, 512)
+
+
+def test_too_little_memory_is_no_fault_of_an_image(
+    call, monkeypatch, p1_images, p1_checkpoint, tmp_path
+):
+    out, fail = tmp_path / "out.csv", [5]
+    load = ImageFile.ImageFile.load
+
+    def short(image):
+        fail[0] -= 1
+        if fail[0] == 0 or fail[0] < -1000:
+            raise MemoryError
+        return load(image)
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", short)
+    assert (
+        call(p1.main, p1_images, out, "--checkpoint", p1_checkpoint)[0] == 0
+    )  # tried again, alone
+    fail[0] = -1000
+    out.unlink()
+    result = call(p1.main, p1_images, out, "--checkpoint", p1_checkpoint)
+    refused(result, "does not fit the memory")
+    assert not out.exists()
+
+
+def test_a_cpu_without_memory_is_one_line(call, monkeypatch, p1_images, p1_checkpoint, tmp_path):
+    def full(*_):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")
+
+    monkeypatch.setattr("core.augment.to_float", full)
+    result = call(
+        p1.main, p1_images, tmp_path / "out.csv", "--checkpoint", p1_checkpoint, "--device", "cpu"
+    )
+    status, _, err = result
+    assert status == 2 and "an image of 32x32 does not fit the memory of cpu" in err
+    monkeypatch.setattr(p1, "predictor", full)
+    result = call(
+        p1.main, p1_images, tmp_path / "out.csv", "--checkpoint", p1_checkpoint, "--device", "cpu"
+    )
+    refused(result, "the memory is too small")
+
+
+def test_many_images_leave_no_file_open_and_no_thread_behind(
+    call, p1_images, p1_checkpoint, tmp_path
+):
+    for i in range(300):
+        os.link(p1_images / "0001.png", p1_images / f"more{i}.png")
+    out = tmp_path / "out.csv"
+    call(p1.main, p1_images, out, "--checkpoint", p1_checkpoint)
+    files, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
+    assert call(p1.main, p1_images, out, "--checkpoint", p1_checkpoint)[0] == 0
+    assert len(os.listdir("/proc/self/fd")) == files and threading.active_count() <= threads
+
+
+def test_a_script_called_through_a_link_finds_its_folder(p1_images, p1_checkpoint, tmp_path):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "label").symlink_to(ROOT / "hw1_1.sh")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    command = ["bash", "bin/label", p1_images, "out.csv", "--checkpoint", p1_checkpoint]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PATH": path}
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(rows(tmp_path / "out.csv")) == 10
+
+
+# --- tiles ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [1, 31, 64, 65, 97, 128, 129, 500, 1000])
+def test_tiles_cover_a_side_once_and_use_no_pixel_near_a_border(monkeypatch, length):
+    monkeypatch.setattr(p3, "TILE", 96)
+    monkeypatch.setattr(p3, "MARGIN", 16)
+    spans = p3.spans(length)
+    assert [use[2] for use in spans] == [0, *(use[3] for use in spans[:-1])] and spans[-1][
+        3
+    ] == length
+    for start, end, first, last in spans:
+        assert start % 64 == 0 and end - start <= 96 and start <= first < last <= end <= length
+        assert first == 0 or first - start >= 16
+        assert last == length or end - last >= 16
+
+
+def test_a_large_image_in_tiles_is_what_it_is_at_once(monkeypatch, call, tmp_path):
+    """By FCN32s, which looks at 234 pixels around one, with tiles of the real margin."""
+    torch.manual_seed(0)
+    network = p3_model.FCN32s()
+    torch.nn.init.normal_(network.score.weight, std=0.01)
+    file = random_checkpoint(
+        tmp_path / "a.pt", "p3", p3_model.OF_MODEL["A"], network, p3_data.CLASSES, None
+    )
+    noise = np.random.default_rng(0).integers(0, 256, (20, 28, 3), dtype=np.uint8)
+    (tmp_path / "in").mkdir()
+    Image.fromarray(noise).resize((900, 600), Image.Resampling.BICUBIC).save(
+        tmp_path / "in" / "1.png"
+    )
+    masks = []
+    for tile in (1024, 576):
+        monkeypatch.setattr(p3, "TILE", tile)
+        out = tmp_path / str(tile)
+        assert call(p3.main, tmp_path / "in", out, "--checkpoint", file)[0] == 0
+        masks.append(np.asarray(Image.open(out / "1.png")))
+    assert len(np.unique(masks[0].reshape(-1, 3), axis=0)) > 2
+    assert (masks[0] == masks[1]).all(-1).mean() > 0.9999
