@@ -18,6 +18,9 @@ On valid input the printed digits are those of the course's script, whose faults
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
+import math
 import os
 import sys
 import warnings
@@ -25,8 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 try:
-    import imageio.v3 as iio
-    import numpy as np
+    from PIL import Image, ImageChops
 except ModuleNotFoundError as error:
     print(
         f"mean_iou_evaluate.py: this Python ({sys.executable}) has no {error.name}; "
@@ -37,10 +39,11 @@ except ModuleNotFoundError as error:
 
 CLASSES = ("urban", "agriculture", "rangeland", "forest", "water", "barren", "unknown")
 UNKNOWN = 6  # no class of the mean
-CLASS_OF_CODE = np.array([6, 4, 3, 0, 6, 2, 1, 5])  # the code is 4 red + 2 green + blue
+CLASS_OF_CODE = (6, 4, 3, 0, 6, 2, 1, 5)  # the code is 4 red + 2 green + blue
 THREADS = 2  # each one more costs 3 to 4 MB
 AHEAD = 32  # pairs handed to the threads at a time
-BLOCK = 1 << 18  # pixels counted at a time: a mask of 512x512
+MAX_PIXELS = 2**28  # of a mask: 1 GiB as Pillow holds it
+AT_ONCE = 2**20  # pixels of a pair that are counted at a time
 NAMES_TOLD = 5
 BAD_INPUT = 2  # exit status; nothing was printed on stdout
 
@@ -70,46 +73,57 @@ def main() -> None:
     )
     parser.add_argument("--verbose", action="store_true", help="also print all counts, on stderr")
     args = parser.parse_args()
-    warnings.simplefilter("ignore")  # Pillow's, on oddities of a file that it decodes nevertheless
+    # Pillow's, on oddities of a file that it decodes nevertheless.
+    warnings.simplefilter("ignore")
+    keep_freed_memory()
     matrix = confusion(args.labels, args.pred)
     mean, ious = mean_iou(matrix)
     if args.verbose:
-        print(table(matrix, ious), file=sys.stderr)
-    absent = [f"#{c} ({CLASSES[c]})" for c in range(UNKNOWN) if np.isnan(ious[c])]
+        note(table(matrix, ious))
+    absent = [f"#{c} ({CLASSES[c]})" for c in range(UNKNOWN) if math.isnan(ious[c])]
     if len(absent) == UNKNOWN:
-        print(
-            "note: all pixels of both folders are unknown, so there is no class to take a mean of",
-            file=sys.stderr,
-        )
+        note("note: all pixels of both folders are unknown, so there is no class to take a mean of")
     elif absent:
-        print(
-            f"note: left out of the mean, being in neither folder: class {', '.join(absent)}",
-            file=sys.stderr,
-        )
+        note(f"note: left out of the mean, being in neither folder: class {', '.join(absent)}")
     for c, iou in enumerate(ious):
         print(f"class #{c} : {iou:1.5f}")
     print(f"\nmean_iou: {mean:f}\n")
 
 
-def mean_iou(matrix: np.ndarray) -> tuple[float, np.ndarray]:
-    """The mean over classes 0..5 and each one's IoU, (6,) float64, from a confusion matrix (7, 7).
+def keep_freed_memory() -> None:
+    """Tell glibc to use freed blocks again: asking for new ones for each mask takes a third of the time."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # elsewhere than on glibc
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-4, 0)  # M_MMAP_MAX of malloc.h
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+
+
+def note(text: str) -> None:
+    """Print on stderr. The figures are printed even where that cannot be written."""
+    with contextlib.suppress(OSError, AttributeError):  # AttributeError: it is closed
+        print(text, file=sys.stderr, flush=True)
+
+
+def mean_iou(matrix: list[list[int]]) -> tuple[float, list[float]]:
+    """The mean over classes 0..5 and each one's IoU, from a confusion matrix of 7 rows.
 
     A class that is nowhere has IoU NaN and is left out of the mean; the mean of no class is NaN.
     """
-    right = matrix.diagonal()
-    union = matrix.sum(axis=0) + matrix.sum(axis=1) - right
-    ious = np.divide(right, union, out=np.full(len(CLASSES), np.nan), where=union > 0)[:UNKNOWN]
-    present = ious[~np.isnan(ious)]
-    return (float(present.mean()) if len(present) else float("nan")), ious
+    ious = []
+    for c in range(UNKNOWN):
+        union = sum(matrix[c]) + sum(row[c] for row in matrix) - matrix[c][c]
+        ious.append(matrix[c][c] / union if union else math.nan)
+    present = [iou for iou in ious if not math.isnan(iou)]
+    return (sum(present) / len(present) if present else math.nan), ious
 
 
-def confusion(truths: Path, predictions: Path) -> np.ndarray:
-    """Pixels of two folders of masks by (true class, predicted class): (7, 7) int64.
+def confusion(truths: Path, predictions: Path) -> list[list[int]]:
+    """Pixels of two folders of masks by true class (7 rows) and predicted class (7 columns).
 
     Raises InputError if the folders do not hold the same names, or masks that cannot be compared.
     """
     names = paired_names(truths, predictions)
-    counts = np.zeros(64, dtype=np.int64)
+    counts = [0] * 64
     faults = []
     with ThreadPoolExecutor(THREADS) as pool:
         for start in range(0, len(names), AHEAD):
@@ -119,17 +133,17 @@ def confusion(truths: Path, predictions: Path) -> np.ndarray:
             ]
             for job in jobs:
                 try:
-                    counts += job.result()
+                    counts = [a + b for a, b in zip(counts, job.result(), strict=True)]
                 except BadPair as fault:
                     faults.append(str(fault))
     if faults:
         raise InputError(
             f"{quantity(faults, 'pair')} cannot be compared: {first_of(faults)}; write these masks anew"
         )
-    one_hot = np.eye(len(CLASSES), dtype=np.int64)[
-        CLASS_OF_CODE
-    ]  # (8, 7): adds red up with unknown
-    return one_hot.T @ counts.reshape(8, 8) @ one_hot
+    matrix = [[0] * len(CLASSES) for _ in CLASSES]
+    for codes, pixels in enumerate(counts):  # adds red up with unknown
+        matrix[CLASS_OF_CODE[codes >> 3]][CLASS_OF_CODE[codes & 7]] += pixels
+    return matrix
 
 
 def paired_names(truths: Path, predictions: Path) -> list[str]:
@@ -172,50 +186,68 @@ def mask_names(folder: Path) -> set[str]:
     return {name for name in names if name.lower().endswith("_mask.png")} or names
 
 
-def count(truth_path: Path, predicted_path: Path) -> np.ndarray:
-    """Pixels of a pair of masks by 8 * true code + predicted code: (64,) int64. Raises BadPair."""
-    truth, predicted = read_codes(truth_path), read_codes(predicted_path)
-    if truth.shape != predicted.shape:
+def count(truth_path: Path, predicted_path: Path) -> list[int]:
+    """Pixels of a pair of masks by 8 * true code + predicted code, 64 numbers. Raises BadPair.
+
+    All steps are Pillow's, in C: 1.0 ms for 512 x 512 pixels, where numpy takes 1.7 and its import as
+    long as 20 pairs.
+    """
+    truth, predicted = read(truth_path), read(predicted_path)
+    if truth.size != predicted.size:
         raise BadPair(
             f"{predicted_path} is {size_of(predicted)}, but {truth_path} is {size_of(truth)}"
         )
-    joint = (truth << 3 | predicted).ravel()
-    counts = np.zeros(64, dtype=np.int64)
-    for start in range(
-        0, len(joint), BLOCK
-    ):  # bincount makes 8 bytes of every pixel: a large mask comes in blocks
-        counts += np.bincount(joint[start : start + BLOCK], minlength=64)
+    width, height = truth.size
+    rows = max(1, AT_ONCE // width)
+    counts = [0] * 64
+    for top in range(0, height, rows):
+        box = (0, top, width, min(top + rows, height))
+        pair = [image if rows >= height else image.crop(box) for image in (truth, predicted)]
+        # Each channel gets the six bits of its share in both codes, and the three are added up.
+        bits = [image.point(shares) for image, shares in zip(pair, SHARES, strict=True)]
+        red, green, blue = ImageChops.add_modulo(*bits).split()
+        joint = ImageChops.add_modulo(ImageChops.add_modulo(red, green), blue).tobytes()
+        joint += bytes([64]) * (-len(joint) % 4)  # no pixel's
+        # The four channels' histograms take half as long as one of all.
+        found = Image.frombytes("RGBA", (len(joint) // 4, 1), joint).histogram()
+        counts = [n + sum(found[code::256]) for code, n in enumerate(counts)]
     return counts
 
 
-def read_codes(path: Path) -> np.ndarray:
-    """A mask file's colours as codes 0..7, (H, W) uint8. Raises BadPair.
+def _on(value: int) -> list[int]:
+    return [0] * 128 + [value] * 128  # a channel is on from 128 up
 
-    Every colour mode is read as RGB: palette and grey are converted, alpha is dropped, 16 bits become the upper 8.
-    """
-    how = {"plugin": "pillow", "index": 0, "writeable_output": False}
+
+# What a channel's value adds to the joint code: of the true mask and of the predicted one.
+SHARES = (_on(32) + _on(16) + _on(8), _on(4) + _on(2) + _on(1))
+
+
+def read(path: Path) -> Image.Image:
+    """A mask in RGB, from every colour mode: alpha is dropped, 16 bits become the upper 8. Raises BadPair."""
     try:
-        data = (
-            path.read_bytes()
-        )  # imageio takes some names for something else than a file: in a folder "x.zip", say
-        pixels = iio.imread(data, **how)
-        if pixels.dtype == np.uint16:  # Pillow would clip 16 bits to 255 instead of scaling them
-            pixels = np.stack([(pixels >> 8).astype(np.uint8)] * 3, axis=-1)
-        elif pixels.shape[2:] != (3,):
-            pixels = iio.imread(data, mode="RGB", **how)
+        with Image.open(path, formats=["PNG"]) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise BadPair(f"{path} is {size_of(image)}; at most {MAX_PIXELS:,} pixels are read")
+            image.load()
+            bytes_of_pixel = {"I;16": 2, "I": 4}.get(image.mode)
+            if bytes_of_pixel:  # Pillow would clip 16 bits to 255 instead of scaling them
+                upper = image.tobytes()[1::bytes_of_pixel]
+                image = Image.frombytes("L", image.size, upper)
+            return image if image.mode == "RGB" else image.convert("RGB")
+    except BadPair:
+        raise
     except Exception as error:  # Pillow's decoders raise nearly everything on a broken file
         reason = getattr(error, "strerror", None) or "Pillow cannot decode it"
         raise BadPair(f"{path} cannot be read ({reason})") from error
-    on = pixels >> 7
-    return on[..., 0] << 2 | on[..., 1] << 1 | on[..., 2]
 
 
-def table(matrix: np.ndarray, ious: np.ndarray) -> str:
+def table(matrix: list[list[int]], ious: list[float]) -> str:
     """All counts in words: per class IoU and pixels, then the confusion matrix."""
     lines = [f"{'':14}{'IoU':>8}{'true pixels':>16}{'predicted':>16}"]
     for c, name in enumerate(CLASSES):
         iou = f"{ious[c]:.5f}" if c < UNKNOWN else "-"
-        lines.append(f"{c} {name:12}{iou:>8}{matrix[c].sum():16,}{matrix[:, c].sum():16,}")
+        predicted = sum(row[c] for row in matrix)
+        lines.append(f"{c} {name:12}{iou:>8}{sum(matrix[c]):16,}{predicted:16,}")
     lines += ["", "pixels of a true class (row) by predicted class (column)"]
     lines.append(" " * 14 + "".join(f"{name:>14}" for name in CLASSES))
     lines += [
@@ -224,8 +256,8 @@ def table(matrix: np.ndarray, ious: np.ndarray) -> str:
     return "\n".join(lines)
 
 
-def size_of(codes: np.ndarray) -> str:
-    return f"{codes.shape[1]}x{codes.shape[0]}"
+def size_of(image: Image.Image) -> str:
+    return f"{image.width}x{image.height}"
 
 
 def quantity(items: list[str], noun: str) -> str:
@@ -238,6 +270,7 @@ def first_of(items: list[str]) -> str:
 
 
 if __name__ == "__main__":
+    Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS is the bound
     try:
         main()
     except InputError as error:

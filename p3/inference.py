@@ -33,7 +33,7 @@ FALLBACK_SIZE = (512, 512)
 LEAST = 32  # pixels a side that the networks need
 # An image with a side beyond TILE is segmented in tiles, in bounded memory. Where two tiles overlap,
 # the MARGIN pixels at their borders are not used.
-TILE, MARGIN = 1536, 256
+TILE, MARGIN = 1280, 256
 GREY = np.arange(256, dtype=np.uint8)[:, None]
 
 

@@ -128,7 +128,7 @@ def test_agrees_with_training_and_scikit_learn(folders):
 
     pairs = random_pairs(3, SIZES)
     write_pairs(folders, pairs)
-    matrix = metric.confusion(*folders)
+    matrix = np.array(metric.confusion(*folders))
     mean, ious = metric.mean_iou(matrix)
     assert matrix.dtype == np.int64
 
@@ -186,7 +186,7 @@ def test_a_channel_is_on_from_128(folders):
     expected = np.array([[code_to_class[int(colour @ [4, 2, 1]) // 255] for colour in pure[0]]])
     Image.fromarray(colours.astype(np.uint8)).save(folders[0] / "a.png")
     write(folders[1], "a.png", expected)
-    matrix = metric.confusion(*folders)
+    matrix = np.array(metric.confusion(*folders))
     assert (matrix == np.diag(np.bincount(expected[0], minlength=7))).all()
     assert matrix[UNKNOWN, UNKNOWN] == 16  # black and red
 
@@ -284,7 +284,7 @@ def test_verbose_adds_a_table_on_stderr(folders):
     result = evaluate(folders, "--verbose")
     assert result.stdout == printed(*published(pairs))
     rows = [line.split() for line in result.stderr.splitlines()]
-    matrix = metric.confusion(*folders)
+    matrix = np.array(metric.confusion(*folders))
     for c, name in enumerate(metric.CLASSES):
         summary, counts = (row[2:] for row in rows if row[:2] == [str(c), name])
         assert summary[0] == (f"{published(pairs)[1][c]:.5f}" if c < UNKNOWN else "-")
@@ -323,7 +323,7 @@ def test_beside_mask_files_plain_ones_do_not_count(folders):
 def test_pairs_by_name_whatever_the_order_of_listing(folders, monkeypatch):
     pairs = random_pairs(11, [(12, 12)] * 12)
     write_pairs(folders, pairs)
-    expected = metric.confusion(*folders)
+    expected = np.array(metric.confusion(*folders))
     listed = os.scandir
     monkeypatch.setattr(
         os,
@@ -429,7 +429,7 @@ def test_a_python_without_the_libraries_is_told_what_to_install(good):
     ]  # -S: no site-packages
     expect_fault(
         subprocess.run(command, capture_output=True, text=True),
-        "has no imageio;",
+        "has no PIL;",
         "pip install -r requirements.txt",
     )
 
