@@ -31,6 +31,11 @@ def to_float(images: Tensor) -> Tensor:
     return images.float() / 255
 
 
+def to_bytes(images: Tensor) -> Tensor:
+    """float 0..1 to the nearest of uint8 0..255; what lies outside is cut off."""
+    return (images * 255).round().clamp(0, 255).to(torch.uint8)
+
+
 # --- geometry that moves whole pixels ---------------------------------------------------------------------------------
 
 

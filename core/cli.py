@@ -1,4 +1,4 @@
-"""What every command of this house shares: how it fails, and its flags for training."""
+"""What every command shares: how it fails, and the types of its flags."""
 
 from __future__ import annotations
 
@@ -108,36 +108,6 @@ def _write(stream: TextIO, message: str, end: str = "\n") -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def training_flags(parser: argparse.ArgumentParser, *, data: str, run: str) -> None:
-    """Add the flags that all training commands have under the same names."""
-    parser.add_argument(
-        "--data", type=Path, default=Path(data), help="folder in the course's layout (%(default)s)"
-    )
-    parser.add_argument("--run", type=Path, default=None, help=f"run folder ({run})")
-    parser.add_argument("--epochs", type=positive, help="override the recipe's number of epochs")
-    parser.add_argument("--batch-size", type=positive, help="override the recipe's batch size")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random (%(default)s)")
-    parser.add_argument(
-        "--data-memory", type=gibibytes, metavar="GIB", default=_free_memory() // 2,
-        help="a data set of more GiB stays on the disk, memory-mapped (half of the memory that is free)",
-    )  # fmt: skip
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
-    parser.add_argument(
-        "--fresh", action="store_true", help="start over; an older run is kept aside, not resumed"
-    )
-    parser.add_argument(
-        "--max-minutes", type=minutes_from_start, metavar="MINUTES", dest="stop_at", default=math.inf,
-        help="stop and save in time; the same command goes on",
-    )  # fmt: skip
-    parser.add_argument(
-        "--save-minutes",
-        type=minutes,
-        metavar="MINUTES",
-        default=5.0,
-        help="at most this much is lost to a kill (%(default)s)",
-    )
-
-
 def file_path(text: str) -> Path:
     """An argparse type: the path of a file to write. ``out/`` is a folder's, whether it exists or not."""
     if text.endswith(os.sep):
@@ -191,7 +161,7 @@ def gibibytes(text: str) -> float:
     return value * 2**30
 
 
-def _free_memory() -> int:
+def free_memory() -> int:
     """Bytes that programs can have without swapping: Linux's MemAvailable, or the less that a container is allowed."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()

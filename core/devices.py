@@ -52,9 +52,22 @@ def has_bf16(device: torch.device) -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
+def short_format(device: torch.device) -> torch.dtype | None:
+    """The 16-bit format in which ``device`` computes faster: bfloat16, else float16 on GPUs of compute
+    capability 7.0 and newer (2080 Ti, T4), else None."""
+    if has_bf16(device):
+        return torch.bfloat16
+    is_volta = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
+    return torch.float16 if is_volta else None
+
+
 def autocast(device: torch.device, bf16: bool) -> torch.autocast:
-    """A context in which convolutions and products run in bfloat16 if ``bf16`` is asked for and the machine has it."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16 and has_bf16(device))
+    """A context in which convolutions and products run in ``short_format``, if ``bf16`` asks for it.
+
+    Where that is float16, training needs ``core.training.loss_scaler``.
+    """
+    dtype = short_format(device) if bf16 else None
+    return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
 
 
 def prepare(model: nn.Module, device: torch.device) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import hashlib
 import json
@@ -9,6 +10,7 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,10 @@ import torch
 from torch import Tensor
 
 from core import devices, processes
+from core.optim import ENDLESS
 from core.randomness import seed_of
 
+ALIASES = {"report": "original"}  # a recipe's former name, which committed runs have
 PIECE = 2**24  # bytes that are digested together
 
 
@@ -54,6 +58,45 @@ def continued(
     return metadata | {
         "continued": [*metadata.get("continued", []), {"epoch": epoch, "step": step} | now]
     }
+
+
+def values(recipe: Any) -> dict[str, Any]:
+    """A recipe, which is a dataclass, as plain values, without the words about its source."""
+    return {name: value for name, value in dataclasses.asdict(recipe).items() if name != "source"}
+
+
+def why_not_on(old: dict[str, Any], new: dict[str, Any], recipe: Any, epochs_done: int) -> str:
+    """Why a run of the identity ``old`` cannot go on as ``new``, whose recipe is ``recipe``.
+
+    An identity has the plain values recipe, data and seed. "" if the run can go on: if both are the
+    same, but for a recipe's former name and fields that it did not have then; or if only the length
+    differs, and no step depends on that.
+    """
+    name = old["recipe"].get("name")
+    former = old["recipe"] | {"name": ALIASES.get(name, name)}
+    for field in dataclasses.fields(recipe):
+        if field.name in new["recipe"] and field.default is not dataclasses.MISSING:
+            former.setdefault(field.name, json.loads(json.dumps(field.default)))
+    changed = dict(_differences(old | {"recipe": former}, new))
+    why = "; ".join(f"{name} was {was!r}, is now {now!r}" for name, (was, now) in changed.items())
+    if not changed.keys() <= {"recipe.epochs", "recipe.patience"}:
+        return why
+    if "recipe.epochs" not in changed:
+        return ""
+    values = new["recipe"]
+    bound = [k for k in values if k.endswith("schedule") and values[k] not in ENDLESS]
+    bound += [k for k in ("late_epochs",) if values.get(k)]
+    if bound:
+        return f"{why}, and by its {' and '.join(bound)} every step depends on the number of epochs"
+    return "" if values["epochs"] >= epochs_done else f"{why}, but {epochs_done} are done"
+
+
+def _differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, tuple[Any, Any]]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            yield from _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+    elif old != new:
+        yield name, (old, new)
 
 
 def commits(metadata: dict[str, Any]) -> str:

@@ -1,19 +1,25 @@
 """A training run: its folder, its log, and the promise that an interruption loses nothing.
 
 A run's folder holds
-    run.json         recipe, data, seed, command, commit, machine; and where another command, commit or machine went on
+    run.json         recipe, data, seed, command, commit, machine; and the later ones that went on
     log.jsonl        a line an epoch
     last.pt best.pt  checkpoints for inference, of the last epoch and of the best one
     snapshots/       checkpoints of the first epoch and of some between, evenly spread
     state.pt         all that the next start needs to go on as if nothing had happened
-    .lock            held by the program that is at it
-The loop itself stays in each problem's train.py; this is only what would be repeated round the loops.
+    .lock            held by the program that is training in the folder
+The loops stay in the problems' files. A loop is
+    for epoch in run.epochs(...):
+        for index in run.batches(...):
+            ...
+            run.step(loss=loss)      # may save, or save and end the program
+        run.begin_evaluation()       # the same
+        ...
+        run.end_epoch(network.state_dict(), accuracy=...)
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import math
 import os
@@ -22,31 +28,34 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 import torch
 
 from core import checkpoint, processes, provenance, runfolder
 from core.cli import STOPPED, InputError, say, some
 from core.files import atomic_write
-from core.randomness import batches, seed_of
+from core.progress import Bar, duration
+from core.randomness import batches, seed_of, steps_per_epoch
 
-CHECK_EVERY = 25  # steps between looks at the losses; a look waits for the GPU
+CHECK_EVERY = 25  # steps between two looks at the losses; a look waits for the GPU
 STATE = {  # of a state.pt
     "identity": dict, "epoch": int, "next_step": int, "total_steps": int, "sums": dict, "history": list, "state": dict,
 }  # fmt: skip
-ONE_REQUEST = 1.0  # seconds in which further signals are the first one again, as of a supervisor that tells every process
+ONE_REQUEST = 1.0  # seconds in which a further signal is the same request, sent to all processes
 
 
 class Run:
     """The state of a training run, resumed by itself when its folder holds one.
 
-    ``recipe``: a frozen dataclass. ``data``: what identifies the data set, as plain values; ``notes``: what else is told of
-    it, and may change. ``state``: the objects with ``state_dict`` and ``load_state_dict`` that change during training, by
-    name. ``device``: the training's device. ``watch``: the name of the logged value whose highest (or, with ``better=min``,
-    lowest) marks the best epoch. ``stop_at``: when to stop, of ``time.monotonic``.
-    Raises InputError if the folder holds a run of another recipe, data set or seed, naming the differences, or if another
-    program is at it.
+    ``recipe``: a frozen dataclass. ``data``: what identifies the data set, as plain values;
+    ``notes``: what else is told of it, and may change. ``model``: the fields of
+    ``checkpoint.Checkpoint`` that describe the network. ``state``: the objects with ``state_dict``
+    and ``load_state_dict`` that change during training, by name. ``device``: the training's device.
+    ``watch``: the name of the logged value whose highest (or, with ``better=min``, lowest) marks
+    the best epoch. ``stop_at``: when to stop, of ``time.monotonic``.
+    Raises InputError if the folder holds a run of another recipe, data set or seed, naming the
+    differences, or if another program is training in it.
     """
 
     def __init__(
@@ -56,6 +65,7 @@ class Run:
         recipe: Any,
         data: dict[str, Any],
         notes: dict[str, Any] | None = None,
+        model: dict[str, Any],
         seed: int,
         state: dict[str, Any],
         device: torch.device,
@@ -66,15 +76,19 @@ class Run:
         save_minutes: float = 5.0,
     ) -> None:
         self.folder, self.seed, self.watch, self.better = folder, seed, watch, better
+        self._recipe, self._model, self._device = recipe, model, device
         self.how_to_go_on = "the same command goes on" + (", without --fresh" if fresh else "")
         self.identity = json.loads(
-            json.dumps({"recipe": dataclasses.asdict(recipe), "data": data, "seed": seed})
+            json.dumps({"recipe": provenance.values(recipe), "data": data, "seed": seed})
         )
         self._data = self.identity["data"] | (notes or {})
         self.epoch, self.next_step, self.total_steps = 0, 0, 0
         self.history: list[dict[str, Any]] = []
         self._sums: dict[str, float] = {}
         self._unread: list[tuple[int, dict[str, torch.Tensor]]] = []
+        self._shown = ""  # the latest known values of a step, in words
+        self._bar: Bar | None = None
+        self._total_epochs = 0
         self._state, self._save_every, self._stop_at = state, 60 * save_minutes, stop_at
         self._epoch_start = self._saved_at = self._steps_done_at = time.monotonic()
         self._saved_step = 0  # of total_steps
@@ -87,9 +101,7 @@ class Run:
         if processes.rank() == 0:
             if fresh:
                 runfolder.start_over(folder)
-            self._lock = runfolder.claim(
-                folder
-            )  # until the run is done or stopped, or the program ends
+            self._lock = runfolder.claim(folder)  # until the run is done or stopped
         processes.barrier()
         self._start, self._continues = provenance.start(device), False
         self._metadata = self._start
@@ -97,7 +109,8 @@ class Run:
             self._resume()
         elif (folder / "log.jsonl").exists():  # is written after the first state.pt
             raise InputError(
-                f"{folder} holds a run without its state.pt, so it cannot go on; name another --run, or --fresh"
+                f"{folder} holds a run without its state.pt, so it cannot go on; "
+                "name another --run, or --fresh"
             )
         self._settle_best()
         self._write_metadata()
@@ -105,10 +118,8 @@ class Run:
             signal.signal(number, self._on_signal)
 
     def epochs(self, total: int, patience: int = 0, patience_from: int = 0) -> Iterator[int]:
-        """Yield the epochs (from 0) still to be done: ``total``, or until ``patience`` of them brought nothing better.
-
-        0 never loses patience; with ``patience_from``, the first so many epochs neither try it nor are compared with.
-        """
+        """Yield the epochs (from 0) still to be done, until ``is_over``. May end the program."""
+        self._total_epochs = total
         self._epoch_start = time.monotonic() - self._earlier_seconds
         while not is_over(self.history, self.watch, self.better, total, patience, patience_from):
             if why := self.asked_to_stop():
@@ -129,12 +140,15 @@ class Run:
         self._release()
 
     def batches(self, count: int, batch_size: int, at_least: int = 1) -> Iterator[torch.Tensor]:
-        """Yield the index tensors of this epoch's batches that are still to be done; of several processes, this one's share.
+        """Yield the index tensors, (batch,) int64, of this epoch's batches still to be done.
 
-        ``batch_size`` is that of all together. Before each batch torch's own generators, which dropout uses, are set for
-        this step. Raises InputError if the processes cannot share it evenly, or if a process would see fewer images than
+        Of several processes, this one's share: ``batch_size`` is that of all together. Before each
+        batch torch's own generators, which dropout uses, are set for this step. Raises InputError
+        if the processes cannot share a batch evenly, or if a process would see fewer images than
         ``at_least``: a BatchNorm over nothing but the batch needs two.
         """
+        steps = steps_per_epoch(count, batch_size)
+        self._show_epoch(steps, min(count, batch_size))
         for step, index in batches(
             count, batch_size, seed=self.seed, epoch=self.epoch, start=self.next_step
         ):
@@ -142,32 +156,24 @@ class Run:
             share = processes.local_batch(index)
             if len(share) < at_least:
                 raise InputError(
-                    f"a batch has {len(share)} image for each process; this network needs {at_least} or more"
+                    f"a batch has {len(share)} image for each process; "
+                    f"this network needs {at_least} or more"
                 )
             yield share
-        self._steps_done_at = time.monotonic()
-        longest = max(
-            self._evaluations, default=math.inf
-        )  # as long as none is known, it is thought to be long
-        ahead = (
-            self._steps_done_at - self._saved_at + longest
-        )  # a kill shortly before its end loses that
-        late = self._steps_done_at + max(self._evaluations, default=0.0) >= self._stop_at
-        late, due = processes.highest(self._has_moved and late, ahead >= self._save_every)
-        if late:  # the next start goes on with the evaluation
-            self._stop("--max-minutes")
-        if due and self._saved_step != self.total_steps:
-            self._save()
 
     def keys(self) -> tuple[int | str, ...]:
-        """(seed, epoch, step) of the batch in hand, for ``randomness.generator``; of several processes, with the rank."""
+        """(seed, epoch, step) of the current batch; of several processes, with the rank.
+
+        They are the arguments of ``randomness.generator``.
+        """
         return self.seed, self.epoch, self.next_step, *processes.keys()
 
     def step(self, **values: torch.Tensor) -> None:
-        """Close a step: note its ``values`` (scalars, averaged over the epoch for the log), save if it is time, stop if asked.
+        """Close a step: note its ``values``, save if it is time to, and stop if asked to.
 
-        Several processes average their values, and save or stop after the same step as soon as it is time for one of them.
-        Raises InputError, naming the step, at a value that is not finite.
+        ``values`` are scalars, averaged over the epoch for the log. Several processes average their
+        values, and save or stop after the same step as soon as it is time for one of them. Raises
+        InputError, naming the step, at a value that is not finite.
         """
         self._unread.append(
             (self.next_step, {name: value.detach() for name, value in values.items()})
@@ -176,6 +182,9 @@ class Run:
         self.total_steps += 1
         if len(self._unread) >= CHECK_EVERY:
             self._read_values()
+        elif self._device.type == "cpu":
+            self._shown = _in_words({name: value.item() for name, value in values.items()})
+        self._show_step()
         self._has_moved = True
         why, due = self._agreed()
         if why:
@@ -183,10 +192,26 @@ class Run:
         if due:
             self._save()
 
-    def asked_to_stop(self) -> str:
-        """What asks all processes to stop now, a signal's name or ``--max-minutes``; "" if nothing does.
+    def begin_evaluation(self) -> None:
+        """Close an epoch's steps: save if a kill would lose too much, stop if time is too short.
 
-        The time is not over before this start has done a step: however little of it there is, the run gets on.
+        How long the evaluation will take is known from the one before; the first is thought to be
+        long. The next start goes on with the evaluation.
+        """
+        self._close_bar()
+        self._steps_done_at = now = time.monotonic()
+        could_be_lost = now - self._saved_at + max(self._evaluations, default=math.inf)
+        late = now + max(self._evaluations, default=0.0) >= self._stop_at
+        late, due = processes.highest(self._has_moved and late, could_be_lost >= self._save_every)
+        if late:
+            self._stop("--max-minutes")
+        if due and self._saved_step != self.total_steps:
+            self._save()
+
+    def asked_to_stop(self) -> str:
+        """What asks all processes to stop now: a signal's name or ``--max-minutes``; "" if nothing.
+
+        The time is not over before this start has done a step, so that every start gets on.
         """
         return self._agreed()[0]
 
@@ -200,7 +225,8 @@ class Run:
         )
         return signal.Signals(number).name if number else "--max-minutes" if over else "", bool(due)
 
-    def _stop(self, why: str) -> None:
+    def _stop(self, why: str) -> NoReturn:
+        self._close_bar()
         if self._saved_step != self.total_steps:
             self._save()
         step = (
@@ -212,18 +238,19 @@ class Run:
         say(f"stopped by {why} after {step}; {self.how_to_go_on}")
         sys.exit(STOPPED)
 
-    def end_epoch(self, model_checkpoint: checkpoint.Checkpoint, **metrics: float) -> None:
-        """Close an epoch: a log line, ``last.pt``, ``best.pt`` if it is, snapshots, and the state."""
+    def end_epoch(self, weights: dict[str, torch.Tensor], **metrics: float) -> None:
+        """Close an epoch: a log line, the state, and ``weights`` as ``last.pt``, and where they
+        belong there, as ``best.pt`` and among the snapshots. ``metrics`` are logged."""
         means = {name: self.mean(name) for name in self._read_values()}
-        metrics = {
-            name: float(value) for name, value in metrics.items()
-        }  # numpy's floats would not be read back
+        # Numpy's floats would not be read back.
+        metrics = {name: float(value) for name, value in metrics.items()}
         self._evaluations.append(time.monotonic() - self._steps_done_at)
         line = {"epoch": self.epoch + 1, "steps": self.total_steps, **means, **metrics}
         self.history.append(line)
         self.epoch, self.next_step, self._sums = self.epoch + 1, 0, {}
-        final = dataclasses.replace(
-            model_checkpoint,
+        final = checkpoint.Checkpoint(
+            **self._model,
+            weights=weights,
             recipe=self.identity["recipe"],
             scores=metrics,
             made={
@@ -238,8 +265,9 @@ class Run:
         if processes.rank() == 0:
             checkpoint.save(self.folder / "last.pt", final)
             if is_best:
-                # The best epoch's weights are given up only when the state knows of a better one: after a kill between the
-                # two the epoch is done again, which on a GPU, or by other processes, may not come out as well.
+                # The best epoch's weights are given up only when the state knows of a better one:
+                # after a kill between the two the epoch is done again, which on a GPU, or by other
+                # processes, may not come out as well.
                 checkpoint.save(self._next_best, final)
             runfolder.keep_snapshot(self.folder, self.epoch, final)
         now = time.monotonic()  # what is still to be saved is the next epoch's
@@ -268,7 +296,7 @@ class Run:
         return self.folder / "best.next.pt"
 
     def _settle_best(self) -> None:
-        # After a kill: make best.next.pt the best.pt, or drop what is left of an epoch that the state does not know.
+        # After a kill: best.next.pt becomes best.pt, or is of an epoch that the state does not know.
         if processes.rank() == 0 and self._next_best.exists():
             made = checkpoint.read(self._next_best).get("made")
             if isinstance(made, dict) and made.get("epoch") == self.best_epoch():
@@ -277,18 +305,43 @@ class Run:
                 self._next_best.unlink()
 
     def _read_values(self) -> dict[str, float]:
-        numbers = [value.item() for _, values in self._unread for value in values.values()]
-        numbers = iter(processes.means(numbers))
+        # The sums of the steps' values so far.
+        flat = [value.item() for _, values in self._unread for value in values.values()]
+        numbers = iter(processes.means(flat))
         for step, values in self._unread:
-            for name in values:
-                number = next(numbers)
+            read = {name: next(numbers) for name in values}
+            for name, number in read.items():
                 if not math.isfinite(number):
                     raise InputError(
-                        f"{name} is {number} at step {step + 1} of epoch {self.epoch + 1}; lower the learning rate"
+                        f"{name} is {number} at step {step + 1} of epoch {self.epoch + 1}; "
+                        "lower the learning rate"
                     )
                 self._sums[name] = self._sums.get(name, 0.0) + number
+            self._shown = _in_words(read)
         self._unread.clear()
         return self._sums
+
+    def _show_epoch(self, steps: int, images: int) -> None:
+        # Begin to show an epoch of so many steps, of so many images each.
+        self._images = images
+        what = f"epoch {self.epoch + 1} of {self._total_epochs or '?'}"
+        self._bar = Bar(what, steps * images, "images", done=self.next_step * images)
+
+    def _show_step(self) -> None:
+        if self._bar is None:
+            return
+        note = self._shown
+        if (speed := self._bar.rate()) and (later := self._total_epochs - self.epoch - 1) > 0:
+            evaluation = max(self._evaluations, default=0.0)
+            left = self._bar.seconds_left() + evaluation
+            left += later * (self._bar.total / speed + evaluation)
+            note += f", {duration(left)} left in the run"
+        self._bar.update(self._images, note)
+
+    def _close_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
 
     def _save(self) -> None:
         self._read_values()
@@ -314,10 +367,11 @@ class Run:
                 f"{self.folder}/state.pt is not a run's state ({some(faults or ['history'])}); "
                 "name another --run, or start over with --fresh"
             )
-        changed = list(_differences(saved["identity"], self.identity))
-        if changed:
+        if why := provenance.why_not_on(
+            saved["identity"], self.identity, self._recipe, saved["epoch"]
+        ):
             raise InputError(
-                f"{self.folder} holds another run: {'; '.join(changed)}. Name another --run, or start over with --fresh"
+                f"{self.folder} holds another run: {why}. Name another --run, or start over with --fresh"
             )
         self.epoch, self.next_step, self.total_steps = (
             saved["epoch"],
@@ -331,12 +385,15 @@ class Run:
         )
         self._earlier_seconds = saved.get("seconds", 0.0)  # older states have none
         try:
-            for name, thing in self._state.items():
-                thing.load_state_dict(saved["state"][name])
+            for name, part in self._state.items():
+                if name == "scaler" and name not in saved["state"]:
+                    continue  # the run began on a device that needs none
+                part.load_state_dict(saved["state"][name])
         except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]  # the code has changed
             raise InputError(
-                f"{self.folder} was made by other code ({reason}); go back to it, or start over: --fresh"
+                f"{self.folder} was made by other code ({reason}); "
+                "go back to it, or start over: --fresh"
             ) from error
         self._metadata, self._continues = (
             provenance.read(self.folder / "run.json") or self._start,
@@ -345,10 +402,9 @@ class Run:
         self._data = self._metadata.get("data", self._data)  # with the notes of its first start
 
     def _write_metadata(self) -> None:
-        self._write(
-            "run.json",
-            json.dumps(self.identity | {"data": self._data} | self._metadata, indent=2) + "\n",
-        )
+        known = self.identity | {"data": self._data}
+        made = {name: value for name, value in self._metadata.items() if name not in known}
+        self._write("run.json", json.dumps(known | made, indent=2) + "\n")
 
     def _write_log(self) -> None:
         self._write("log.jsonl", "".join(json.dumps(line) + "\n" for line in self.history))
@@ -365,12 +421,8 @@ class Run:
             self.stop_signal, self._asked_at = number, time.monotonic()
 
 
-def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
-            yield from _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
-    elif old != new:
-        yield f"{name} was {old!r}, is now {new!r}"
+def _in_words(values: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
 
 
 def best_line(history: list[dict[str, Any]], watched: str, better: Callable) -> dict[str, Any]:

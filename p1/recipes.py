@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 from core.efficientnet_lite import MEAN, STD
 from p1.model import ARCHITECTURE
@@ -16,12 +17,13 @@ class Recipe:
 
     name: str
     model: str  # A: from scratch; B: pre-trained; C: EfficientNet-Lite from ImageNet
+    source: str  # where the recipe is from, and what is reported of it
     epochs: int
-    patience: int  # epochs without a better validation accuracy before the run ends; 0: never
+    patience: int  # epochs without a better validation accuracy until the end; 0: never
     batch_size: int
-    optimiser: str  # adam, or sgd with Nesterov's momentum 0.9
+    optimiser: Literal["adam", "adamw", "sgd", "lars"]
     lr: float
-    schedule: str  # constant, or cosine: a linear warm-up, then half a cosine down to 0
+    schedule: Literal["constant", "cosine"]  # cosine: a linear warm-up, then down to 0
     warmup_epochs: float
     weight_decay: float
     decay_vectors: bool  # whether biases and BatchNorm decay too
@@ -31,7 +33,7 @@ class Recipe:
     rotation: float  # degrees
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    average: float  # decay of the averaged weights that are evaluated and saved; 0: the weights themselves
+    average: float  # decay of the averaged weights that are evaluated and saved; 0: no average
     flip_test: bool
     bf16: bool
     architecture: str = ARCHITECTURE  # see p1.model.build
@@ -40,38 +42,47 @@ class Recipe:
     cutmix: float = 0.0  # probability that an image gets a box of another one
 
 
-# The original report's model A: 0.6476 after 58 epochs. Only to-tensor, no normalisation.
+# Only to-tensor, no normalisation.
 # NOTE: bfloat16 where the machine has it; the report's number format is not known to have mattered.
-REPORT_A = Recipe(
-    name="report", model="A", epochs=200, patience=20, batch_size=256, optimiser="adam", lr=3e-4, schedule="constant",
+ORIGINAL_A = Recipe(
+    name="original", model="A", source="the original report: 0.6476 after 58 epochs", epochs=200, patience=20, batch_size=256, optimiser="adam", lr=3e-4, schedule="constant",
     warmup_epochs=0, weight_decay=1e-5, decay_vectors=True, label_smoothing=0.0, crop_padding=4,
     jitter=(0.5, 0.5, 0.5, 0.0), rotation=30, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), average=0.0, flip_test=False,
     bf16=True,
 )  # fmt: skip
 
-# The original report's model B: 0.9714 after 1 epoch, from weights that had seen the validation images (see p1/README.md).
-REPORT_B = dataclasses.replace(
-    REPORT_A, model="B", epochs=150, patience=15, jitter=(0.0, 0.0, 0.0, 0.0), rotation=0
+ORIGINAL_B = dataclasses.replace(
+    ORIGINAL_A,
+    model="B",
+    source="the original report: 0.9714 after 1 epoch, from weights that had "
+    "seen the validation images (see p1/README.md)",
+    epochs=150,
+    patience=15,
+    jitter=(0.0, 0.0, 0.0, 0.0),
+    rotation=0,
 )
 
-# As far as two CPU cores get in about an hour.
 HOUR_A = Recipe(
-    name="hour", model="A", epochs=14, patience=0, batch_size=128, optimiser="sgd", lr=0.1, schedule="cosine",
+    name="hour", model="A", source="as far as two CPU cores get in an hour or two", epochs=14, patience=0, batch_size=128, optimiser="sgd", lr=0.1, schedule="cosine",
     warmup_epochs=1, weight_decay=5e-4, decay_vectors=False, label_smoothing=0.1, crop_padding=4,
     jitter=(0.0, 0.0, 0.0, 0.0), rotation=0, mean=CIFAR100_MEAN, std=CIFAR100_STD, average=0.998, flip_test=True,
     bf16=True,
 )  # fmt: skip
 HOUR_B = dataclasses.replace(HOUR_A, model="B", epochs=8, lr=0.02)
 
-# As far as MobileNetV2 gets from scratch: a long cosine, CutMix, averaged weights.
 BEST_A = dataclasses.replace(
-    HOUR_A, name="best", epochs=80, warmup_epochs=2, average=0.999, cutmix=0.5
+    HOUR_A,
+    name="best",
+    source="a long cosine, CutMix, averaged weights",
+    epochs=80,
+    warmup_epochs=2,
+    average=0.999,
+    cutmix=0.5,
 )
 BEST_B = dataclasses.replace(BEST_A, model="B", epochs=60, lr=0.05)
 
-# From ImageNet weights, on images enlarged to 128 pixels.
 BEST_C = Recipe(
-    name="best", model="C", epochs=10, patience=0, batch_size=64, optimiser="adamw", lr=2e-3, schedule="cosine",
+    name="best", model="C", source="from ImageNet weights, on images enlarged to 128 pixels", epochs=10, patience=0, batch_size=64, optimiser="adamw", lr=2e-3, schedule="cosine",
     warmup_epochs=0.5, weight_decay=0.02, decay_vectors=False, label_smoothing=0.1, crop_padding=4,
     jitter=(0.0, 0.0, 0.0, 0.0), rotation=0, mean=MEAN, std=STD, average=0.998, flip_test=True, bf16=True,
     architecture="efficientnet_lite0_128", backbone_rate=0.25, drop_path=0.1, cutmix=0.5,
@@ -79,22 +90,29 @@ BEST_C = Recipe(
 
 # Model B's initial weights, from other images and labels: see p1/pretrain.py.
 HOUR_PRETRAIN = dataclasses.replace(HOUR_A, epochs=4)
-REPORT_PRETRAIN = dataclasses.replace(
-    REPORT_A, jitter=(0.0, 0.0, 0.0, 0.0), rotation=0
-)  # augmented as the report's B
+ORIGINAL_PRETRAIN = dataclasses.replace(
+    ORIGINAL_A, source="augmented as the original report's model B", jitter=(0.0, 0.0, 0.0, 0.0),
+    rotation=0,
+)  # fmt: skip
 
-# For the drawn data of demo.sh: a minute.
-DEMO_A = dataclasses.replace(HOUR_A, name="demo", epochs=5, batch_size=64, lr=0.05, average=0.95)
+DEMO_A = dataclasses.replace(
+    HOUR_A, name="demo", source="for the drawn data of demo.sh: a minute", epochs=5, batch_size=64,
+    lr=0.05, average=0.95,
+)  # fmt: skip
 DEMO_B = dataclasses.replace(DEMO_A, model="B", lr=0.02)
-
 DEMO_C = dataclasses.replace(
-    BEST_C, name="demo", epochs=5, average=0.95, architecture="efficientnet_lite0_64"
+    BEST_C,
+    name="demo",
+    source=DEMO_A.source,
+    epochs=5,
+    average=0.95,
+    architecture="efficientnet_lite0_64",
 )
 
 RECIPES = {
-    "report": {"A": REPORT_A, "B": REPORT_B},
+    "original": {"A": ORIGINAL_A, "B": ORIGINAL_B},
     "hour": {"A": HOUR_A, "B": HOUR_B},
     "demo": {"A": DEMO_A, "B": DEMO_B, "C": DEMO_C},
     "best": {"A": BEST_A, "B": BEST_B, "C": BEST_C},
 }
-PRETRAIN = {"report": REPORT_PRETRAIN, "hour": HOUR_PRETRAIN}
+PRETRAIN = {"original": ORIGINAL_PRETRAIN, "hour": HOUR_PRETRAIN}

@@ -1,18 +1,16 @@
-"""Train problem 1's MobileNetV2: ``python3 -m p1.train --model A --recipe report``."""
+"""Train problem 1's networks: ``python3 -m p1.train --model A --recipe original``."""
 
 from __future__ import annotations
 
 import argparse
 import copy
-import dataclasses
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from core import augment, cache, checkpoint, devices, mixing, optim, processes
-from core.cli import InputError, Parser, say, training_flags
-from core.optim import update_average, warmed_up
+from core import augment, cache, checkpoint, devices, mixing, optim, preview, processes, training
+from core.cli import InputError, say
 from core.provenance import digest
 from core.randomness import generator, seed_of, steps_per_epoch
 from core.run import Run
@@ -21,54 +19,87 @@ from p1.model import build, load_pretrained, logits, pretrained_file
 from p1.recipes import RECIPES, Recipe
 
 
-def arguments() -> argparse.Namespace:
-    parser = Parser(description=__doc__)
+def arguments() -> tuple[argparse.Namespace, Recipe]:
+    parser = training.command_line(__doc__, data="hw1_data/p1_data", run="runs/p1_MODEL_RECIPE")
     parser.add_argument(
         "--model",
         choices=["A", "B", "C"],
         default="A",
         help="A: from scratch, B: pre-trained, C: EfficientNet-Lite (%(default)s)",
     )
-    parser.add_argument("--recipe", choices=list(RECIPES), default="report", help="%(default)s")
     parser.add_argument(
         "--pretrained",
         help="initial weights; B: file of a state dict or a checkpoint of p1; C: imagenet",
     )
-    training_flags(parser, data="hw1_data/p1_data", run="runs/p1_MODEL_RECIPE")
+    training.tune_flag(parser)
     args = parser.parse_args()
+    recipes = {name: models[args.model] for name, models in RECIPES.items() if args.model in models}
+    recipe = training.choose_recipe(parser, args, recipes, f"p1_{args.model}")
     if args.model == "A" and args.pretrained:
         raise InputError("model A is trained from scratch: leave out --pretrained, or --model B")
     if args.model == "B" and not args.pretrained:
         raise InputError("model B needs --pretrained FILE (bash hw1_download.sh pretrained)")
-    if args.model not in RECIPES[args.recipe]:
-        others = ", ".join(name for name, models in RECIPES.items() if args.model in models)
-        raise InputError(f"no recipe {args.recipe} for model {args.model}; there are: {others}")
-    return args
+    return args, recipe
 
 
 def main() -> None:
-    args = arguments()
-    recipe = RECIPES[args.recipe][args.model]
-    recipe = dataclasses.replace(
-        recipe, epochs=args.epochs or recipe.epochs, batch_size=args.batch_size or recipe.batch_size
-    )
+    args, recipe = arguments()
     device = processes.choose(args.device)
 
-    train_images, train_labels, _ = data.load(args.data / "train_50", args.data_memory)
-    val_images, val_labels, _ = data.load(args.data / "val_50", args.data_memory)
-    digests = {"train": digest(train_images, train_labels), "val": digest(val_images, val_labels)}
-    train_images, train_labels = (
-        cache.resident(train_images, device, args.data_memory),
-        train_labels.to(device),
-    )
+    images, labels, _ = data.load(args.data / "train_50", args.data_memory)
+    if args.tune:
+        held = training.held_out(labels, args.seed)
+        val_images, val_labels = images[held], labels[held]
+        images, labels = images[~held], labels[~held]
+    else:
+        val_images, val_labels, _ = data.load(args.data / "val_50", args.data_memory)
+    if args.preview:
+        return show(args, recipe, images, labels, data.CLASSES)
 
     torch.manual_seed(seed_of(args.seed, "weights"))
     network = build(recipe.architecture, len(data.CLASSES), recipe.drop_path)
     source = pretrained_file(network, args.pretrained) if args.pretrained else None
     if source:
         say(load_pretrained(network, checkpoint.read_weights(source), str(source)))
+    fit(
+        args,
+        recipe,
+        f"p1_{args.model}",
+        network,
+        (images, labels),
+        (val_images, val_labels),
+        data.CLASSES,
+        device,
+        identity={"pretrained_file": digest(source) if source else None},
+        notes={"pretrained": str(args.pretrained)},
+    )
+
+
+def fit(
+    args: argparse.Namespace,
+    recipe: Recipe,
+    prefix: str,
+    network: nn.Module,
+    train_set: tuple[Tensor, Tensor],
+    val_set: tuple[Tensor, Tensor],
+    classes: tuple[str, ...],
+    device: torch.device,
+    identity: dict[str, Any],
+    notes: dict[str, Any],
+) -> None:
+    """The loop. A set is images (N, 3, 32, 32) uint8 and labels (N,) int64, on the CPU.
+
+    ``prefix``: of the run folder's name. ``identity``, ``notes``: what ``core.run.Run`` is told of
+    the data, beside the two sets.
+    """
+    digests = {"train": digest(*train_set), "val": digest(*val_set)}
+    images = cache.resident(train_set[0], device, args.data_memory)
+    labels = train_set[1].to(device)
+    steps = steps_per_epoch(len(images), recipe.batch_size)
+
     network = devices.prepare(network, device)
     average = copy.deepcopy(network) if recipe.average else network
+    trained = processes.wrap(network, device)
     optimizer = optim.make(
         recipe.optimiser,
         network,
@@ -77,49 +108,31 @@ def main() -> None:
         recipe.decay_vectors,
         recipe.backbone_rate,
     )
+    scaler = training.loss_scaler(device, recipe.bf16)
     run = Run(
-        args.run or Path(f"runs/p1_{args.model}_{recipe.name}"), recipe=recipe, seed=args.seed, device=device,
-        data={**digests, "pretrained_file": digest(source) if source else None},
-        notes={"pretrained": str(args.pretrained)},
-        state={"network": network, "average": average, "optimizer": optimizer},
-        watch="accuracy", fresh=args.fresh, stop_at=args.stop_at, save_minutes=args.save_minutes,
-    )  # fmt: skip
-
-    fit(
-        run,
-        recipe,
-        network,
-        average,
-        optimizer,
-        (train_images, train_labels),
-        (val_images, val_labels),
-        device,
+        training.run_folder(args, prefix, recipe),
+        recipe=recipe,
+        data=digests | identity,
+        notes=notes,
+        model={
+            "problem": "p1",
+            "architecture": recipe.architecture,
+            "classes": classes,
+            "input_size": data.SIZE,
+            "mean": recipe.mean,
+            "std": recipe.std,
+            "flip_test": recipe.flip_test,
+        },
+        state=training.state(network=network, average=average, optimizer=optimizer, scaler=scaler),
+        device=device,
+        watch="accuracy",
+        **training.run_options(args),
     )
 
-
-def fit(
-    run: Run,
-    recipe: Recipe,
-    network: nn.Module,
-    average: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    train_set: tuple[Tensor, Tensor],
-    val_set: tuple[Tensor, Tensor],
-    device: torch.device,
-    classes: tuple[str, ...] = data.CLASSES,
-) -> None:
-    """The loop. A set is images (N, 3, 32, 32) uint8, and labels (N,) int64, the training's on ``device``."""
-    images, labels = train_set
-    trained = processes.wrap(network, device)
-    steps = steps_per_epoch(len(images), recipe.batch_size)
     for _ in run.epochs(recipe.epochs, recipe.patience):
         network.train()
         for index in run.batches(len(images), recipe.batch_size):
-            if recipe.schedule == "cosine":
-                factor = optim.warmup_cosine(
-                    run.total_steps, recipe.warmup_epochs * steps, recipe.epochs * steps
-                )
-                optim.set_lr(optimizer, recipe.lr * factor)
+            training.set_learning_rate(optimizer, recipe, run.total_steps, steps)
             rng = generator(*run.keys())
             inputs = augmented(cache.gather(images, index, device), recipe, rng)
             truth = labels[index.to(device)]
@@ -133,23 +146,31 @@ def fit(
                 loss = nn.functional.cross_entropy(
                     out, truth, label_smoothing=recipe.label_smoothing
                 )
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            processes.copy_buffers(network)
-            if recipe.average:
-                update_average(average, network, warmed_up(recipe.average, run.total_steps))
+            decay = optim.warmed_up(recipe.average, run.total_steps)
+            training.step(loss, network, optimizer, scaler, average=average, decay=decay)
             run.step(loss=loss)
+        run.begin_evaluation()
         result = evaluate(average, *val_set, recipe, device)
-        run.end_epoch(
-            as_checkpoint(average, recipe, classes),
-            lr=optimizer.param_groups[-1]["lr"],
-            accuracy=result,
-        )
+        run.end_epoch(average.state_dict(), lr=optimizer.param_groups[-1]["lr"], accuracy=result)
+
+
+def evaluate(
+    network: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, device: torch.device
+) -> float:
+    """Accuracy, 0..1, on images (N, 3, 32, 32) uint8 with labels (N,) int64."""
+    network.eval()
+    return training.accuracy(
+        lambda inputs: logits(network, inputs, recipe.flip_test),
+        images,
+        labels,
+        recipe,
+        device,
+        batch_size=100,
+    )
 
 
 def augmented(images: Tensor, recipe: Recipe, rng: torch.Generator) -> Tensor:
-    """(N, 3, 32, 32) uint8 to the network's input, each image with its own draws."""
+    """(N, 3, 32, 32) uint8 to the network's input, float32, each image with its own draws."""
     if recipe.crop_padding:
         images = augment.random_crop(images, data.SIZE, rng, padding=recipe.crop_padding)
     images = augment.to_float(augment.random_flip(images, rng))
@@ -160,29 +181,25 @@ def augmented(images: Tensor, recipe: Recipe, rng: torch.Generator) -> Tensor:
     return augment.normalise(images, recipe.mean, recipe.std)
 
 
-@torch.no_grad()
-def evaluate(
-    network: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, device: torch.device
-) -> float:
-    """Accuracy over all of ``images`` (N, 3, 32, 32) uint8, in the training's number format."""
-    network.eval()
-    right = torch.tensor(0)
-    for batch, truth in processes.local_share(
-        list(zip(images.split(100), labels.split(100), strict=True))
-    ):
-        with devices.autocast(device, recipe.bf16):
-            inputs = augment.normalise(augment.to_float(batch.to(device)), recipe.mean, recipe.std)
-            right += (logits(network, inputs, recipe.flip_test).argmax(1).cpu() == truth).sum()
-    return processes.total(right).item() / len(labels)
-
-
-def as_checkpoint(
-    network: nn.Module, recipe: Recipe, classes: tuple[str, ...]
-) -> checkpoint.Checkpoint:
-    return checkpoint.Checkpoint(
-        problem="p1", architecture=recipe.architecture, classes=classes, input_size=data.SIZE, mean=recipe.mean, std=recipe.std,
-        flip_test=recipe.flip_test, recipe={}, scores={}, made={}, weights=network.state_dict(),
-    )  # fmt: skip
+def show(
+    args: argparse.Namespace,
+    recipe: Recipe,
+    images: Tensor,
+    labels: Tensor,
+    classes: tuple[str, ...],
+) -> None:
+    """``--preview`` of labelled images (N, 3, 32, 32) uint8."""
+    index, keys = training.first_batch(len(images), recipe.batch_size, args.seed)
+    rng = generator(*keys)
+    inputs = augmented(images[index], recipe, rng)
+    captions = [classes[k] for k in labels[index].tolist()]
+    if recipe.cutmix:
+        inputs, partner, share = mixing.random_cutmix(inputs, 1.0, rng, recipe.cutmix)
+        captions = [
+            f"{own} {part:.0%}" + (f", {captions[other]} {1 - part:.0%}" if part < 1 else "")
+            for own, other, part in zip(captions, partner.tolist(), share.tolist(), strict=True)
+        ]
+    preview.write(args.preview, preview.pictures(inputs, recipe.mean, recipe.std), captions)
 
 
 if __name__ == "__main__":

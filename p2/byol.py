@@ -1,6 +1,7 @@
 """BYOL: Grill et al. 2020, "Bootstrap Your Own Latent", section 3.
 
-An online network predicts, from one view of an image, what a slowly following target network makes of another view.
+An online network predicts, from one view of an image, what a slowly following target network makes
+of another view.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from core.optim import update_average
+from core import optim
+from core.cli import InputError
 
 
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
@@ -25,7 +27,10 @@ def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 
 
 class BYOL(nn.Module):
-    """``backbone``: images (N, 3, H, W) -> features (N, ``features``). Its training is this module's ``forward``."""
+    """``backbone``: images (N, 3, H, W) -> features (N, ``features``).
+
+    Its training is this module's ``forward``, and ``update_target`` after each step.
+    """
 
     def __init__(
         self, backbone: nn.Module, features: int, hidden: int = 4096, projection: int = 256
@@ -42,8 +47,9 @@ class BYOL(nn.Module):
     def forward(self, view_1: Tensor, view_2: Tensor) -> tuple[Tensor, Tensor]:
         """Two views (N, 3, H, W) of the same images -> (loss, spread).
 
-        The loss is symmetric: the sum, for both directions, of ``regression_loss``, averaged over the batch (equation 2
-        and section 3.2). The spread watches for a collapse, see ``spread``.
+        The loss is symmetric: the sum, for both directions, of ``regression_loss``, averaged over
+        the batch (equation 2 and section 3.2). The spread watches for a collapse, see ``spread``.
+        Each view has its own pass, as BatchNorm's statistics are those of one view.
         """
         projections = self.online(view_1), self.online(view_2)
         with torch.no_grad():
@@ -53,28 +59,32 @@ class BYOL(nn.Module):
         return loss, spread(projections[0].detach())
 
     def update_target(self, decay: float) -> None:
-        """target <- decay * target + (1 - decay) * online, over parameters and BatchNorm's statistics (equation 1)."""
-        update_average(self.target, self.online, decay)
+        """target <- decay * target + (1 - decay) * online (equation 1), BatchNorm's statistics too."""
+        optim.update_average(self.target, self.online, decay)
 
 
 def regression_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """2 - 2 cos(prediction, target) in float32, averaged over the batch; both (N, D) (equation 2)."""
+    """2 - 2 cos(prediction, target), both (N, D), in float32, averaged over N (equation 2)."""
     return 2 - 2 * nn.functional.cosine_similarity(prediction.float(), target.float(), dim=1).mean()
 
 
 def spread(projections: Tensor) -> Tensor:
-    """Standard deviation over the batch of the normalised (N, D) projections, averaged over D, times sqrt(D).
+    """Standard deviation over N of the normalised (N, D) projections, averaged over D, times sqrt(D).
 
-    About 1 where they point everywhere, 0 where all images have become one (Chen & He 2021, "SimSiam", section 4.1).
+    About 1 where they point everywhere, 0 where all images have become one (Chen & He 2021,
+    "SimSiam", section 4.1).
     """
     unit = nn.functional.normalize(projections.float(), dim=1)
     return unit.std(0).mean() * unit.shape[1] ** 0.5
 
 
 def target_decay(base: float, schedule: str, step: int, total: int) -> float:
-    """The target's decay at ``step`` of ``total``: constant, or from ``base`` to 1 by a cosine (appendix J)."""
-    return (
-        base
-        if schedule == "constant"
-        else 1 - (1 - base) * (math.cos(math.pi * step / total) + 1) / 2
-    )
+    """The target's decay at ``step`` of ``total``: constant, or from ``base`` to 1 by a cosine.
+
+    Appendix J. Raises InputError if ``schedule`` is neither constant nor cosine.
+    """
+    if schedule == "constant":
+        return base
+    if schedule == "cosine":
+        return 1 - (1 - base) * (math.cos(math.pi * step / total) + 1) / 2
+    raise InputError(f"no schedule {schedule!r} of the target's decay; there are constant, cosine")

@@ -1,6 +1,6 @@
-"""A head on a frozen backbone: where its images change only by mirroring, their features are computed once, not each epoch.
+"""A head on a frozen backbone: if an image changes only by mirroring, its features are computed once.
 
-The draws, and so what is learned, are those of training on the images; only the ResNet50's passes are spared.
+The draws, and so what is learned, are those of training on the images.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from p2.recipes import TransferRecipe
 
 
 def applies(frozen: bool, recipe: TransferRecipe) -> bool:
-    """Whether an image has only two forms in training: itself and its mirror image, before a backbone that stays as it is."""
+    """Whether the backbone stays as it is and sees only two forms of an image: itself and mirrored."""
     return frozen and recipe.crop_scale == (1.0, 1.0)
 
 
 def both_features(
     backbone: nn.Module, images: Tensor, recipe: TransferRecipe, device: torch.device
 ) -> Tensor:
-    """Pooled features (2, N, D) float32 on ``device``, of ``images`` (N, 3, 128, 128) uint8 and of their mirror images.
+    """Pooled features (2, N, D) float32 on ``device``, of ``images`` and of their mirror images.
 
-    Of several processes each computes its share of them.
+    ``images``: (N, 3, 128, 128) uint8. Of several processes each computes its share of them.
     """
     share = processes.local_share(images)
     own = torch.stack(
@@ -36,16 +36,22 @@ def both_features(
 
 
 def drawn(features: Tensor, index: Tensor, rng: torch.Generator) -> Tensor:
-    """A batch (B, D) of ``both_features``: for each image of ``index`` the form that ``augment.random_flip`` would draw."""
+    """A batch (B, D) of ``both_features``, by the draws of ``augment.random_flip``.
+
+    ``index``: (B,) int64, which images.
+    """
     mirrored = torch.rand(len(index), generator=rng) < 0.5
     return features[mirrored.long().to(features.device), index.to(features.device)]
 
 
 @torch.no_grad()
-def evaluate(
+def accuracy(
     head: nn.Module, features: Tensor, labels: Tensor, recipe: TransferRecipe, device: torch.device
 ) -> float:
-    """Accuracy of ``head`` on ``both_features`` of the validation images, as ``p2.train`` has it of a whole network."""
+    """The accuracy, 0..1, of ``head`` on ``both_features`` of the validation images.
+
+    The same as ``core.training.accuracy`` has of the whole network on the images.
+    """
     with devices.autocast(device, recipe.bf16):
         out, mirrored = head(features).float()
     if recipe.flip_test:

@@ -1,7 +1,7 @@
-"""A kNN probe: how well a backbone's features tell classes apart, without training anything on them.
+"""A kNN probe: how well a backbone's features tell classes apart, without training on them.
 
-Wu et al. 2018, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", section 3.4. A collapse, in
-which all features become one, shows in it as chance.
+Wu et al. 2018, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", section
+3.4. After a collapse, when all features have become one, it shows chance.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from core import augment, devices, processes
+from core import augment, devices, processes, progress
 from core.cli import say
 from core.provenance import digest
 from p2 import data
@@ -34,27 +34,24 @@ class Probe:
 
 
 def load(office: Path, memory: float = math.inf) -> Probe | None:
-    """The probe of ``office/{train,val}.csv`` and their images; None, and a line that says so, where there are none.
+    """The probe of ``office/{train,val}.csv`` and their images; None where there are none.
 
-    ``memory``: see ``cache.load``.
+    Of several processes, only rank 0 gets it: only its log has the accuracy. ``memory``: see
+    ``cache.load``.
     """
-    missing = [
-        str(table) for table in (office / "train.csv", office / "val.csv") if not table.is_file()
-    ]
-    if missing:
+    if processes.rank():
+        return None
+    tables = office / "train.csv", office / "val.csv"
+    if missing := [str(table) for table in tables if not table.is_file()]:
         say(f"no kNN probe, as there is no {' and no '.join(missing)}")
         return None
-    images, labels, _, classes = data.load_labelled(
-        office / "train.csv", office / "train", memory=memory
-    )
-    val_images, val_labels, _, _ = data.load_labelled(
-        office / "val.csv", office / "val", classes, memory
-    )
+    images, labels, _, classes = data.load_labelled(tables[0], office / "train", memory=memory)
+    val_images, val_labels, _, _ = data.load_labelled(tables[1], office / "val", classes, memory)
     return Probe(images, labels, val_images, val_labels)
 
 
 def identity(probe: Probe | None) -> str | None:
-    """What ``core.provenance.digest`` knows the probe by; it is asked for by all processes, of which rank 0 has the probe."""
+    """The digest of rank 0's probe, for all processes."""
     name = processes.from_rank_zero(
         lambda: (
             digest(probe.images, probe.labels, probe.val_images, probe.val_labels) if probe else ""
@@ -66,21 +63,15 @@ def identity(probe: Probe | None) -> str | None:
 def accuracy(
     backbone: nn.Module, probe: Probe, recipe: PretrainRecipe | TransferRecipe, device: torch.device
 ) -> float:
-    """Accuracy, 0..1, on the probe's validation images of the labels that the training images' features give them.
+    """The share, 0..1, of the probe's validation images that get their label by ``classify``.
 
     Leaves ``backbone`` in evaluation mode.
     """
     backbone.eval()
-    train_features, val_features = (
-        features(backbone, probe.images, recipe, device),
-        features(backbone, probe.val_images, recipe, device),
-    )
-    return (
-        (classify(train_features, probe.labels, val_features) == probe.val_labels)
-        .double()
-        .mean()
-        .item()
-    )
+    known = features(backbone, probe.images, recipe, device)
+    asked = features(backbone, probe.val_images, recipe, device)
+    right = classify(known, probe.labels, asked) == probe.val_labels
+    return right.double().mean().item()
 
 
 @torch.no_grad()
@@ -91,12 +82,12 @@ def features(
     device: torch.device,
     mirrored: bool = False,
 ) -> Tensor:
-    """Pooled features (N, D) float32, on the CPU, of ``images`` (N, 3, 128, 128) uint8, in the training's number format.
+    """Pooled features (N, D) float32, on the CPU, of ``images`` (N, 3, 128, 128) uint8.
 
-    With ``mirrored`` those of their mirror images.
+    With ``mirrored``, those of their mirror images. In the training's number format.
     """
     pooled = []
-    for batch in images.split(64):
+    for batch in progress.over(images.split(64), "features"):
         batch = batch.flip(3) if mirrored else batch
         with devices.autocast(device, recipe.bf16):
             inputs = augment.normalise(augment.to_float(batch.to(device)), recipe.mean, recipe.std)
@@ -105,22 +96,19 @@ def features(
 
 
 def classify(
-    train_features: Tensor,
+    known: Tensor,
     labels: Tensor,
-    val_features: Tensor,
+    asked: Tensor,
     neighbours: int = NEIGHBOURS,
     temperature: float = TEMPERATURE,
 ) -> Tensor:
-    """Class indices (M,) of ``val_features`` (M, D), by a vote of the nearest ``train_features``.
+    """Class indices (M,) of the features ``asked`` (M, D): a vote of the nearest of ``known`` (N, D).
 
-    ``train_features`` (N, D) have the classes ``labels`` (N,).
-    The ``neighbours`` (or N, if that is less) with the highest cosine vote with the weight exp(cosine / temperature).
+    ``labels``: (N,) int64. The ``neighbours`` (or N, if that is less) with the highest cosine vote
+    for their label with the weight exp(cosine / temperature).
     """
-    cosine = (
-        nn.functional.normalize(val_features, dim=1)
-        @ nn.functional.normalize(train_features, dim=1).T
-    )
-    nearest, index = cosine.topk(min(neighbours, len(train_features)), dim=1)
-    votes = torch.zeros(len(val_features), int(labels.max()) + 1)
+    cosine = nn.functional.normalize(asked, dim=1) @ nn.functional.normalize(known, dim=1).T
+    nearest, index = cosine.topk(min(neighbours, len(known)), dim=1)
+    votes = torch.zeros(len(asked), int(labels.max()) + 1)
     votes.scatter_add_(1, labels[index], (nearest / temperature).exp())
     return votes.argmax(1)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
 from core import checkpoint
 from core.cli import InputError
+from p2.data import SIZE
+from p2.recipes import PretrainRecipe, TransferRecipe
 
 ARCHITECTURE = "resnet50_linear"
 BACKBONE = "resnet50_backbone"
@@ -15,7 +18,10 @@ FEATURES = 2048
 
 
 def make_backbone() -> nn.Module:
-    """He et al. 2016, torchvision's ResNet50 without its last layer: (N, 3, H, W) float -> (N, 2048). Random weights."""
+    """torchvision's ResNet50 (He et al. 2016) without its last layer, with random weights.
+
+    (N, 3, H, W) float -> (N, 2048).
+    """
     from torchvision.models import resnet50  # here, where the inference can make it quick
 
     network = resnet50(weights=None)
@@ -26,7 +32,8 @@ def make_backbone() -> nn.Module:
 class Classifier(nn.Module):
     """A backbone and a linear head: (N, 3, 128, 128) float -> logits (N, classes).
 
-    A frozen backbone has no gradients and stays in evaluation mode, so that its BatchNorm statistics do not move either.
+    A frozen backbone has no gradients and stays in evaluation mode, so that its BatchNorm
+    statistics do not move either.
     """
 
     def __init__(self, classes: int, frozen: bool = False) -> None:
@@ -52,10 +59,32 @@ def build(architecture: str, classes: int) -> nn.Module:
     return Classifier(classes)
 
 
-def load_backbone(backbone: nn.Module, path: Path) -> None:
-    """Load a backbone from ``p2.pretrain``'s checkpoint or from a torchvision ``resnet50`` state dict, its ``fc`` left out.
+def backbone_fields(recipe: PretrainRecipe | TransferRecipe) -> dict[str, Any]:
+    """What a checkpoint says of a backbone, but for its weights."""
+    return {
+        "problem": "p2",
+        "architecture": BACKBONE,
+        "classes": (),
+        "input_size": SIZE,
+        "mean": recipe.mean,
+        "std": recipe.std,
+        "flip_test": False,
+    }
 
-    Every other key must match. Raises InputError.
+
+def classifier_fields(recipe: TransferRecipe, classes: tuple[str, ...]) -> dict[str, Any]:
+    """What a checkpoint says of a classifier, but for its weights."""
+    return backbone_fields(recipe) | {
+        "architecture": ARCHITECTURE,
+        "classes": classes,
+        "flip_test": recipe.flip_test,
+    }
+
+
+def load_backbone(backbone: nn.Module, path: Path) -> None:
+    """Load a checkpoint of ``p2.pretrain`` or ``p2.supervise``, or torchvision's ``resnet50``.
+
+    Of the latter, a state dict, ``fc`` is left out. Every other key must match. Raises InputError.
     """
     if "format" in checkpoint.read(path):
         saved = checkpoint.load(path, "p2")
@@ -74,6 +103,6 @@ def load_backbone(backbone: nn.Module, path: Path) -> None:
 
 
 def logits(network: nn.Module, images: Tensor, flip_test: bool) -> Tensor:
-    """Logits (N, classes) in float32; with ``flip_test`` the mean of the image's and of its mirror image's."""
+    """Logits (N, classes) float32; with ``flip_test`` their mean with the mirror image's."""
     out = network(images).float()
     return (out + network(images.flip(3)).float()) / 2 if flip_test else out

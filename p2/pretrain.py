@@ -1,67 +1,46 @@
-"""Pre-train problem 2's ResNet50 by BYOL, without labels: ``python3 -m p2.pretrain --recipe report``.
+"""Pre-train problem 2's ResNet50 by BYOL, without labels: ``python3 -m p2.pretrain``.
 
-``--method supervised`` pre-trains it with labels instead, see p2/supervise.py.
+``p2.supervise`` pre-trains it with labels instead.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from core import augment, cache, checkpoint, devices, optim, processes
-from core.cli import InputError, Parser, training_flags
+from core import augment, cache, devices, optim, preview, processes, training
 from core.provenance import digest
 from core.randomness import generator, seed_of, steps_per_epoch
 from core.run import Run
-from p2 import data, knn, supervise
+from p2 import data, knn
 from p2.byol import BYOL, target_decay
-from p2.model import BACKBONE, FEATURES, make_backbone
+from p2.model import FEATURES, backbone_fields, make_backbone
 from p2.recipes import PRETRAIN, PretrainRecipe, View
 
 
-def arguments() -> argparse.Namespace:
-    parser = Parser(description=__doc__)
-    parser.add_argument(
-        "--method", choices=("byol", "supervised"), default="byol", help="%(default)s"
-    )
-    parser.add_argument("--recipe", choices=list(PRETRAIN), default="report", help="%(default)s")
-    parser.add_argument(
-        "--labels",
-        type=Path,
-        help="csv for --method supervised: id,filename,label (DATA/mini/labels.csv)",
-    )
-    training_flags(parser, data="hw1_data/p2_data", run="runs/p2_METHOD_RECIPE")
-    return parser.parse_args()
+def arguments() -> tuple[argparse.Namespace, PretrainRecipe]:
+    parser = training.command_line(__doc__, data="hw1_data/p2_data", run="runs/p2_byol_RECIPE")
+    args = parser.parse_args()
+    return args, training.choose_recipe(parser, args, PRETRAIN, "p2_byol")
 
 
 def main() -> None:
-    args = arguments()
-    if args.method == "supervised":
-        return supervise.main(args)
-    if args.labels:
-        raise InputError(
-            "--method byol takes no labels; leave --labels out, or add --method supervised"
-        )
-    recipe = PRETRAIN[args.recipe]
-    recipe = dataclasses.replace(
-        recipe, epochs=args.epochs or recipe.epochs, batch_size=args.batch_size or recipe.batch_size
-    )
+    args, recipe = arguments()
     device = processes.choose(args.device)
 
     images, _ = data.load_unlabelled(args.data / "mini" / "train", args.data_memory)
     digests = {"train": digest(images)}
     images = cache.resident(images, device, args.data_memory)
     steps = steps_per_epoch(len(images), recipe.batch_size)
-    # Rank 0 probes alone: only its log has the accuracy.
-    probe = (
-        knn.load(args.data / "office", args.data_memory)
-        if recipe.probe_every and processes.rank() == 0
-        else None
-    )
+    if args.preview:
+        index, keys = training.first_batch(len(images), recipe.batch_size, args.seed)
+        views = both_views(cache.gather(images, index, device), recipe, keys, recipe.size_in(0))
+        shown = [preview.pictures(made, recipe.mean, recipe.std) for made in views]
+        return preview.write(args.preview, torch.cat(shown, 2))
+    probe = knn.load(args.data / "office", args.data_memory) if recipe.probe_every else None
 
     torch.manual_seed(seed_of(args.seed, "weights"))
     byol = devices.prepare(BYOL(make_backbone(), FEATURES), device)
@@ -69,34 +48,30 @@ def main() -> None:
     optimizer = optim.make(
         recipe.optimiser, byol, recipe.lr, recipe.weight_decay, recipe.decay_vectors
     )
-    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.1, patience=10)
+    plateau = optim.plateau(optimizer, recipe.schedule)
+    scaler = training.loss_scaler(device, recipe.bf16)
     run = Run(
-        args.run or Path(f"runs/p2_byol_{recipe.name}"), recipe=recipe, seed=args.seed, device=device,
-        data={**digests, "probe": knn.identity(probe)}, state={"byol": byol, "optimizer": optimizer, "plateau": plateau},
-        watch="loss", better=min, fresh=args.fresh, stop_at=args.stop_at, save_minutes=args.save_minutes,
-    )  # fmt: skip
+        training.run_folder(args, "p2_byol", recipe),
+        recipe=recipe,
+        data={**digests, "probe": knn.identity(probe)},
+        model=backbone_fields(recipe),
+        state=training.state(byol=byol, optimizer=optimizer, plateau=plateau, scaler=scaler),
+        device=device,
+        watch="loss",
+        better=min,
+        **training.run_options(args),
+    )
 
     for epoch in run.epochs(recipe.epochs, recipe.patience, patience_from=recipe.plateau_from):
         byol.train()
-        for index in run.batches(
-            len(images), recipe.batch_size, at_least=2
-        ):  # for the projector's BatchNorm
-            if recipe.schedule == "cosine":
-                factor = optim.warmup_cosine(
-                    run.total_steps, recipe.warmup_epochs * steps, recipe.epochs * steps
-                )
-                optim.set_lr(optimizer, recipe.lr * factor)
-            batch = augment.to_float(cache.gather(images, index, device))
-            views = [
-                view(batch, how, recipe, generator(*run.keys(), name))
-                for how, name in zip(recipe.views, ("view 1", "view 2"), strict=True)
-            ]
+        # At least two images a process, for the projector's BatchNorm.
+        for index in run.batches(len(images), recipe.batch_size, at_least=2):
+            training.set_learning_rate(optimizer, recipe, run.total_steps, steps)
+            batch = cache.gather(images, index, device)
+            views = both_views(batch, recipe, run.keys(), recipe.size_in(epoch))
             with devices.autocast(device, recipe.bf16):
                 loss, spread = trained(*views)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            processes.copy_buffers(byol)
+            training.step(loss, byol, optimizer, scaler)
             byol.update_target(
                 target_decay(
                     recipe.target_decay,
@@ -106,33 +81,64 @@ def main() -> None:
                 )
             )
             run.step(loss=loss, spread=spread)
+        run.begin_evaluation()
         measured = {"lr": optimizer.param_groups[0]["lr"]}
-        if recipe.schedule == "plateau" and epoch >= recipe.plateau_from:
+        if plateau and epoch >= recipe.plateau_from:
             plateau.step(run.mean("loss"))
         if probe and ((epoch + 1) % recipe.probe_every == 0 or epoch + 1 == recipe.epochs):
             measured["knn"] = knn.accuracy(byol.backbone, probe, recipe, device)
-        run.end_epoch(as_checkpoint(byol, recipe), **measured)
+        run.end_epoch(byol.backbone.state_dict(), **measured)
 
 
-def view(images: Tensor, how: View, recipe: PretrainRecipe, rng: torch.Generator) -> Tensor:
-    """One view of a batch (N, 3, 128, 128) float 0..1, normalised; each image with its own draws."""
+def both_views(
+    images: Tensor, recipe: PretrainRecipe, keys: tuple[int | str, ...], size: int
+) -> list[Tensor]:
+    """The two views, (N, 3, size, size) float32 each, of images (N, 3, 128, 128) uint8.
+
+    ``keys``: what names the draws, see ``core.randomness.generator``.
+    """
+    batch = augment.to_float(images)
+    return [
+        view(batch, how, recipe, generator(*keys, name), size)
+        for how, name in zip(recipe.views, ("view 1", "view 2"), strict=True)
+    ]
+
+
+def view(
+    images: Tensor,
+    how: View,
+    recipe: PretrainRecipe,
+    rng: torch.Generator,
+    size: int = data.SIZE,
+) -> Tensor:
+    """One view of a batch (N, 3, 128, 128) float 0..1: (N, 3, size, size) float32, normalised.
+
+    Each image has its own draws. A blur before the resizing is that of 128 pixels; one after it is
+    scaled with the view.
+    """
     if not how.crop_last:
-        images = augment.random_resized_crop(images, data.SIZE, rng, scale=how.crop_scale)
+        images = augment.random_resized_crop(images, size, rng, scale=how.crop_scale)
+        how = blurred_for(how, size)
     images = augment.random_flip(images, rng)
     images = augment.random_jitter(images, how.jitter, rng, p=how.jitter_p)
     images = augment.random_grey(images, how.grey_p, rng)
     images = augment.random_blur(images, how.blur_size, how.blur_sigma, how.blur_p, rng)
     images = augment.random_solarize(images, how.solarize_p, rng)
     if how.crop_last:
-        images = augment.random_resized_crop(images, data.SIZE, rng, scale=how.crop_scale)
+        images = augment.random_resized_crop(images, size, rng, scale=how.crop_scale)
     return augment.normalise(images, recipe.mean, recipe.std)
 
 
-def as_checkpoint(byol: BYOL, recipe: PretrainRecipe) -> checkpoint.Checkpoint:
-    return checkpoint.Checkpoint(
-        problem="p2", architecture=BACKBONE, classes=(), input_size=data.SIZE, mean=recipe.mean, std=recipe.std,
-        flip_test=False, recipe={}, scores={}, made={}, weights=byol.backbone.state_dict(),
-    )  # fmt: skip
+def blurred_for(how: View, size: int) -> View:
+    """``how``, its blur's kernel and sigma in proportion to a view of ``size`` instead of 128."""
+    if size == data.SIZE:
+        return how
+    scale = size / data.SIZE
+    low, high = how.blur_sigma
+    kernel = 2 * round((how.blur_size * scale - 1) / 2) + 1  # odd
+    return dataclasses.replace(
+        how, blur_size=max(1, kernel), blur_sigma=(low * scale, high * scale)
+    )
 
 
 if __name__ == "__main__":

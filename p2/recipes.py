@@ -1,8 +1,9 @@
-"""Problem 2's recipes, as data: pre-training and transfer. What each reached stands in the README."""
+"""Problem 2's recipes, as data: pre-training and transfer."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -13,48 +14,47 @@ class View:
 
     crop_scale: tuple[float, float] = (0.08, 1.0)
     crop_last: bool = False  # the report's order; the paper crops first
-    jitter: tuple[float, float, float, float] = (
-        0.4,
-        0.4,
-        0.2,
-        0.1,
-    )  # brightness, contrast, saturation, hue
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
+    # brightness, contrast, saturation, hue
     jitter_p: float = 0.8
     grey_p: float = 0.2
-    blur_size: int = 13  # pixels; the paper's 23 of 224, for 128
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    blur_size: int = 13  # pixels, in a view of 128; the paper's 23 of 224
+    blur_sigma: tuple[float, float] = (0.1, 2.0)  # pixels, in a view of 128
     blur_p: float = 1.0
     solarize_p: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
 class PretrainRecipe:
-    """How to pre-train by BYOL.
-
-    ``plateau_from``: the epoch from which lr falls to a tenth in the 11th epoch in a row without a lower loss, and patience
-    is tried. ``probe_every``: the epochs between two kNN probes, the last of ``epochs`` being probed too; None: never.
-    """
+    """How to pre-train by BYOL. Views are squares of ``size`` pixels, in the last ``late_epochs``
+    epochs of ``late_size``."""
 
     name: str
+    source: str
     epochs: int
-    patience: (
-        int  # epochs without a lower loss, from plateau_from on, before the run ends; 0: never
-    )
+    patience: int  # epochs without a lower loss, from plateau_from on, until the end; 0: never
     batch_size: int
     views: tuple[View, View]
-    optimiser: str
+    optimiser: Literal["adam", "adamw", "sgd", "lars"]
     lr: float
-    schedule: str  # plateau or cosine
-    plateau_from: int
+    schedule: Literal["constant", "plateau", "cosine"]
+    plateau_from: int  # the epoch from which the loss counts for plateau and patience
     warmup_epochs: float
     weight_decay: float
-    decay_vectors: bool
+    decay_vectors: bool  # whether biases and BatchNorm decay too
     target_decay: float
-    target_schedule: str  # constant or cosine
+    target_schedule: Literal["constant", "cosine"]
     bf16: bool
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
-    probe_every: int | None = None
+    probe_every: int | None = None  # epochs between two kNN probes; the last epoch has one too
+    size: int = 128
+    late_size: int = 128
+    late_epochs: int = 0
+
+    def size_in(self, epoch: int) -> int:
+        """The views' side in pixels in ``epoch``, from 0."""
+        return self.late_size if epoch >= self.epochs - self.late_epochs else self.size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,84 +62,186 @@ class TransferRecipe:
     """How to train a classifier: a setting's, or the one whose backbone is pre-trained with labels."""
 
     name: str
+    source: str
     epochs: int
-    patience: int  # epochs without a better validation accuracy (with labels: training loss) before the run ends; 0: never
+    patience: int  # epochs without a better one until the end; 0: never
     batch_size: int
-    crop_scale: tuple[float, float]  # of a random resized crop; (1, 1): the whole image
+    crop_scale: tuple[float, float]  # of a random resized crop; 1,1: the whole image
     label_smoothing: float
-    optimiser: str
+    optimiser: Literal["adam", "adamw", "sgd", "lars"]
     lr: float
-    schedule: str  # constant or cosine
+    schedule: Literal["constant", "cosine"]
     warmup_epochs: float
     weight_decay: float
-    decay_vectors: bool
+    decay_vectors: bool  # whether biases and BatchNorm decay too
     flip_test: bool
     bf16: bool
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 
 
-# The original report's two stages in one run: 100 epochs at a constant learning rate, then up to 200 with ReduceLROnPlateau.
-# NOTE: its two patiences, both 10, leave the second little to do: the run ends before lr falls, but where the loss falls by
-# less than the share of 1e-4 that ReduceLROnPlateau counts as lower.
-# NOTE: the report drew each augmentation once a batch; here every image has its own draw. bfloat16 where the machine has it.
-REPORT_VIEW = View(
+# --- the original report's ------------------------------------------------------------------------
+
+# NOTE: its two patiences, both 10, leave the second stage little to do: the run ends before lr
+# falls, unless the loss falls by less than the share of 1e-4 that ReduceLROnPlateau counts as lower.
+# NOTE: the report drew each augmentation once a batch; here every image has its own draw.
+# NOTE: bfloat16 where the machine has it.
+ORIGINAL_VIEW = View(
     crop_last=True,
     jitter=(0.8, 0.8, 0.8, 0.2),
     jitter_p=0.3,
-    grey_p=0.2,
     blur_size=3,
     blur_sigma=(1.0, 2.0),
     blur_p=0.2,
 )
-REPORT_PRETRAIN = PretrainRecipe(
-    name="report", epochs=300, patience=10, batch_size=128, views=(REPORT_VIEW, REPORT_VIEW), optimiser="adam", lr=3e-4,
-    schedule="plateau", plateau_from=100, warmup_epochs=0, weight_decay=0.0, decay_vectors=True, target_decay=0.99,
-    target_schedule="constant", bf16=True, probe_every=10,
-)  # fmt: skip
+ORIGINAL_PRETRAIN = PretrainRecipe(
+    name="original",
+    source="the original report: 100 epochs at one learning rate, then up to 200 on plateaus",
+    epochs=300,
+    patience=10,
+    batch_size=128,
+    views=(ORIGINAL_VIEW, ORIGINAL_VIEW),
+    optimiser="adam",
+    lr=3e-4,
+    schedule="plateau",
+    plateau_from=100,
+    warmup_epochs=0,
+    weight_decay=0.0,
+    decay_vectors=True,
+    target_decay=0.99,
+    target_schedule="constant",
+    bf16=True,
+    probe_every=10,
+)
+ORIGINAL_TRANSFER = TransferRecipe(
+    name="original",
+    source="the original report, for A to E: 0.2848, 0.4114, 0.4551, 0.3062, 0.3087",
+    epochs=150,
+    patience=15,
+    batch_size=256,
+    crop_scale=(1.0, 1.0),
+    label_smoothing=0.0,
+    optimiser="adam",
+    lr=3e-4,
+    schedule="constant",
+    warmup_epochs=0,
+    weight_decay=1e-5,
+    decay_vectors=True,
+    flip_test=False,
+    bf16=True,
+)
+ORIGINAL_SUPERVISED = dataclasses.replace(
+    ORIGINAL_TRANSFER,
+    source="the original report's transfer, on the labelled images of mini; it itself took the "
+    "course's backbone",
+)
 
-# The original report's transfer, the same for A-E: 0.2848, 0.4114, 0.4551, 0.3062, 0.3087. NOTE: bfloat16, as above.
-REPORT_TRANSFER = TransferRecipe(
-    name="report", epochs=150, patience=15, batch_size=256, crop_scale=(1.0, 1.0), label_smoothing=0.0, optimiser="adam",
-    lr=3e-4, schedule="constant", warmup_epochs=0, weight_decay=1e-5, decay_vectors=True, flip_test=False, bf16=True,
-)  # fmt: skip
+# --- BYOL's paper ---------------------------------------------------------------------------------
 
-# BYOL's paper (Grill et al. 2020): views of section 3.1 and appendix B; LARS, its schedule, lr = 0.2 * batch / 256 and the
-# weight decay of section 3.3 and appendix J; target decay from 0.99 for 300 epochs (appendix J has 0.996, for 1000).
-# NOTE: batch 4096 -> 256, 224 pixels -> 128. For 300 epochs the authors' code has lr 0.3 and weight decay 1e-6.
+# Views of section 3.1 and appendix B; LARS, its schedule and the target's decay as in the authors'
+# code for 300 epochs: lr 0.3 * batch / 256, weight decay 1e-6, decay from 0.99.
+# NOTE: batch 4096 -> 256, 224 pixels -> 128, and crops are resized by a bilinear filter, not a
+# bicubic one.
 PAPER_PRETRAIN = PretrainRecipe(
-    name="paper", epochs=300, patience=0, batch_size=256, views=(View(), View(blur_p=0.1, solarize_p=0.2)), optimiser="lars",
-    lr=0.2, schedule="cosine", plateau_from=0, warmup_epochs=10, weight_decay=1.5e-6, decay_vectors=False, target_decay=0.99,
-    target_schedule="cosine", bf16=True, probe_every=10,
-)  # fmt: skip
+    name="paper",
+    source="Grill et al. 2020, 'Bootstrap Your Own Latent', for 300 epochs",
+    epochs=300,
+    patience=0,
+    batch_size=256,
+    views=(View(), View(blur_p=0.1, solarize_p=0.2)),
+    optimiser="lars",
+    lr=0.3,
+    schedule="cosine",
+    plateau_from=0,
+    warmup_epochs=10,
+    weight_decay=1e-6,
+    decay_vectors=False,
+    target_decay=0.99,
+    target_schedule="cosine",
+    bf16=True,
+    probe_every=10,
+)
 
-# The report took the course's backbone trained with labels; this is the report's transfer, on the labelled images of mini.
-REPORT_SUPERVISED = REPORT_TRANSFER
+# --- as far as two CPU cores get in about an hour -------------------------------------------------
 
-# As far as two CPU cores get in about an hour: the paper's views, small batches for more steps.
-HOUR_PRETRAIN = PretrainRecipe(
-    name="hour", epochs=1, patience=0, batch_size=64,
-    views=(View(), View(blur_p=0.1, solarize_p=0.2)), optimiser="adamw", lr=1e-3, schedule="cosine", plateau_from=0,
-    warmup_epochs=0.1, weight_decay=1e-4, decay_vectors=False, target_decay=0.97, target_schedule="cosine", bf16=True,
+HOUR_PRETRAIN = dataclasses.replace(
+    PAPER_PRETRAIN,
+    name="hour",
+    source="the paper's views; small batches for more steps",
+    epochs=1,
+    batch_size=64,
+    optimiser="adamw",
+    lr=1e-3,
+    warmup_epochs=0.1,
+    weight_decay=1e-4,
+    target_decay=0.97,
     probe_every=1,
-)  # fmt: skip
+)
 HOUR_TRANSFER = TransferRecipe(
-    name="hour", epochs=6, patience=0, batch_size=64, crop_scale=(0.35, 1.0), label_smoothing=0.1, optimiser="adamw",
-    lr=5e-4, schedule="cosine", warmup_epochs=1, weight_decay=0.05, decay_vectors=False, flip_test=True, bf16=True,
-)  # fmt: skip
+    name="hour",
+    source="fine-tuning as it is usual now",
+    epochs=6,
+    patience=0,
+    batch_size=64,
+    crop_scale=(0.35, 1.0),
+    label_smoothing=0.1,
+    optimiser="adamw",
+    lr=5e-4,
+    schedule="cosine",
+    warmup_epochs=1,
+    weight_decay=0.05,
+    decay_vectors=False,
+    flip_test=True,
+    bf16=True,
+)
+HOUR_SUPERVISED = dataclasses.replace(
+    HOUR_TRANSFER,
+    source="as many images as BYOL sees in its hour, so that the backbones differ by the method",
+    epochs=1,
+    warmup_epochs=0.1,
+)
 
-# As many images as BYOL sees in that hour, so that the two backbones differ by the method alone.
-HOUR_SUPERVISED = dataclasses.replace(HOUR_TRANSFER, epochs=1, warmup_epochs=0.1)
+# --- the best that a night on two CPU cores gives -------------------------------------------------
 
-# For the drawn data of demo.sh: two minutes in all, of which BYOL's part is a sample only.
-DEMO_PRETRAIN = dataclasses.replace(HOUR_PRETRAIN, name="demo", epochs=1)
+BEST_PRETRAIN = dataclasses.replace(
+    HOUR_PRETRAIN,
+    name="best",
+    source="the paper's views, small at first: a view of 64 pixels costs a quarter of one of 128",
+    epochs=40,
+    batch_size=128,
+    warmup_epochs=1,
+    target_decay=0.99,
+    probe_every=2,
+    size=64,
+    late_epochs=3,
+)
+BEST_TRANSFER = dataclasses.replace(
+    HOUR_TRANSFER, name="best", source="as the recipe hour, for longer", epochs=40
+)
+BEST_SUPERVISED = dataclasses.replace(
+    HOUR_SUPERVISED, name="best", source="as the recipe hour, for longer", epochs=12
+)
+
+# --- for the drawn data of demo.sh: two minutes in all --------------------------------------------
+
+DEMO_PRETRAIN = dataclasses.replace(HOUR_PRETRAIN, name="demo", source="a sample, for demo.sh")
 DEMO_TRANSFER = dataclasses.replace(
-    HOUR_TRANSFER, name="demo", epochs=5, batch_size=32, crop_scale=(0.6, 1.0)
+    HOUR_TRANSFER,
+    name="demo",
+    source="for demo.sh",
+    epochs=5,
+    batch_size=32,
+    crop_scale=(0.6, 1.0),
 )
 
 PRETRAIN = {
     recipe.name: recipe
-    for recipe in (REPORT_PRETRAIN, PAPER_PRETRAIN, HOUR_PRETRAIN, DEMO_PRETRAIN)
+    for recipe in (ORIGINAL_PRETRAIN, PAPER_PRETRAIN, HOUR_PRETRAIN, BEST_PRETRAIN, DEMO_PRETRAIN)
 }
-SUPERVISED = {recipe.name: recipe for recipe in (REPORT_SUPERVISED, HOUR_SUPERVISED)}
-TRANSFER = {recipe.name: recipe for recipe in (REPORT_TRANSFER, HOUR_TRANSFER, DEMO_TRANSFER)}
+SUPERVISED = {
+    recipe.name: recipe for recipe in (ORIGINAL_SUPERVISED, HOUR_SUPERVISED, BEST_SUPERVISED)
+}
+TRANSFER = {
+    recipe.name: recipe
+    for recipe in (ORIGINAL_TRANSFER, HOUR_TRANSFER, BEST_TRANSFER, DEMO_TRANSFER)
+}

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
     """Where the backbone's weights come from, and whether they are trained on.
 
-    ``start``: nothing; labels: trained with labels, by the course or by ``p2.pretrain --method supervised``; byol: trained
-    without labels, by ``p2.pretrain``.
+    ``start``: nothing; labels: trained with labels, by the course or by ``p2.supervise``; byol:
+    trained without labels, by ``p2.pretrain``.
     """
 
     name: str
-    start: str
+    start: Literal["nothing", "labels", "byol"]
     frozen: bool  # only the head is trained
 
 

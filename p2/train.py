@@ -1,4 +1,4 @@
-"""Train problem 2's classifier in one of the settings A-E: ``python3 -m p2.train --setting C --recipe report``.
+"""Train problem 2's classifier in one of the settings A-E: ``python3 -m p2.train --setting C``.
 
 ``--all-settings`` trains all five, one after another, and prints their table.
 """
@@ -6,29 +6,27 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import signal
 import sys
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from core import augment, cache, checkpoint, devices, optim, processes
-from core.cli import STOPPED, InputError, Parser, say, training_flags
+from core import augment, cache, devices, optim, preview, processes, training
+from core.cli import STOPPED, InputError, say
 from core.predictions import wilson
 from core.provenance import digest
 from core.randomness import generator, seed_of, steps_per_epoch
 from core.run import Run
 from core.runfolder import start_over
 from p2 import data, frozen
-from p2.model import ARCHITECTURE, Classifier, load_backbone, logits, make_backbone
+from p2.model import Classifier, classifier_fields, load_backbone, logits, make_backbone
 from p2.recipes import TRANSFER, TransferRecipe
 from p2.settings import SETTINGS, Setting
 
 
-def arguments() -> argparse.Namespace:
-    parser = Parser(description=__doc__)
+def arguments() -> tuple[argparse.Namespace, TransferRecipe]:
+    parser = training.command_line(__doc__, data="hw1_data/p2_data", run="runs/p2_SETTING_RECIPE")
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--setting", choices=list(SETTINGS), default="C", help="%(default)s; see p2/settings.py"
@@ -36,7 +34,6 @@ def arguments() -> argparse.Namespace:
     which.add_argument(
         "--all-settings", action="store_true", help="A to E, one after another, and their table"
     )
-    parser.add_argument("--recipe", choices=list(TRANSFER), default="report", help="%(default)s")
     parser.add_argument("--backbone", type=Path, help="initial backbone of the one --setting")
     parser.add_argument(
         "--labels-backbone", type=Path, help="of settings B and D (DATA/pretrain_model_SL.pt)"
@@ -44,52 +41,49 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--byol-backbone", type=Path, help="of settings C and E (runs/p2_byol_RECIPE/last.pt)"
     )
-    training_flags(parser, data="hw1_data/p2_data", run="runs/p2_SETTING_RECIPE")
-    return parser.parse_args()
+    args = parser.parse_args()
+    return args, training.choose_recipe(parser, args, TRANSFER, f"p2_{args.setting}")
 
 
 def main() -> None:
-    args = arguments()
+    args, recipe = arguments()
     if args.all_settings:
-        train_all(args)
+        train_all(args, recipe)
     else:
-        train(SETTINGS[args.setting], args)
+        train(SETTINGS[args.setting], args, recipe)
 
 
-def train_all(args: argparse.Namespace) -> None:
-    """Train the five settings, each in its own run folder, and print their table; ``--max-minutes`` is for all of them.
+# --- the five settings, one after another ---------------------------------------------------------
 
-    Settings that are done are not done again. Raises InputError, before any work, if initial weights are missing or unfit.
+
+def train_all(args: argparse.Namespace, recipe: TransferRecipe) -> None:
+    """Train the five settings, each in its own run folder, and print their table.
+
+    ``--max-minutes`` is for all of them together. Settings that are done are not done again. Raises
+    InputError, before any work, if initial weights are missing or unfit.
     """
-    if args.backbone or args.run:
+    if args.backbone or args.run or args.preview:
         raise InputError(
-            "--backbone and --run are for one --setting; --all-settings has --labels-backbone, --byol-backbone"
+            "--backbone, --run and --preview are for one --setting; "
+            "--all-settings has --labels-backbone, --byol-backbone"
         )
-    starts = {setting.name: first_weights(setting, args) for setting in SETTINGS.values()}
+    starts = {setting.name: first_weights(setting, args, recipe) for setting in SETTINGS.values()}
     refuse_missing(starts)
     for path in sorted({path for path in starts.values() if path}):
-        load_backbone(
-            make_backbone(), path
-        )  # so that what does not fit is not found out hours later
+        load_backbone(make_backbone(), path)  # what does not fit is found out now, not hours later
 
     if args.fresh and processes.rank() == 0:
-        # All at once: what goes on after a stop, without --fresh, must not take an older run for one of its own.
+        # All at once: what goes on after a stop, without --fresh, must not take an older run.
         for setting in SETTINGS.values():
-            start_over(run_folder(setting, args))
+            start_over(run_folder(setting, args, recipe))
     processes.barrier()
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     rows = []
     for setting in SETTINGS.values():
         say(f"setting {setting.name}")
-        run, count = train(setting, args)
+        run, count = train(setting, args, recipe)
         rows.append(row(setting, starts[setting.name], run, count))
-        for (
-            number,
-            handler,
-        ) in handlers.items():  # nothing is unsaved now: the next run may be left unbegun at once
-            signal.signal(number, handler)
         why = run.asked_to_stop()
-        if why and len(rows) < len(SETTINGS):  # came too late for the run's last step
+        if why and len(rows) < len(SETTINGS):  # it came too late for the run's last step
             say(f"stopped by {why} after setting {setting.name}; {run.how_to_go_on}")
             sys.exit(STOPPED)
     header = ("setting", "backbone from", "trained", "last epoch", "95 % interval", "best epoch")
@@ -102,13 +96,13 @@ def refuse_missing(starts: dict[str, Path | None]) -> None:
     missing = [f"{name}: {path}" for name, path in starts.items() if path and not path.is_file()]
     if missing:
         raise InputError(
-            f"initial weights are missing, of setting {', '.join(missing)}. Make them with p2.pretrain (--method supervised, "
-            "or byol), or name others: --labels-backbone, --byol-backbone"
+            f"initial weights are missing, of setting {', '.join(missing)}. Make them with "
+            "p2.supervise or p2.pretrain, or name others: --labels-backbone, --byol-backbone"
         )
 
 
 def row(setting: Setting, start: Path | None, run: Run, count: int) -> tuple[str, ...]:
-    """The setting's line of the table: accuracies on the ``count`` validation images, with their epochs' numbers."""
+    """The setting's line of the table: accuracies on ``count`` validation images, and epochs."""
     last, best = run.history[-1], run.history[run.best_epoch() - 1]
     low, high = wilson(round(last["accuracy"] * count), count)
     return (
@@ -121,20 +115,41 @@ def row(setting: Setting, start: Path | None, run: Run, count: int) -> tuple[str
     )
 
 
-def train(setting: Setting, args: argparse.Namespace) -> tuple[Run, int]:
+def run_folder(setting: Setting, args: argparse.Namespace, recipe: TransferRecipe) -> Path:
+    return training.run_folder(args, f"p2_{setting.name}", recipe)
+
+
+def first_weights(
+    setting: Setting, args: argparse.Namespace, recipe: TransferRecipe
+) -> Path | None:
+    """The file that the setting's backbone starts from, or None.
+
+    Raises InputError if --backbone has no use.
+    """
+    if setting.start == "nothing":
+        if args.backbone:
+            raise InputError(f"setting {setting.name} starts from nothing; leave --backbone out")
+        return None
+    if setting.start == "labels":
+        return args.backbone or args.labels_backbone or args.data / "pretrain_model_SL.pt"
+    return args.backbone or args.byol_backbone or Path(f"runs/p2_byol_{recipe.name}/last.pt")
+
+
+# --- one setting ----------------------------------------------------------------------------------
+
+
+def train(setting: Setting, args: argparse.Namespace, recipe: TransferRecipe) -> tuple[Run, int]:
     """Train one setting, or go on: its run and the number of validation images."""
-    recipe = TRANSFER[args.recipe]
-    recipe = dataclasses.replace(
-        recipe, epochs=args.epochs or recipe.epochs, batch_size=args.batch_size or recipe.batch_size
-    )
     device = processes.choose(args.device)
-    start = first_weights(setting, args)
+    start = first_weights(setting, args, recipe)
     refuse_missing({setting.name: start})
 
     office = args.data / "office"
     images, labels, _, classes = data.load_labelled(
         office / "train.csv", office / "train", memory=args.data_memory
     )
+    if args.preview:
+        show(args, recipe, images, labels, classes)
     val_images, val_labels, _, _ = data.load_labelled(
         office / "val.csv", office / "val", classes, args.data_memory
     )
@@ -152,16 +167,23 @@ def train(setting: Setting, args: argparse.Namespace) -> tuple[Run, int]:
     optimizer = optim.make(
         recipe.optimiser, network, recipe.lr, recipe.weight_decay, recipe.decay_vectors
     )
+    scaler = training.loss_scaler(device, recipe.bf16)
     run = Run(
-        run_folder(setting, args), recipe=recipe, seed=args.seed, device=device,
+        run_folder(setting, args, recipe),
+        recipe=recipe,
         data={
-            **digests, "setting": setting.name, "labels": digest(office / "train.csv", office / "val.csv"),
+            **digests,
+            "setting": setting.name,
+            "labels": digest(office / "train.csv", office / "val.csv"),
             "backbone_file": digest(start) if start else None,
         },
         notes={"backbone": str(start)},
-        state={"network": network, "optimizer": optimizer},
-        watch="accuracy", fresh=args.fresh, stop_at=args.stop_at, save_minutes=args.save_minutes,
-    )  # fmt: skip
+        model=classifier_fields(recipe, classes),
+        state=training.state(network=network, optimizer=optimizer, scaler=scaler),
+        device=device,
+        watch="accuracy",
+        **training.run_options(args),
+    )
 
     features = val_features = None
     for _ in run.epochs(recipe.epochs, recipe.patience):
@@ -170,11 +192,7 @@ def train(setting: Setting, args: argparse.Namespace) -> tuple[Run, int]:
             features = frozen.both_features(network.backbone, images, recipe, device)
             val_features = frozen.both_features(network.backbone, val_images, recipe, device)
         for index in run.batches(len(images), recipe.batch_size):
-            if recipe.schedule == "cosine":
-                factor = optim.warmup_cosine(
-                    run.total_steps, recipe.warmup_epochs * steps, recipe.epochs * steps
-                )
-                optim.set_lr(optimizer, recipe.lr * factor)
+            training.set_learning_rate(optimizer, recipe, run.total_steps, steps)
             rng = generator(*run.keys())
             if head_only:
                 inputs = frozen.drawn(features, index, rng)
@@ -185,69 +203,57 @@ def train(setting: Setting, args: argparse.Namespace) -> tuple[Run, int]:
             loss = nn.functional.cross_entropy(
                 out.float(), labels[index.to(device)], label_smoothing=recipe.label_smoothing
             )
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            processes.copy_buffers(network)
+            training.step(loss, network, optimizer, scaler)
             run.step(loss=loss)
+        run.begin_evaluation()
         if head_only:
-            result = frozen.evaluate(network.head, val_features, val_labels, recipe, device)
+            result = frozen.accuracy(network.head, val_features, val_labels, recipe, device)
         else:
             result = evaluate(network, val_images, val_labels, recipe, device)
-        run.end_epoch(
-            as_checkpoint(network, recipe, classes),
-            lr=optimizer.param_groups[0]["lr"],
-            accuracy=result,
-        )
+        run.end_epoch(network.state_dict(), lr=optimizer.param_groups[0]["lr"], accuracy=result)
     return run, len(val_labels)
 
 
-def run_folder(setting: Setting, args: argparse.Namespace) -> Path:
-    return args.run or Path(f"runs/p2_{setting.name}_{args.recipe}")
-
-
-def first_weights(setting: Setting, args: argparse.Namespace) -> Path | None:
-    """The file that the setting's backbone starts from, or None. Raises InputError if --backbone has no use."""
-    if setting.start == "nothing":
-        if args.backbone:
-            raise InputError(f"setting {setting.name} starts from nothing; leave --backbone out")
-        return None
-    if setting.start == "labels":
-        return args.backbone or args.labels_backbone or args.data / "pretrain_model_SL.pt"
-    return args.backbone or args.byol_backbone or Path(f"runs/p2_byol_{args.recipe}/last.pt")
+def evaluate(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    recipe: TransferRecipe,
+    device: torch.device,
+) -> float:
+    """Accuracy, 0..1, on images (N, 3, 128, 128) uint8 with labels (N,) int64."""
+    network.eval()
+    return training.accuracy(
+        lambda inputs: logits(network, inputs, recipe.flip_test),
+        images,
+        labels,
+        recipe,
+        device,
+        batch_size=64,
+    )
 
 
 def augmented(images: Tensor, recipe: TransferRecipe, rng: torch.Generator) -> Tensor:
-    """(N, 3, 128, 128) uint8 to the network's input, each image with its own draws."""
+    """(N, 3, 128, 128) uint8 to the network's input, float32, each image with its own draws."""
     images = augment.to_float(augment.random_flip(images, rng))
     if recipe.crop_scale != (1.0, 1.0):
         images = augment.random_resized_crop(images, data.SIZE, rng, scale=recipe.crop_scale)
     return augment.normalise(images, recipe.mean, recipe.std)
 
 
-@torch.no_grad()
-def evaluate(
-    network: nn.Module, images: Tensor, labels: Tensor, recipe: TransferRecipe, device: torch.device
-) -> float:
-    """Accuracy over all of ``images`` (N, 3, 128, 128) uint8, in the training's number format."""
-    network.eval()
-    right = torch.tensor(0)
-    for batch, truth in processes.local_share(
-        list(zip(images.split(64), labels.split(64), strict=True))
-    ):
-        with devices.autocast(device, recipe.bf16):
-            inputs = augment.normalise(augment.to_float(batch.to(device)), recipe.mean, recipe.std)
-            right += (logits(network, inputs, recipe.flip_test).argmax(1).cpu() == truth).sum()
-    return processes.total(right).item() / len(labels)
-
-
-def as_checkpoint(
-    network: Classifier, recipe: TransferRecipe, classes: tuple[str, ...]
-) -> checkpoint.Checkpoint:
-    return checkpoint.Checkpoint(
-        problem="p2", architecture=ARCHITECTURE, classes=classes, input_size=data.SIZE, mean=recipe.mean, std=recipe.std,
-        flip_test=recipe.flip_test, recipe={}, scores={}, made={}, weights=network.state_dict(),
-    )  # fmt: skip
+def show(
+    args: argparse.Namespace,
+    recipe: TransferRecipe,
+    images: Tensor,
+    labels: Tensor,
+    classes: tuple[str, ...],
+) -> None:
+    """``--preview`` of labelled images (N, 3, 128, 128) uint8; ends the program."""
+    index, keys = training.first_batch(len(images), recipe.batch_size, args.seed)
+    inputs = augmented(images[index], recipe, generator(*keys))
+    shown = preview.pictures(inputs, recipe.mean, recipe.std)
+    preview.write(args.preview, shown, [classes[k] for k in labels[index].tolist()])
+    sys.exit(0)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 from core.efficientnet_lite import MEAN, STD
 
@@ -16,22 +17,23 @@ class Recipe:
 
     name: str
     model: str
+    source: str  # where the recipe is from, and what is reported of it
     epochs: int
-    patience: int  # epochs without a better validation mIoU before the run ends; 0: never
+    patience: int  # epochs without a better validation mIoU until the end; 0: never
     batch_size: int
     crop: int  # side of the random square seen of an image in an epoch; 0: the whole image
-    symmetry: str  # flip: left and right; square: all eight
+    symmetry: Literal["flip", "square"]  # flip: left and right; square: all eight
     jitter: tuple[float, float, float, float]  # brightness, contrast, saturation, hue
     ignore_unknown: bool
-    optimiser: str
+    optimiser: Literal["adam", "adamw", "sgd", "lars"]
     lr: float
-    schedule: str  # plateau: a tenth in the 11th epoch in a row without a lower training loss; cosine: warm-up, then to 0
+    schedule: Literal["constant", "plateau", "cosine"]  # see core.optim
     warmup_epochs: float
     weight_decay: float
     decay_vectors: bool
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    average: float  # decay of the averaged weights that are evaluated and saved; 0: the weights themselves
+    average: float  # decay of the averaged weights that are evaluated and saved; 0: no average
     flip_test: bool
     bf16: bool
     crop_area: tuple[float, float] = (0.0, 0.0)  # share of an image's area that is cut and resized
@@ -42,18 +44,18 @@ class Recipe:
     test_scales: tuple[float, ...] = (1.0,)  # at validation and test: see p3.model.logits
 
 
-# The original report's recipe for both networks: 0.6257 (A) and, from COCO weights, 0.7341 (B).
 # NOTE: bfloat16 where the machine has it.
-REPORT_A = Recipe(
-    name="report", model="A", epochs=80, patience=15, batch_size=16, crop=0, symmetry="flip", jitter=(0.0, 0.0, 0.0, 0.0),
+ORIGINAL_A = Recipe(
+    name="original", model="A", source="the original report: 0.6257", epochs=80, patience=15, batch_size=16, crop=0, symmetry="flip", jitter=(0.0, 0.0, 0.0, 0.0),
     ignore_unknown=False, optimiser="adam", lr=3e-4, schedule="plateau", warmup_epochs=0, weight_decay=1e-5,
     decay_vectors=True, mean=IMAGENET_MEAN, std=IMAGENET_STD, average=0.0, flip_test=False, bf16=True,
 )  # fmt: skip
-REPORT_B = dataclasses.replace(REPORT_A, model="B")
+ORIGINAL_B = dataclasses.replace(
+    ORIGINAL_A, model="B", source="the original report: 0.7341, from COCO weights"
+)
 
-# As far as two CPU cores get in about an hour.
 HOUR_B = Recipe(
-    name="hour", model="B", epochs=14, patience=0, batch_size=16, crop=256, symmetry="square", jitter=(0.2, 0.2, 0.2, 0.0),
+    name="hour", model="B", source="as far as two CPU cores get in an hour or two", epochs=14, patience=0, batch_size=16, crop=256, symmetry="square", jitter=(0.2, 0.2, 0.2, 0.0),
     ignore_unknown=True, optimiser="adamw", lr=1e-3, schedule="cosine", warmup_epochs=0.5, weight_decay=0.01,
     decay_vectors=False, mean=IMAGENET_MEAN, std=IMAGENET_STD, average=0.995, flip_test=False, bf16=True,
 )  # fmt: skip
@@ -63,7 +65,7 @@ HOUR_A = dataclasses.replace(
 
 # From ImageNet weights. Crops of 256 pixels show scales of 0.5 to 1, and so does the test.
 BEST_C = Recipe(
-    name="best", model="C", epochs=24, patience=0, batch_size=16, crop=256, symmetry="square", jitter=(0.25, 0.25, 0.25, 0.05),
+    name="best", model="C", source="from ImageNet weights, crops and tests at several scales", epochs=24, patience=0, batch_size=16, crop=256, symmetry="square", jitter=(0.25, 0.25, 0.25, 0.05),
     ignore_unknown=True, optimiser="adamw", lr=1.5e-3, schedule="cosine", warmup_epochs=1, weight_decay=0.02,
     decay_vectors=False, mean=MEAN, std=STD, average=0.995, flip_test=True, bf16=True, crop_area=(0.2, 1.0),
     backbone_rate=0.27, drop_path=0.1, jaccard=0.5, test_scales=(0.5, 0.75),
@@ -72,21 +74,24 @@ BEST_C = Recipe(
 # The same from scratch: B on crops of the same scales; A on crops at the image's own scale, as a
 # pixel of its last map is 32 of its input's.
 BEST_B = dataclasses.replace(
-    BEST_C, model="B", epochs=60, lr=1e-3, backbone_rate=1.0, drop_path=0.0, mean=IMAGENET_MEAN,
+    BEST_C, model="B", source="crops and tests at several scales", epochs=60, lr=1e-3, backbone_rate=1.0, drop_path=0.0, mean=IMAGENET_MEAN,
     std=IMAGENET_STD,
 )  # fmt: skip
 BEST_A = dataclasses.replace(
     BEST_B, model="A", epochs=30, lr=1e-4, crop_area=(0.15, 0.6), test_scales=(0.75, 1.0)
 )
 
-# For the drawn data of demo.sh: a minute or two.
-DEMO_B = dataclasses.replace(HOUR_B, name="demo", epochs=10, batch_size=8, average=0.9)
+DEMO_B = dataclasses.replace(
+    HOUR_B, name="demo", source="for the drawn data of demo.sh: a minute or two", epochs=10,
+    batch_size=8, average=0.9,
+)  # fmt: skip
 DEMO_A = dataclasses.replace(DEMO_B, model="A", lr=1e-4)
-
-DEMO_C = dataclasses.replace(BEST_C, name="demo", epochs=10, batch_size=8, average=0.9)
+DEMO_C = dataclasses.replace(
+    BEST_C, name="demo", source=DEMO_B.source, epochs=10, batch_size=8, average=0.9
+)
 
 RECIPES = {
-    "report": {"A": REPORT_A, "B": REPORT_B},
+    "original": {"A": ORIGINAL_A, "B": ORIGINAL_B},
     "hour": {"A": HOUR_A, "B": HOUR_B},
     "demo": {"A": DEMO_A, "B": DEMO_B, "C": DEMO_C},
     "best": {"A": BEST_A, "B": BEST_B, "C": BEST_C},

@@ -1,19 +1,16 @@
-"""Train problem 3's networks: ``python3 -m p3.train --model B --recipe report``."""
+"""Train problem 3's networks: ``python3 -m p3.train --model B --recipe original``."""
 
 from __future__ import annotations
 
 import argparse
 import copy
-import dataclasses
 import math
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from core import augment, cache, checkpoint, devices, optim, processes
-from core.cli import InputError, Parser, say, training_flags
-from core.optim import update_average, warmed_up
+from core import augment, cache, checkpoint, devices, optim, preview, processes, progress, training
+from core.cli import InputError, say
 from core.provenance import digest
 from core.randomness import generator, seed_of, steps_per_epoch
 from core.run import Run
@@ -22,45 +19,45 @@ from p3.model import OF_MODEL, build, load_pretrained, logits, pretrained_file
 from p3.recipes import RECIPES, Recipe
 
 
-def arguments() -> argparse.Namespace:
-    parser = Parser(description=__doc__)
+def arguments() -> tuple[argparse.Namespace, Recipe]:
+    parser = training.command_line(__doc__, data="hw1_data/p3_data", run="runs/p3_MODEL_RECIPE")
     parser.add_argument(
         "--model",
         choices=list(OF_MODEL),
         default="B",
         help="A: FCN32s, B: DeepLabv3, C: DeepLabv3+ (%(default)s)",
     )
-    parser.add_argument("--recipe", choices=list(RECIPES), default="report", help="%(default)s")
     parser.add_argument(
         "--pretrained",
-        help="A, B: file of torchvision's state dict to start from; C: imagenet; without it, from scratch",
+        help="A, B: file of torchvision's state dict; C: imagenet; without it, from scratch",
     )
-    training_flags(parser, data="hw1_data/p3_data", run="runs/p3_MODEL_RECIPE")
+    training.tune_flag(parser)
     args = parser.parse_args()
-    if args.model not in RECIPES[args.recipe]:
-        others = ", ".join(name for name, models in RECIPES.items() if args.model in models)
-        raise InputError(f"no recipe {args.recipe} for model {args.model}; there are: {others}")
-    return args
+    recipes = {name: models[args.model] for name, models in RECIPES.items() if args.model in models}
+    return args, training.choose_recipe(parser, args, recipes, f"p3_{args.model}")
 
 
 def main() -> None:
-    args = arguments()
-    recipe = RECIPES[args.recipe][args.model]
-    recipe = dataclasses.replace(
-        recipe, epochs=args.epochs or recipe.epochs, batch_size=args.batch_size or recipe.batch_size
-    )
+    args, recipe = arguments()
     device = processes.choose(args.device)
 
-    train_pairs, _ = data.load(args.data / "train", args.data_memory)
-    val_pairs, _ = data.load(args.data / "validation", args.data_memory)
-    if recipe.crop > min(train_pairs.shape[2:]):
-        size = "x".join(map(str, train_pairs.shape[:1:-1]))
+    pairs, _ = data.load(args.data / "train", args.data_memory)
+    if args.tune:
+        held = training.held_out(torch.zeros(len(pairs)).long(), args.seed)
+        val_pairs, pairs = pairs[held], pairs[~held]
+    else:
+        val_pairs, _ = data.load(args.data / "validation", args.data_memory)
+    if recipe.crop > min(pairs.shape[2:]):
+        size = "x".join(map(str, pairs.shape[:1:-1]))
         raise InputError(
-            f"recipe {recipe.name} cuts {recipe.crop}x{recipe.crop}, but the images of {args.data} are {size}"
+            f"recipe {recipe.name} cuts {recipe.crop}x{recipe.crop}, but the images of "
+            f"{args.data} are {size}"
         )
-    digests = {"train": digest(train_pairs), "val": digest(val_pairs)}
-    train_pairs = cache.resident(train_pairs, device, args.data_memory)
-    steps = steps_per_epoch(len(train_pairs), recipe.batch_size)
+    if args.preview:
+        return show(args, recipe, pairs)
+    digests = {"train": digest(pairs), "val": digest(val_pairs)}
+    pairs = cache.resident(pairs, device, args.data_memory)
+    steps = steps_per_epoch(len(pairs), recipe.batch_size)
 
     torch.manual_seed(seed_of(args.seed, "weights"))
     network = build(OF_MODEL[args.model], drop_path=recipe.drop_path)
@@ -78,54 +75,59 @@ def main() -> None:
         recipe.decay_vectors,
         recipe.backbone_rate,
     )
-    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.1, patience=10)
+    plateau = optim.plateau(optimizer, recipe.schedule)
+    scaler = training.loss_scaler(device, recipe.bf16)
     run = Run(
-        args.run or Path(f"runs/p3_{args.model}_{recipe.name}"), recipe=recipe, seed=args.seed, device=device,
+        training.run_folder(args, f"p3_{args.model}", recipe),
+        recipe=recipe,
         data={**digests, "pretrained_file": digest(source) if source else None},
         notes={"pretrained": str(args.pretrained)},
-        state={"network": network, "average": average, "optimizer": optimizer, "plateau": plateau},
-        watch="mean_iou", fresh=args.fresh, stop_at=args.stop_at, save_minutes=args.save_minutes,
-    )  # fmt: skip
+        model={
+            "problem": "p3",
+            "architecture": OF_MODEL[recipe.model],
+            "classes": data.CLASSES,
+            "input_size": None,
+            "mean": recipe.mean,
+            "std": recipe.std,
+            "flip_test": recipe.flip_test,
+            "test_scales": recipe.test_scales,
+        },
+        state=training.state(
+            network=network, average=average, optimizer=optimizer, plateau=plateau, scaler=scaler
+        ),
+        device=device,
+        watch="mean_iou",
+        **training.run_options(args),
+    )
 
     # DeepLabv3 and DeepLabv3+ pool an image to one pixel before a BatchNorm.
     at_least = 1 if args.model == "A" else 2
-    ignored = (
-        data.UNKNOWN if recipe.ignore_unknown else -100
-    )  # -100: torch's default, which no pixel has
+    # -100 is torch's default, which no pixel has.
+    ignored = data.UNKNOWN if recipe.ignore_unknown else -100
     for _ in run.epochs(recipe.epochs, recipe.patience):
         network.train()
-        for index in run.batches(len(train_pairs), recipe.batch_size, at_least=at_least):
-            if recipe.schedule == "cosine":
-                factor = optim.warmup_cosine(
-                    run.total_steps, recipe.warmup_epochs * steps, recipe.epochs * steps
-                )
-                optim.set_lr(optimizer, recipe.lr * factor)
-            images, truth = augmented(
-                cache.gather(train_pairs, index, device), recipe, generator(*run.keys())
-            )
+        for index in run.batches(len(pairs), recipe.batch_size, at_least=at_least):
+            training.set_learning_rate(optimizer, recipe, run.total_steps, steps)
+            batch = cache.gather(pairs, index, device)
+            images, truth = augmented(batch, recipe, generator(*run.keys()))
             with devices.autocast(device, recipe.bf16):
                 out = trained(images)
             loss = cross_entropy(out.float(), truth, ignored)
             if recipe.jaccard:
                 loss = loss + recipe.jaccard * soft_jaccard(out.float(), truth)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            processes.copy_buffers(network)
-            if recipe.average:
-                update_average(average, network, warmed_up(recipe.average, run.total_steps))
+            decay = optim.warmed_up(recipe.average, run.total_steps)
+            training.step(loss, network, optimizer, scaler, average=average, decay=decay)
             run.step(loss=loss)
+        run.begin_evaluation()
         lr = optimizer.param_groups[-1]["lr"]  # of what is no backbone
-        if recipe.schedule == "plateau":
+        if plateau:
             plateau.step(run.mean("loss"))
         score, ious = evaluate(average, val_pairs, recipe, device)
-        known = [
-            (name, iou)
-            for name, iou in zip(data.CLASSES[: data.UNKNOWN], ious, strict=True)
-            if not math.isnan(iou)
-        ]
-        per_class = {f"iou_{name}": iou for name, iou in known}
-        run.end_epoch(as_checkpoint(average, recipe), lr=lr, mean_iou=score, **per_class)
+        names = data.CLASSES[: data.UNKNOWN]
+        per_class = {
+            f"iou_{name}": iou for name, iou in zip(names, ious, strict=True) if not math.isnan(iou)
+        }
+        run.end_epoch(average.state_dict(), lr=lr, mean_iou=score, **per_class)
 
 
 def cross_entropy(out: Tensor, truth: Tensor, ignored: int) -> Tensor:
@@ -185,7 +187,7 @@ def evaluate(
     """Mean IoU and the IoU of each class but unknown, over all pixels of (N, 4, H, W) uint8."""
     network.eval()
     counts = torch.zeros(len(data.CLASSES), len(data.CLASSES), dtype=torch.int64)
-    for batch in processes.local_share(pairs.split(4)):
+    for batch in progress.over(processes.local_share(pairs.split(4)), "validation"):
         images, truth = data.split(batch.to(device))
         with devices.autocast(device, recipe.bf16):
             inputs = augment.normalise(augment.to_float(images), recipe.mean, recipe.std)
@@ -195,12 +197,13 @@ def evaluate(
     return data.mean_iou(processes.total(counts))
 
 
-def as_checkpoint(network: nn.Module, recipe: Recipe) -> checkpoint.Checkpoint:
-    return checkpoint.Checkpoint(
-        problem="p3", architecture=OF_MODEL[recipe.model], classes=data.CLASSES, input_size=None, mean=recipe.mean,
-        std=recipe.std, flip_test=recipe.flip_test, recipe={}, scores={}, made={}, weights=network.state_dict(),
-        test_scales=recipe.test_scales,
-    )  # fmt: skip
+def show(args: argparse.Namespace, recipe: Recipe, pairs: Tensor) -> None:
+    """``--preview`` of pairs (N, 4, H, W) uint8: each image with its mask below it."""
+    index, keys = training.first_batch(len(pairs), recipe.batch_size, args.seed)
+    images, truth = augmented(pairs[index], recipe, generator(*keys))
+    masks = torch.from_numpy(data.colours_of(truth.numpy())).permute(0, 3, 1, 2)
+    shown = preview.pictures(images, recipe.mean, recipe.std)
+    preview.write(args.preview, torch.cat([shown, masks], 2))
 
 
 if __name__ == "__main__":

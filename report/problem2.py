@@ -9,6 +9,7 @@ import numpy as np
 
 from core.files import natural
 from core.predictions import paired_bootstrap
+from core.provenance import ALIASES
 from p2.recipes import PRETRAIN, SUPERVISED
 from p2.settings import SETTINGS
 from report import problem2_figures as figures
@@ -85,6 +86,7 @@ def train_command(name: str, settings: dict[str, RunLog]) -> str:
         if SETTINGS[other].start == start:
             return f"{command} --backbone {shlex.quote(run.about['data']['backbone'])}"
     method, recipes = {"labels": ("supervised", SUPERVISED), "byol": ("byol", PRETRAIN)}[start]
+    recipe = ALIASES.get(recipe, recipe)
     learned = recipe if recipe in recipes else "hour"
     return f"{TRAIN[start].format(recipe=learned)} && {command} --backbone runs/p2_{method}_{learned}/last.pt"
 

@@ -20,7 +20,7 @@ from p2 import data, knn
 from p2.byol import BYOL
 from p2.inference import predictor
 from p2.model import BACKBONE, FEATURES, load_backbone, make_backbone
-from p2.recipes import REPORT_PRETRAIN
+from p2.recipes import ORIGINAL_PRETRAIN
 from p2.settings import SETTINGS
 from report import charts
 from report.runs import RunLog
@@ -237,7 +237,7 @@ def probed(
         "std": tuple(recorded["std"]),
         "bf16": recorded["bf16"],
     }
-    recipe = dataclasses.replace(REPORT_PRETRAIN, **inputs)  # the probe reads these three of it
+    recipe = dataclasses.replace(ORIGINAL_PRETRAIN, **inputs)  # the probe reads these three of it
     accuracy = knn.accuracy(devices.prepare(backbone, device), probe, recipe, device)
     low, high = wilson(round(accuracy * len(probe.val_labels)), len(probe.val_labels))
     return {"knn": accuracy, "low": low, "high": high}

@@ -20,7 +20,7 @@ STARTS = {"nothing": "nothing", "byol": "BYOL", "labels": "with labels"}
 FETCH = "bash hw1_download.sh data"
 TRAIN = {
     "byol": "python3 -m p2.pretrain --recipe {recipe}",
-    "labels": "python3 -m p2.pretrain --method supervised --recipe {recipe}",
+    "labels": "python3 -m p2.supervise --recipe {recipe}",
 }
 LOGGED = {  # what the logs of the pre-trainings have, besides the probe
     "loss": "training loss",

@@ -42,7 +42,7 @@ LOOPS = {
         "--batch-size",
         "16",
     ),
-    "p3": ("p3.train", "p3_data", "--recipe", "report", "--epochs", "4", "--batch-size", "2"),
+    "p3": ("p3.train", "p3_data", "--recipe", "original", "--epochs", "4", "--batch-size", "2"),
 }
 
 

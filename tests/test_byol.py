@@ -135,7 +135,7 @@ def test_the_probe_scores_a_backbone_that_sees_the_class_and_one_that_has_collap
         nn.Flatten(),
     )
     before = sees[2].running_mean.clone()
-    cpu, recipe = torch.device("cpu"), PRETRAIN["report"]
+    cpu, recipe = torch.device("cpu"), PRETRAIN["original"]
     assert knn.accuracy(sees, probe, recipe, cpu) == 1.0
     assert torch.equal(before, sees[2].running_mean)
     black = knn.Probe(torch.zeros_like(images), labels, torch.zeros_like(images[:9]), labels[:9])
@@ -169,6 +169,6 @@ def test_the_papers_recipe_makes_the_papers_optimiser():
     )
     assert isinstance(optimizer, LARS)
     assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [
-        (0.2, 1.5e-6),
-        (0.2, 0.0),
+        (0.3, 1e-6),
+        (0.3, 0.0),
     ]

@@ -1,6 +1,5 @@
 """A data set is decoded once, and what is kept of it is never trusted further than it deserves."""
 
-import argparse
 import errno
 import multiprocessing
 import os
@@ -15,8 +14,9 @@ import torch
 from PIL import Image
 
 from core import cache, cli, images, processes
-from core.cli import InputError, training_flags
+from core.cli import InputError
 from core.files import list_files
+from core.training import command_line
 from p2 import data as p2_data
 from p3 import data as p3
 
@@ -301,18 +301,16 @@ def test_a_set_goes_to_the_device_whole_or_by_the_batch():
 
 def test_data_memory_is_in_gibibytes_and_half_of_the_free_memory_by_default(monkeypatch):
     def parse(*flags):
-        parser = argparse.ArgumentParser()
-        training_flags(parser, data="data", run="run")
-        return parser.parse_args(flags).data_memory
+        return command_line("", data="data", run="run").parse_args(flags).data_memory
 
     assert parse("--data-memory", "1.5") == 3 * 2**29 and parse("--data-memory", "0") == 0
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert parse() < machine
-    monkeypatch.setattr(cli, "_free_memory", lambda: 1000)
+    monkeypatch.setattr(cli, "free_memory", lambda: 1000)
     assert parse() == 500
     for senseless in ("-1", "nan", "inf", "much"):
         for flag in ("--data-memory", "--max-minutes", "--save-minutes"):
-            with pytest.raises(SystemExit):
+            with pytest.raises(InputError):
                 parse(flag, senseless)
     assert parse("--data-memory", "1e300") == 1e300 * 2**30
 
@@ -328,9 +326,9 @@ def test_files_that_a_container_holds_in_its_memory_count_as_free(tmp_path, monk
     monkeypatch.setattr(
         cli, "Path", lambda path: tmp_path if path == "/sys/fs/cgroup" else Path(path)
     )
-    assert cli._free_memory() == 600
+    assert cli.free_memory() == 600
     (tmp_path / "memory.current").write_text("1900")
-    assert cli._free_memory() == 0
+    assert cli.free_memory() == 0
 
 
 def test_a_gpu_holds_no_more_of_a_set_than_half_of_its_free_memory(monkeypatch):

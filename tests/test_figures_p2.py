@@ -15,10 +15,9 @@ from core import checkpoint
 from core.predictions import read_labels
 from core.provenance import digest, fingerprint
 from core.randomness import seed_of
-from p2 import data, inference, knn, pretrain, train
+from p2 import data, inference, knn, pretrain, supervise, train
 from p2.byol import BYOL
 from p2.model import BACKBONE, FEATURES, make_backbone
-from p2.recipes import PRETRAIN, SUPERVISED
 from p2.settings import SETTINGS
 from report import charts, problem2, problem2_pretraining
 from report import problem2_figures as figures
@@ -364,7 +363,7 @@ def test_the_section_says_what_is_missing_and_how_to_make_it(five):
         for what, command in gaps.items()
     )
     assert any(
-        "pre-training with labels" in what and "--method supervised" in command
+        "pre-training with labels" in what and "p2.supervise" in command
         for what, command in gaps.items()
     )
     assert any(
@@ -471,21 +470,18 @@ def test_a_missing_settings_command_makes_what_it_begins_from(
             shlex.split(part) for part in problem2.train_command(name, settings).split(" && ")
         )
         monkeypatch.setattr(sys, "argv", command[2:])
-        args = train.arguments()
-        assert (
-            command[:3] == ["python3", "-m", "p2.train"]
-            and args.recipe == recipe
-            and args.setting == name
-        )
-        start = str(train.first_weights(SETTINGS[name], args))
+        args, used = train.arguments()
+        assert command[:3] == ["python3", "-m", "p2.train"] and args.setting == name
+        assert used.name == ("original" if recipe == "report" else recipe)
+        start = str(train.first_weights(SETTINGS[name], args, used))
         if name == "C" and others:
             assert not before and start == "runs/p2_byol_mine/last.pt"
             continue
         monkeypatch.setattr(sys, "argv", before[0][2:])
-        made = pretrain.arguments()
-        assert made.recipe in (PRETRAIN if made.method == "byol" else SUPERVISED)
-        assert start == f"runs/p2_{made.method}_{made.recipe}/last.pt"
-        assert made.method == {"byol": "byol", "labels": "supervised"}[SETTINGS[name].start]
+        byol = SETTINGS[name].start == "byol"
+        assert before[0][2] == ("p2.pretrain" if byol else "p2.supervise")
+        _, made = (pretrain if byol else supervise).arguments()
+        assert start == f"runs/p2_{'byol' if byol else 'supervised'}_{made.name}/last.pt"
 
 
 def test_a_second_build_measures_nothing(five, monkeypatch):

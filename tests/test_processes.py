@@ -41,6 +41,17 @@ class Recipe:
     lr: float = 0.2
 
 
+MODEL = {
+    "problem": "p1",
+    "architecture": "",
+    "classes": (),
+    "input_size": None,
+    "mean": (0.5,) * 3,
+    "std": (1.0,) * 3,
+    "flip_test": False,
+}
+
+
 # --- what the processes do: this file is their program ------------------------------------------------------------------
 
 
@@ -58,7 +69,8 @@ def train(folder, does="nothing", *flags, in_a_step=lambda run: None):
     trained, average = processes.wrap(network, CPU), copy.deepcopy(network)
     optimizer = torch.optim.SGD(network.parameters(), lr=Recipe.lr, momentum=0.9)
     run = Run(
-        Path(folder), recipe=Recipe(), data={}, seed=0, device=CPU, watch="accuracy", fresh="--fresh" in flags, save_minutes=0,
+        Path(folder), recipe=Recipe(), data={}, model=MODEL, seed=0, device=CPU, watch="accuracy",
+        fresh="--fresh" in flags, save_minutes=0,
         state={"network": network, "average": average, "optimizer": optimizer},
     )  # fmt: skip
     for _ in run.epochs(Recipe.epochs):
@@ -79,19 +91,14 @@ def train(folder, does="nothing", *flags, in_a_step=lambda run: None):
             update_average(average, network, 0.9)
             in_a_step(run)
             run.step(loss=loss)
+        run.begin_evaluation()
         right = torch.tensor(0)
         for rows, truth in processes.local_share(
             list(zip(INPUTS.split(2), LABELS.split(2), strict=True))
         ):
             right += (average(rows).argmax(1) == truth).sum()
         accuracy = processes.total(right).item() / COUNT
-        weights = network.state_dict()
-        run.end_epoch(
-            checkpoint.Checkpoint(
-                "p1", "", (), None, (0.5,) * 3, (1.0,) * 3, False, {}, {}, {}, weights
-            ),
-            accuracy=accuracy,
-        )
+        run.end_epoch(network.state_dict(), accuracy=accuracy)
 
 
 def start_twice(folder):
@@ -117,7 +124,14 @@ def start_twice(folder):
 def measure(folder):
     """Save, a file each, all that the tests below look at."""
     run = Run(
-        Path(folder) / "run", recipe=Recipe(), data={}, seed=0, state={}, device=CPU, watch="loss"
+        Path(folder) / "run",
+        recipe=Recipe(),
+        data={},
+        model=MODEL,
+        seed=0,
+        state={},
+        device=CPU,
+        watch="loss",
     )
     steps = []
     for index in run.batches(COUNT, BATCH):
@@ -199,7 +213,7 @@ def accuracy_of_p1():
         256, (250, 3, 32, 32), dtype=torch.uint8, generator=generator(0, "p1")
     )  # 3 batches
     return p1.evaluate(
-        FirstPixel(), images, images[:, 0, 0, 0].long() // 100, p1.RECIPES["report"]["A"], CPU
+        FirstPixel(), images, images[:, 0, 0, 0].long() // 100, p1.RECIPES["original"]["A"], CPU
     )
 
 
@@ -208,7 +222,7 @@ def iou_of_p3():
         6, (9, 4, 8, 8), dtype=torch.uint8, generator=generator(0, "p3")
     )  # 3 batches
     torch.manual_seed(0)
-    return p3.evaluate(nn.Conv2d(3, 7, 1), pairs, p3.RECIPES["report"]["B"], CPU)
+    return p3.evaluate(nn.Conv2d(3, 7, 1), pairs, p3.RECIPES["original"]["B"], CPU)
 
 
 class FirstPixel(nn.Module):
@@ -582,16 +596,20 @@ def drawn(tmp_path_factory):
     shutil.copy(
         folder / "p2_data" / "office" / "train.csv", folder / "p2_data" / "office" / "labels.csv"
     )  # for p1.pretrain
+    images = enumerate(sorted((folder / "p2_data" / "mini" / "train").iterdir()))
+    rows = "".join(f"{k},{path.name},{k % 2}\n" for k, path in images)
+    (folder / "p2_data" / "mini" / "labels.csv").write_text(f"id,filename,label\n{rows}")
     return folder
 
 
 PROGRAMS = {
     "p1.train": ("p1_data", "hour", 10),
     "p1.pretrain": ("p2_data/office", "hour", 10),
-    "p3.train": ("p3_data", "report", 4),
+    "p3.train": ("p3_data", "original", 4),
     "p2.pretrain": ("p2_data", "hour", 4),
+    "p2.supervise": ("p2_data", "hour", 4),
     "p2.train": ("p2_data", "hour", 32),
-    "p2.train --setting D": ("p2_data", "report", 32),
+    "p2.train --setting D": ("p2_data", "original", 32),
 }
 
 

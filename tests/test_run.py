@@ -55,7 +55,7 @@ def train(folder, recipe=Recipe(), seed=0, data="fixed", in_a_step=lambda run: N
     optimizer = optim.make("sgd", network, recipe.lr, 1e-3, decay_vectors=False)
     steps = steps_per_epoch(len(inputs), recipe.batch_size)
     run = Run(
-        folder, recipe=recipe, data={"train": data}, seed=seed, device=CPU, watch="accuracy",
+        folder, recipe=recipe, data={"train": data}, model=MODEL, seed=seed, device=CPU, watch="accuracy",
         state={"network": network, "average": average, "optimizer": optimizer}, **options,
     )  # fmt: skip
     for _ in run.epochs(recipe.epochs):
@@ -71,20 +71,26 @@ def train(folder, recipe=Recipe(), seed=0, data="fixed", in_a_step=lambda run: N
             update_average(average, network, warmed_up(0.9, run.total_steps))
             in_a_step(run)
             run.step(loss=loss)
+        run.begin_evaluation()
         average.eval()
         accuracy = (average(inputs).argmax(1) == labels).float().mean().item()
         run.end_epoch(
-            as_checkpoint(average.state_dict()),
+            average.state_dict(),
             lr=optimizer.param_groups[0]["lr"],
             accuracy=accuracy,
         )
     return run
 
 
-def as_checkpoint(weights):
-    return checkpoint.Checkpoint(
-        "p1", "tiny", ("a", "b", "c"), None, (0.5,) * 3, (1.0,) * 3, False, {}, {}, {}, weights
-    )
+MODEL = {
+    "problem": "p1",
+    "architecture": "tiny",
+    "classes": ("a", "b", "c"),
+    "input_size": None,
+    "mean": (0.5,) * 3,
+    "std": (1.0,) * 3,
+    "flip_test": False,
+}
 
 
 def outcome(folder):
@@ -117,11 +123,12 @@ def score_epochs(folder, scores, patience=0, patience_from=0, total=None, **opti
         "seed": 0,
         "state": {},
         "device": CPU,
+        "model": MODEL,
         "watch": "score",
     } | options
     run = Run(folder, **options)
     for epoch in run.epochs(total or len(scores), patience, patience_from):
-        run.end_epoch(as_checkpoint({"epoch": torch.tensor([epoch + 1])}), score=scores[epoch])
+        run.end_epoch({"epoch": torch.tensor([epoch + 1])}, score=scores[epoch])
     return run
 
 
@@ -335,6 +342,7 @@ def test_what_asks_to_stop_during_an_evaluation_stops_before_the_next_epoch(
         tmp_path,
         recipe=Recipe(),
         data={},
+        model=MODEL,
         seed=0,
         state={"c": counter},
         device=CPU,
@@ -346,11 +354,12 @@ def test_what_asks_to_stop_during_an_evaluation_stops_before_the_next_epoch(
             for _ in run.batches(4, 1):
                 seen.append(epoch)
                 run.step(loss=torch.tensor(1.0))
+            run.begin_evaluation()
             if what == "budget":
                 clock[0] += 90
             else:
                 signal.raise_signal(signal.SIGTERM)
-            run.end_epoch(as_checkpoint(counter.state_dict()))
+            run.end_epoch(counter.state_dict())
     assert stop.value.code == STOPPED and seen == [0] * 4
     assert "after epoch 1; the same command goes on" in capsys.readouterr().out
 
@@ -367,6 +376,7 @@ def test_an_evaluation_that_would_end_too_late_is_left_to_the_next_start(
             tmp_path,
             recipe=Recipe(),
             data={},
+            model=MODEL,
             seed=0,
             state={"c": counter},
             device=CPU,
@@ -378,9 +388,10 @@ def test_an_evaluation_that_would_end_too_late_is_left_to_the_next_start(
                 clock[0] += 15
                 seen.append((epoch, run.next_step))
                 run.step(loss=torch.tensor(1.0))
+            run.begin_evaluation()
             clock[0] += 60
             evaluations.append(epoch)
-            run.end_epoch(as_checkpoint(counter.state_dict()))
+            run.end_epoch(counter.state_dict())
 
     with pytest.raises(SystemExit) as stop:
         epochs_of_two_minutes(
@@ -465,6 +476,7 @@ def test_a_kill_during_an_evaluation_loses_no_more_than_save_minutes(tmp_path, m
             tmp_path,
             recipe=Recipe(),
             data={},
+            model=MODEL,
             seed=0,
             state={"c": counter},
             device=CPU,
@@ -476,8 +488,9 @@ def test_a_kill_during_an_evaluation_loses_no_more_than_save_minutes(tmp_path, m
                 clock[0] += 15
                 seen.append((epoch, run.next_step))
                 run.step(loss=torch.tensor(1.0))
+            run.begin_evaluation()
             evaluate(epoch)
-            run.end_epoch(as_checkpoint(counter.state_dict()))
+            run.end_epoch(counter.state_dict())
 
     def evaluate(epoch):
         clock[0] += 270
@@ -492,7 +505,9 @@ def test_a_kill_during_an_evaluation_loses_no_more_than_save_minutes(tmp_path, m
 
 
 def test_a_batch_that_is_too_small_for_the_network_is_refused(tmp_path):
-    run = Run(tmp_path, recipe=Recipe(), data={}, seed=0, state={}, device=CPU, watch="loss")
+    run = Run(
+        tmp_path, recipe=Recipe(), data={}, model=MODEL, seed=0, state={}, device=CPU, watch="loss"
+    )
     with pytest.raises(
         InputError, match="a batch has 1 image for each process; this network needs 2 or more"
     ):
@@ -740,6 +755,7 @@ def lose(folder, losses, epochs=2, **options):
         folder,
         recipe=Recipe(),
         data={},
+        model=MODEL,
         seed=0,
         state={"counter": counter},
         device=CPU,
@@ -753,7 +769,8 @@ def lose(folder, losses, epochs=2, **options):
                 loss=torch.tensor(losses.get((epoch + 1, step + 1), 1.0)),
                 spread=torch.tensor(float(step)),
             )
-        run.end_epoch(as_checkpoint(counter.state_dict()))
+        run.begin_evaluation()
+        run.end_epoch(counter.state_dict())
     return run
 
 
@@ -771,7 +788,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_by_name_and_is_never_saved(tmp_p
 
 
 def test_a_loss_that_is_not_finite_is_found_out_soon_and_before_any_saving(tmp_path):
-    run = Run(tmp_path, recipe=Recipe(), data={}, seed=0, state={}, device=CPU, watch="loss")
+    run = Run(
+        tmp_path, recipe=Recipe(), data={}, model=MODEL, seed=0, state={}, device=CPU, watch="loss"
+    )
     for _ in range(CHECK_EVERY - 1):
         run.step(loss=torch.tensor(math.nan))
     with pytest.raises(InputError, match="step 1 of epoch 1"):
@@ -780,6 +799,7 @@ def test_a_loss_that_is_not_finite_is_found_out_soon_and_before_any_saving(tmp_p
         tmp_path,
         recipe=Recipe(),
         data={},
+        model=MODEL,
         seed=0,
         state={},
         device=CPU,
@@ -923,6 +943,49 @@ def test_patience_ends_a_run_after_so_many_epochs_without_a_better_score(
     # The equal score of epoch 4 is no better than epoch 2's; but to patience from epoch 3 on, epoch 2 is nothing.
     scores = [1, 3, 2, 3, 2, 2, 2, 4, 1, 1]
     assert score_epochs(tmp_path, scores, patience, patience_from).epoch == epochs
+
+
+# --- longer runs, and runs of former versions -------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheduled(Recipe):
+    name: str = "original"
+    source: str = "nowhere"
+    schedule: str = "constant"
+    added: tuple[int, int] = (1, 2)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "plateau"])
+def test_a_finished_run_goes_on_to_more_epochs_where_its_schedule_allows_it(tmp_path, schedule):
+    recipe = Scheduled(epochs=2, schedule=schedule)
+    score_epochs(tmp_path, [0.1, 0.3], recipe=recipe)
+    longer = dataclasses.replace(recipe, epochs=3)
+    assert score_epochs(tmp_path, [0.1, 0.3, 0.2], recipe=longer).epoch == 3
+    assert json.loads((tmp_path / "run.json").read_text())["recipe"]["epochs"] == 3
+    with pytest.raises(InputError, match="recipe.epochs was 3, is now 1, but 3 are done"):
+        score_epochs(tmp_path, [], recipe=dataclasses.replace(recipe, epochs=1))
+
+
+def test_a_finished_run_under_a_cosine_says_why_it_cannot_be_longer(tmp_path):
+    recipe = Scheduled(epochs=2, schedule="cosine")
+    score_epochs(tmp_path, [0.1, 0.3], recipe=recipe)
+    with pytest.raises(InputError, match="by its schedule every step depends on the number of"):
+        score_epochs(tmp_path, [], recipe=dataclasses.replace(recipe, epochs=3))
+
+
+def test_a_run_of_a_recipe_by_its_former_name_and_fields_goes_on(tmp_path):
+    recipe = Scheduled(epochs=2)
+    score_epochs(tmp_path, [0.1, 0.3], recipe=recipe, total=1)
+    saved = checkpoint.read(tmp_path / "state.pt")
+    assert "source" not in saved["identity"]["recipe"]
+    saved["identity"]["recipe"]["name"] = "report"
+    del saved["identity"]["recipe"]["added"]
+    checkpoint.write(tmp_path / "state.pt", saved)
+    other = dataclasses.replace(recipe, added=(1, 3))
+    with pytest.raises(InputError, match=r"recipe.added was \[1, 2\], is now \[1, 3\]"):
+        score_epochs(tmp_path, [], recipe=other)
+    assert score_epochs(tmp_path, [0.1, 0.3], recipe=recipe).epoch == 2
 
 
 def test_patience_is_not_renewed_by_an_interruption(tmp_path):

@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 
-from core import checkpoint
 from core.run import Run
 from core.runfolder import set_aside
 from report import runs as runlog
@@ -48,14 +47,21 @@ def test_a_run_is_finished_exactly_when_its_loop_ends(
     tmp_path, epochs, patience, plateau_from, ended
 ):
     scores = [1.0, 3.0, math.nan, 3.0, 2.0, 2.0, 2.0, 4.0, 1.0, 1.0]
-    weights = checkpoint.Checkpoint(
-        "p1", "none", (), None, (0.5,) * 3, (1.0,) * 3, False, {}, {}, {}, {"w": torch.zeros(1)}
-    )
+    model = {
+        "problem": "p1",
+        "architecture": "none",
+        "classes": (),
+        "input_size": None,
+        "mean": (0.5,) * 3,
+        "std": (1.0,) * 3,
+        "flip_test": False,
+    }
     recipe = Recipe(epochs, patience, plateau_from)
     run = Run(
         tmp_path,
         recipe=recipe,
         data={},
+        model=model,
         seed=0,
         state={},
         device=torch.device("cpu"),
@@ -63,7 +69,7 @@ def test_a_run_is_finished_exactly_when_its_loop_ends(
     )
     for epoch in run.epochs(recipe.epochs, recipe.patience, recipe.plateau_from):
         assert epoch == 0 or not runlog.read(tmp_path).is_finished
-        run.end_epoch(weights, accuracy=scores[epoch])
+        run.end_epoch({"w": torch.zeros(1)}, accuracy=scores[epoch])
     read = runlog.read(tmp_path)
     assert read.is_finished and read.last["epoch"] == ended
     assert read.best["epoch"] == run.best_epoch()

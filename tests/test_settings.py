@@ -13,7 +13,7 @@ from torch import nn
 
 from core import checkpoint
 from demo.draw import draw_p2
-from p2 import frozen, model, pretrain, recipes, train
+from p2 import frozen, model, pretrain, recipes, supervise, train
 
 FLAGS = ("--recipe", "hour", "--batch-size", "4", "--device", "cpu")
 
@@ -117,17 +117,17 @@ def test_the_probe_leaves_the_training_as_it_is_and_a_missing_one_is_said(
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-@pytest.mark.parametrize("method", ["byol", "supervised"])
-def test_another_probe_is_another_data_set(call, drawn, small, tmp_path, method):
+@pytest.mark.parametrize("program", [pretrain, supervise])
+def test_another_probe_is_another_data_set(call, drawn, small, tmp_path, program):
     folder = tmp_path / "copied"
     shutil.copytree(drawn, folder)
-    flags = ("--method", method, *FLAGS, "--data", folder, "--epochs", "1")
-    assert call(pretrain.main, *flags, "--max-minutes", "0")[0] == 75
+    flags = (*FLAGS, "--data", folder, "--epochs", "1")
+    assert call(program.main, *flags, "--max-minutes", "0")[0] == 75
     (folder / "office" / "val.csv").rename(folder / "val.csv")
-    status, _, err = call(pretrain.main, *flags)
+    status, _, err = call(program.main, *flags)
     assert status == 2 and "holds another run: data.probe was" in err
     (folder / "val.csv").rename(folder / "office" / "val.csv")
-    assert call(pretrain.main, *flags)[0] == 0
+    assert call(program.main, *flags)[0] == 0
 
 
 def test_byol_stopped_after_every_step_ends_where_an_unbroken_one_ends(call, drawn, small):
@@ -165,9 +165,9 @@ def test_the_reports_second_stage_lowers_the_rate_when_the_loss_stays(
     call, drawn, small, monkeypatch, moment
 ):
     recipe = dataclasses.replace(
-        recipes.PRETRAIN["report"], epochs=6, patience=0, plateau_from=1, probe_every=None
+        recipes.PRETRAIN["original"], epochs=6, patience=0, plateau_from=1, probe_every=None
     )
-    monkeypatch.setitem(recipes.PRETRAIN, "report", recipe)
+    monkeypatch.setitem(recipes.PRETRAIN, "original", recipe)
     scheduler = (
         torch.optim.lr_scheduler.ReduceLROnPlateau
     )  # made so that no loss is low enough, with less patience
@@ -181,7 +181,7 @@ def test_the_reports_second_stage_lowers_the_rate_when_the_loss_stays(
         "--data",
         drawn,
         "--recipe",
-        "report",
+        "original",
         "--batch-size",
         "4",
         "--device",
@@ -202,9 +202,7 @@ def test_the_reports_second_stage_lowers_the_rate_when_the_loss_stays(
 
 
 def test_a_backbone_trained_with_labels_is_one_that_settings_start_from(call, drawn, small):
-    status, _, err = call(
-        pretrain.main, "--method", "supervised", *FLAGS, "--data", drawn, "--epochs", "2"
-    )
+    status, _, err = call(supervise.main, *FLAGS, "--data", drawn, "--epochs", "2")
     assert (status, err) == (0, "")
     run = small / "runs/p2_supervised_hour"
     assert (
@@ -237,10 +235,10 @@ def test_a_backbone_trained_with_labels_is_one_that_settings_start_from(call, dr
 def test_training_with_labels_stopped_after_every_step_ends_where_an_unbroken_one_ends(
     call, drawn, small
 ):
-    flags = ("--method", "supervised", *FLAGS, "--data", drawn, "--epochs", "2")
-    assert call(pretrain.main, *flags, "--run", "straight")[0] == 0
+    flags = (*FLAGS, "--data", drawn, "--epochs", "2")
+    assert call(supervise.main, *flags, "--run", "straight")[0] == 0
     statuses = [
-        call(pretrain.main, *flags, "--run", "broken", "--max-minutes", "0")[0] for _ in range(5)
+        call(supervise.main, *flags, "--run", "broken", "--max-minutes", "0")[0] for _ in range(5)
     ]
     assert statuses == [75] * 4 + [0]
     ours, theirs = (
@@ -261,14 +259,10 @@ def test_wrong_requests_of_pre_training_are_one_line(call, drawn, small):
         status == 2 and "a batch has 1 image for each process; this network needs 2 or more" in err
     )
     for flags, says in (
-        (("--labels", "x.csv"), "--method byol takes no labels"),
-        (
-            ("--method", "supervised", "--recipe", "paper"),
-            "no recipe 'paper'; there are report and hour",
-        ),
-        (("--method", "supervised", "--labels", "x.csv"), "no file x.csv"),
+        (("--recipe", "papers"), "no recipe 'papers'. There are original, hour, best"),
+        (("--labels", "x.csv"), "no file x.csv"),
     ):
-        status, _, err = call(pretrain.main, "--data", drawn, "--device", "cpu", *flags)
+        status, _, err = call(supervise.main, "--data", drawn, "--device", "cpu", *flags)
         assert status == 2 and says in err and err.count("\n") == 1
     assert not (small / "runs").exists()
 
@@ -278,7 +272,7 @@ def test_resnet50_trained_with_labels_is_what_setting_b_starts_from(
 ):
     monkeypatch.chdir(tmp_path)
     flags = (*FLAGS, "--data", drawn, "--epochs", "1")
-    assert call(pretrain.main, "--method", "supervised", *flags)[0] == 0
+    assert call(supervise.main, *flags)[0] == 0
     assert (
         call(train.main, *flags, "--setting", "B", "--backbone", "runs/p2_supervised_hour/last.pt")[
             0
@@ -380,7 +374,7 @@ def test_a_setting_starts_from_exactly_the_weights_of_its_file(
     )
 
 
-@pytest.mark.parametrize("recipe", ["hour", "report"])
+@pytest.mark.parametrize("recipe", ["hour", "original"])
 @pytest.mark.parametrize("setting", "CDE")
 def test_training_moves_a_frozen_backbone_by_no_bit(
     call, drawn, small, started, monkeypatch, setting, recipe
@@ -388,7 +382,7 @@ def test_training_moves_a_frozen_backbone_by_no_bit(
     monkeypatch.setitem(
         recipes.TRANSFER, recipe, dataclasses.replace(recipes.TRANSFER[recipe], lr=0.1)
     )
-    backbone_file(small / "runs/p2_byol_report/last.pt", 1)
+    backbone_file(small / "runs/p2_byol_original/last.pt", 1)
     flags = (
         "--recipe",
         recipe,
@@ -417,7 +411,7 @@ def test_training_moves_a_frozen_backbone_by_no_bit(
 
 REPORT = (
     "--recipe",
-    "report",
+    "original",
     "--epochs",
     "3",
     "--batch-size",
@@ -436,8 +430,8 @@ def test_a_head_learns_the_same_from_features_computed_once_as_from_the_images(
     passes, looks = [], 1 + flip_test
     monkeypatch.setitem(
         recipes.TRANSFER,
-        "report",
-        dataclasses.replace(recipes.TRANSFER["report"], flip_test=flip_test),
+        "original",
+        dataclasses.replace(recipes.TRANSFER["original"], flip_test=flip_test),
     )
 
     def counted():
@@ -588,7 +582,7 @@ def test_what_the_settings_lack_is_said_before_any_work(call, drawn, small):
     assert "B: " in err and "D: " in err and "C: " not in err
     err = alone("B", "--data", small / "nowhere")
     assert (
-        f"of setting B: {small / 'nowhere' / 'pretrain_model_SL.pt'}. Make them with p2.pretrain"
+        f"of setting B: {small / 'nowhere' / 'pretrain_model_SL.pt'}. Make them with p2.supervise"
         in err
     )
     torch.save({"0.weight": torch.ones(1)}, small / "other.pt")

@@ -10,7 +10,7 @@ from torch import nn
 
 from checkpoints.ship import describe
 from checkpoints.ship import main as ship
-from core import checkpoint
+from core import checkpoint, training
 from p1 import inference as p1_inference
 from p1 import pretrain as p1_pretrain
 from p1 import train as p1
@@ -42,7 +42,7 @@ PROGRAMS = {  # each training program with its flags, as one tiny run of two epo
         "p2_data",
         ("--batch-size", "32", "--setting", "A", "--recipe", "hour", *SHARED),
     ),
-    "p3": (p3.main, "p3_data", ("--batch-size", "2", "--recipe", "report", *SHARED)),
+    "p3": (p3.main, "p3_data", ("--batch-size", "2", "--recipe", "original", *SHARED)),
 }
 
 
@@ -227,7 +227,7 @@ def test_changed_masks_are_another_data_set(call, tiny, tmp_path):
         "--data",
         folder,
         "--recipe",
-        "report",
+        "original",
         "--batch-size",
         "2",
         "--epochs",
@@ -269,10 +269,10 @@ def test_one_batch_can_be_learned_by_heart(make, side, classes):
 
 def test_the_images_held_out_are_a_share_of_every_class_drawn_by_the_seed():
     labels = torch.cat([torch.arange(16).repeat(64), torch.tensor([16, 16, 17])])  # the csv cycles
-    held = p1_pretrain.hold_out(labels, seed=0)
+    held = training.held_out(labels, 0, p1_pretrain.HOLD_OUT)
     assert labels[held].bincount(minlength=18).tolist() == [3] * 16 + [1, 0]
-    assert torch.equal(held, p1_pretrain.hold_out(labels, seed=0))
-    assert not torch.equal(held, p1_pretrain.hold_out(labels, seed=1))
+    assert torch.equal(held, training.held_out(labels, 0, p1_pretrain.HOLD_OUT))
+    assert not torch.equal(held, training.held_out(labels, 1, p1_pretrain.HOLD_OUT))
 
 
 def test_model_b_starts_from_weights_made_of_other_images(call, tiny, tmp_path):

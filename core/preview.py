@@ -1,0 +1,50 @@
+"""A batch as a picture: what a network sees in training, after augmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from core import augment
+from core.cli import say
+from core.files import atomic_write, writable_file
+
+AT_MOST = 32  # pictures
+COLUMNS = 8
+SIDE = 128  # pixels that a picture has at least; smaller ones are shown enlarged
+LINE = 14  # pixels of a line of text
+
+
+def pictures(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Normalised images (N, 3, H, W) float as they would be seen: (N, 3, H, W) uint8 on the CPU."""
+    shown = images.cpu().float() * torch.tensor(std).view(1, -1, 1, 1)
+    return augment.to_bytes(shown + torch.tensor(mean).view(1, -1, 1, 1))
+
+
+def write(path: Path, shown: Tensor, captions: Sequence[str] = ()) -> None:
+    """Write the first pictures (N, 3, H, W) uint8 to a PNG file, in rows, with their captions below.
+
+    Raises InputError if ``path`` cannot be written.
+    """
+    writable_file(path)
+    shown = shown[:AT_MOST]
+    times = max(1, -(-SIDE // min(shown.shape[2:])))
+    height, width = (side * times for side in shown.shape[2:])
+    columns = min(COLUMNS, len(shown))
+    rows = -(-len(shown) // columns)
+    sheet = Image.new("RGB", (columns * (width + 2), rows * (height + LINE + 2)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for k, picture in enumerate(shown.permute(0, 2, 3, 1).numpy()):
+        left, top = k % columns * (width + 2), k // columns * (height + LINE + 2)
+        enlarged = np.repeat(np.repeat(picture, times, 0), times, 1)
+        sheet.paste(Image.fromarray(enlarged), (left, top))
+        if captions:
+            pen.text((left + 2, top + height + 1), captions[k][: width // 6], fill="black")
+    with atomic_write(path) as file:
+        sheet.save(file, "PNG")
+    say(f"wrote {path}: the first batch, {len(shown)} images of it, as the network would see them")

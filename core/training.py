@@ -1,0 +1,391 @@
+"""What the five training loops share: their flags, the choice of a recipe, the step, the accuracy.
+
+The loops themselves stand in ``p1/train.py``, ``p2/pretrain.py`` (BYOL), ``p2/supervise.py``,
+``p2/train.py`` and ``p3/train.py``. A recipe is a frozen dataclass; the fields that are read here
+are those that all recipes have: ``name``, ``source``, ``epochs``, ``batch_size``, ``lr``,
+``schedule``, ``warmup_epochs``, ``mean``, ``std``, ``bf16``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import json
+import math
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from core import augment, cli, devices, optim, processes, progress
+from core.cli import InputError
+from core.provenance import ALIASES
+from core.randomness import batches, generator
+
+IDENTITY = ("name", "model", "source")  # fields of a recipe that --set may not change
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+R = TypeVar("R")
+
+
+# --- flags ----------------------------------------------------------------------------------------
+
+
+def command_line(description: str | None, *, data: str, run: str) -> cli.Parser:
+    """A parser with the flags of all training commands. ``data``, ``run``: the default folders.
+
+    ``--help`` is a flag like the others: ``choose_recipe`` answers it, as it knows the recipe.
+    """
+    parser = cli.Parser(
+        description=description,
+        add_help=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--help", "-h", action="store_true", help="show this, and the values of the recipe")
+    add("--recipe", default="original", help="a recipe's name, or list (%(default)s)")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change a value of the recipe; may be repeated (see the end of --help)",
+    )
+    add("--epochs", type=cli.positive, help="short for --set epochs=")
+    add("--batch-size", type=cli.positive, help="short for --set batch_size=")
+    add("--data", type=Path, default=Path(data), help="folder in the course's layout (%(default)s)")
+    add("--run", type=Path, help=f"run folder ({run})")
+    add("--seed", type=int, default=0, help="of everything random (%(default)s)")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
+    add(
+        "--data-memory",
+        type=cli.gibibytes,
+        metavar="GIB",
+        default=cli.free_memory() // 2,
+        help="a data set of more GiB stays on the disk, memory-mapped (half of the free memory)",
+    )
+    add("--fresh", action="store_true", help="start over; an older run is kept aside, not resumed")
+    add(
+        "--max-minutes",
+        type=cli.minutes_from_start,
+        metavar="MINUTES",
+        dest="stop_at",
+        default=math.inf,
+        help="stop and save in time; the same command goes on",
+    )
+    add(
+        "--save-minutes",
+        type=cli.minutes,
+        metavar="MINUTES",
+        default=5.0,
+        help="at most this much is lost to a kill (%(default)s)",
+    )
+    add(
+        "--preview",
+        type=Path,
+        metavar="FILE.png",
+        help="write the first batch as the network would see it, and stop",
+    )
+    return parser
+
+
+def tune_flag(parser: argparse.ArgumentParser) -> None:
+    """Add ``--tune``, for the loops that can do without the validation split, see ``held_out``."""
+    parser.add_argument(
+        "--tune",
+        action="store_true",
+        help="hold out a tenth of the training split and validate on that, to choose a recipe",
+    )
+
+
+def run_folder(args: argparse.Namespace, prefix: str, recipe: Any) -> Path:
+    """``--run``, or ``runs/PREFIX_RECIPE`` followed by what ``--set`` and ``--tune`` have changed."""
+    tune = ["tune"] if getattr(args, "tune", False) else []
+    changes = [change.replace("/", "-").replace(" ", "") for change in args.set]
+    return args.run or Path("runs") / "_".join([prefix, recipe.name, *tune, *changes])
+
+
+def run_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Those of ``core.run.Run``'s arguments that are flags."""
+    return {
+        "seed": args.seed,
+        "fresh": args.fresh,
+        "stop_at": args.stop_at,
+        "save_minutes": args.save_minutes,
+    }
+
+
+def first_batch(count: int, batch_size: int, seed: int) -> tuple[Tensor, tuple[int, int, int]]:
+    """The first batch of a run over ``count`` images, for ``--preview``.
+
+    Its indices, (batch,) int64, and what ``core.run.Run.keys`` would give at it.
+    """
+    _, index = next(batches(count, batch_size, seed=seed, epoch=0))
+    return index, (seed, 0, 0)
+
+
+def state(scaler: torch.amp.GradScaler, **parts: Any) -> dict[str, Any]:
+    """What changes in a training, by name, for ``core.run.Run``; without parts that are None.
+
+    Also without a scaler that does nothing.
+    """
+    used = {name: part for name, part in parts.items() if part is not None}
+    return used | ({"scaler": scaler} if scaler.is_enabled() else {})
+
+
+# --- recipes --------------------------------------------------------------------------------------
+
+
+def choose_recipe(
+    parser: argparse.ArgumentParser,
+    args: argparse.Namespace,
+    recipes: Mapping[str, R],
+    prefix: str,
+) -> R:
+    """The recipe that the flags name, with the values that they change.
+
+    ``recipes``: by name. ``prefix``: how the names of these recipes' run folders begin.
+    ``--recipe list`` and ``--help`` are answered here, and end the program. Raises InputError if
+    there is no such recipe or field, or if a value is not one of the field's type.
+    """
+    if args.recipe == "list":
+        cli.answer("\n\n".join(_listed(recipes[name], prefix) for name in recipes))
+        sys.exit(0)
+    recipe = overridden(named(recipes, args.recipe), args.epochs, args.batch_size, args.set)
+    if args.help:
+        values = "\n".join(f"  {name}={value}" for name, value in _settable(recipe))
+        title = f"values of the recipe {args.recipe}, each of which --set NAME=VALUE can change:"
+        cli.answer(f"{parser.format_help()}\n{title}\n{values}")
+        sys.exit(0)
+    return recipe
+
+
+def named(recipes: Mapping[str, R], name: str) -> R:
+    """The recipe called ``name`` now or formerly. Raises InputError with the closest names."""
+    current = ALIASES.get(name, name)
+    if current not in recipes:
+        raise InputError(f"no recipe {name!r}. {_closest(name, list(recipes))}")
+    return recipes[current]
+
+
+def overridden(
+    recipe: R, epochs: int | None = None, batch_size: int | None = None, changes: list[str] = ()
+) -> R:
+    """``recipe`` with other values. ``changes``: ``name=value`` each, as in ``--set``.
+
+    Raises InputError if a field does not exist or if a text is not a value of its type.
+    """
+    for name, number in (("epochs", epochs), ("batch_size", batch_size)):
+        if number:
+            recipe = dataclasses.replace(recipe, **{name: number})
+    for change in changes:
+        name, equals, text = change.partition("=")
+        if not equals:
+            raise InputError(f"--set {change}: write it as NAME=VALUE, such as lr=0.01")
+        try:
+            recipe = _changed(recipe, type(recipe), name.strip().split("."), text.strip())
+            if recipe.epochs < 1 or recipe.batch_size < 1:
+                raise ValueError(f"{name} must be 1 or more")
+        except ValueError as error:
+            raise InputError(f"--set {change}: {error}") from error
+    return recipe
+
+
+def _changed(value: Any, kind: Any, path: list[str], text: str) -> Any:
+    # ``value``, of the type ``kind``, with the part of it at ``path`` replaced. Raises ValueError.
+    if not path:
+        return _parsed(text, kind)
+    name, *rest = path
+    if dataclasses.is_dataclass(value):
+        fields = {k: v for k, v in typing.get_type_hints(type(value)).items() if k not in IDENTITY}
+        if name not in fields:
+            raise ValueError(f"no value {name!r} in the recipe. {_closest(name, list(fields))}")
+        part = _changed(getattr(value, name), fields[name], rest, text)
+        return dataclasses.replace(value, **{name: part})
+    if isinstance(value, tuple):
+        if not name.isdigit() or int(name) >= len(value):
+            raise ValueError(
+                f"{name!r} is not one of the {len(value)} parts, 0 to {len(value) - 1}"
+            )
+        kinds, k = typing.get_args(kind), int(name)
+        part = _changed(value[k], kinds[0] if kinds[-1] is ... else kinds[k], rest, text)
+        return (*value[:k], part, *value[k + 1 :])
+    raise ValueError(f"there is no {name!r} in a single value")
+
+
+def _parsed(text: str, kind: Any) -> Any:
+    # A text as a value of the type ``kind``. Raises ValueError, which says what is possible.
+    parts = typing.get_args(kind)
+    if isinstance(kind, types.UnionType):  # such as int | None
+        inner = [part for part in parts if part is not type(None)]
+        return None if text.lower() == "none" else _parsed(text, inner[0])
+    if typing.get_origin(kind) is typing.Literal:
+        if text not in parts:
+            raise ValueError(f"{text!r} is not one of {', '.join(map(str, parts))}")
+        return text
+    if typing.get_origin(kind) is tuple:
+        if any(map(dataclasses.is_dataclass, parts)):
+            raise ValueError("it has parts; change one of them (they are listed in --help)")
+        texts = text.strip("()").split(",")
+        parts = parts[:1] * len(texts) if parts[-1] is ... else parts
+        if len(texts) != len(parts):
+            raise ValueError(f"{len(parts)} values are needed, with commas between them")
+        return tuple(_parsed(one.strip(), part) for one, part in zip(texts, parts, strict=True))
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"{text!r} is neither true nor false")
+        return text.lower() == "true"
+    if kind is int or kind is float:
+        try:
+            number = kind(text)
+        except ValueError:
+            raise ValueError(f"{text!r} is not a number of the type {kind.__name__}") from None
+        if not 0 <= number < math.inf:
+            raise ValueError(f"{text} is not a finite number from 0 up")
+        return number
+    if kind is str:
+        return text
+    raise TypeError(f"no --set for values of the type {kind}")
+
+
+def _closest(name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=3)
+    question = [f"Did you mean {' or '.join(near)}?"] if near else []
+    every = [f"There are {', '.join(names)}"] if len(names) < 9 or not near else []
+    return " ".join([*question, *every])
+
+
+def _settable(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    # The parts of a recipe as --set names and writes them.
+    dot = f"{name}." if name else ""
+    if dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            if field.name not in IDENTITY:
+                yield from _settable(getattr(value, field.name), f"{dot}{field.name}")
+    elif isinstance(value, tuple) and any(map(dataclasses.is_dataclass, value)):
+        for k, part in enumerate(value):
+            yield from _settable(part, f"{dot}{k}")
+    else:
+        yield name, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _listed(recipe: Any, prefix: str) -> str:
+    # A recipe in words: its source, the committed runs by it, and the command.
+    former = [old for old, new in ALIASES.items() if new == recipe.name]
+    found = [_measured(RESULTS / f"{prefix}_{name}") for name in (recipe.name, *former)]
+    lines = [f"{recipe.name}: {recipe.source}", *(line for line in found if line)]
+    words = [word for word in sys.orig_argv[1:] if word != "list"]
+    return "\n    ".join([*lines, f"python3 {' '.join(words)} {recipe.name}"])
+
+
+def _measured(folder: Path) -> str:
+    # What the run in ``folder``, if there is one, has reached, and in how many hours.
+    try:
+        metadata = json.loads((folder / "run.json").read_text())
+        lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    except (OSError, ValueError):
+        return ""
+    score = next((name for name in ("mean_iou", "accuracy", "knn") if name in lines[-1]), "loss")
+    hours = sum(line["seconds"] for line in lines) / 3600
+    return (
+        f"measured: {score} {lines[-1][score]:.4f} after {len(lines)} epochs, {hours:.1f} hours on "
+        f"{metadata['device']} ({folder.parent.name}/{folder.name})"
+    )
+
+
+# --- the step -------------------------------------------------------------------------------------
+
+
+def loss_scaler(device: torch.device, bf16: bool) -> torch.amp.GradScaler:
+    """Scales the loss where ``devices.autocast`` computes in float16; elsewhere does nothing.
+
+    Micikevicius et al. 2018, "Mixed Precision Training", section 3.2: small gradients would become
+    0 in float16. Its scale is a part of the run's state.
+    """
+    is_float16 = bf16 and devices.short_format(device) is torch.float16
+    return torch.amp.GradScaler(device.type, enabled=is_float16)
+
+
+def step(
+    loss: Tensor,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    *,
+    average: nn.Module | None = None,
+    decay: float = 0.0,
+) -> None:
+    """Update ``network`` by the gradients of ``loss``, a scalar; then ``average`` by ``decay``.
+
+    Where ``scaler`` finds gradients that are not finite, the weights stay as they are.
+    """
+    optimizer.zero_grad()
+    scaler.scale(loss).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    processes.copy_buffers(network)
+    if average is not None and decay:
+        optim.update_average(average, network, decay)
+
+
+def set_learning_rate(
+    optimizer: torch.optim.Optimizer, recipe: Any, step: int, steps_per_epoch: int
+) -> None:
+    """Give ``optimizer`` the learning rate of ``step`` (from 0, over the whole run).
+
+    Under ``constant`` and ``plateau`` nothing is to be done here. Raises InputError if the schedule
+    is none of the three.
+    """
+    if recipe.schedule == "cosine":
+        warmup, total = recipe.warmup_epochs * steps_per_epoch, recipe.epochs * steps_per_epoch
+        optim.set_lr(optimizer, recipe.lr * optim.warmup_cosine(step, warmup, total))
+    elif recipe.schedule not in optim.ENDLESS:
+        raise InputError(
+            f"no schedule {recipe.schedule!r}; there are cosine, {' and '.join(optim.ENDLESS)}"
+        )
+
+
+# --- measuring ------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def accuracy(
+    logits: Callable[[Tensor], Tensor],
+    images: Tensor,
+    labels: Tensor,
+    recipe: Any,
+    device: torch.device,
+    batch_size: int,
+) -> float:
+    """The share, 0..1, of ``images`` (N, 3, H, W) uint8 whose largest logit is that of ``labels``.
+
+    ``logits``: normalised images (B, 3, H, W) float32 on ``device`` -> (B, classes). ``labels``:
+    (N,) int64. In the training's number format. Of several processes each measures its share.
+    """
+    right = torch.tensor(0)
+    parts = list(zip(images.split(batch_size), labels.split(batch_size), strict=True))
+    for batch, truth in progress.over(processes.local_share(parts), "validation"):
+        with devices.autocast(device, recipe.bf16):
+            inputs = augment.normalise(augment.to_float(batch.to(device)), recipe.mean, recipe.std)
+            right += (logits(inputs).argmax(1).cpu() == truth).sum()
+    return processes.total(right).item() / len(labels)
+
+
+def held_out(labels: Tensor, seed: int, share: int = 10) -> Tensor:
+    """Which images are held out to measure on: (N,) bool, one in ``share`` of each class.
+
+    ``labels``: (N,) int64, or zeros where there are no classes. Of a class of two images or more, at
+    least one is held out. Which ones, depends on ``seed`` alone.
+    """
+    held = torch.zeros(len(labels), dtype=torch.bool)
+    for label in labels.unique().tolist():
+        members = (labels == label).nonzero()[:, 0]
+        count = max(round(len(members) / share), 1) if len(members) > 1 else 0
+        drawn = torch.randperm(len(members), generator=generator(seed, "hold-out", label))
+        held[members[drawn[:count]]] = True
+    return held

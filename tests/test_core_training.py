@@ -1,0 +1,198 @@
+"""What the training loops share: recipes and their changes, the schedules, the step, the hold-out."""
+
+import dataclasses
+import math
+from typing import Literal
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from core import devices, optim, training
+from core.cli import InputError
+from p1 import recipes as p1
+from p2 import recipes as p2
+from p3 import recipes as p3
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    p: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    name: str = "original"
+    source: str = "a test"
+    epochs: int = 3
+    batch_size: int = 4
+    lr: float = 0.1
+    flip: bool = False
+    kind: Literal["a", "b"] = "a"
+    every: int | None = None
+    pair: tuple[float, float] = (0.0, 1.0)
+    scales: tuple[float, ...] = (1.0,)
+    parts: tuple[Part, Part] = (Part(), Part())
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "value"),
+    [
+        ("lr=3e-4", "lr", 3e-4),
+        ("epochs=7", "epochs", 7),
+        ("flip=true", "flip", True),
+        ("kind=b", "kind", "b"),
+        ("every=2", "every", 2),
+        ("pair=0.25, 1", "pair", (0.25, 1.0)),
+        ("scales=0.5,0.75,1", "scales", (0.5, 0.75, 1.0)),
+        ("parts.1.p=0.1", "parts", (Part(), Part(0.1))),
+    ],
+)
+def test_a_change_has_the_type_of_its_field(change, field, value):
+    changed = getattr(training.overridden(Recipe(), changes=[change]), field)
+    assert changed == value and type(changed) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("lr", "NAME=VALUE"),
+        ("lrs=1", "Did you mean lr"),
+        ("zzz=1", "There are epochs, batch_size, lr"),
+        ("name=x", "no value 'name'"),
+        ("lr=fast", "not a number"),
+        ("lr=nan", "not a finite number"),
+        ("lr=-1", "not a finite number from 0 up"),
+        ("epochs=1.5", "not a number of the type int"),
+        ("epochs=0", "epochs must be 1 or more"),
+        ("flip=yes", "neither true nor false"),
+        ("kind=c", "not one of a, b"),
+        ("pair=1", "2 values are needed"),
+        ("parts=1", "it has parts"),
+        ("parts.2.p=1", "not one of the 2 parts"),
+        ("lr.p=1", "no 'p' in a single value"),
+    ],
+)
+def test_a_senseless_change_is_one_line_that_says_what_is_possible(change, says):
+    with pytest.raises(InputError, match=f"--set {change}: .*{says}") as error:
+        training.overridden(Recipe(), changes=[change])
+    assert "\n" not in str(error.value)
+
+
+ALL = [
+    *(recipe for models in p1.RECIPES.values() for recipe in models.values()),
+    *(recipe for models in p3.RECIPES.values() for recipe in models.values()),
+    *(p1.PRETRAIN | p2.PRETRAIN).values(),
+    *p2.SUPERVISED.values(),
+    *p2.TRANSFER.values(),
+]
+
+
+@pytest.mark.parametrize("recipe", ALL, ids=lambda recipe: recipe.name)
+def test_what_help_lists_of_a_recipe_is_what_set_takes(recipe):
+    listed = list(training._settable(recipe))
+    assert {"lr", "schedule", "bf16"} <= {name for name, _ in listed}
+    assert training.overridden(recipe, changes=[f"{k}={v}" for k, v in listed]) == recipe
+
+
+@pytest.mark.parametrize("recipe", ALL, ids=lambda recipe: recipe.name)
+def test_the_recipes_values_are_of_their_fields_types(recipe):
+    assert recipe.source and type(recipe.epochs) is int and recipe.schedule in (
+        "constant", "plateau", "cosine"
+    )  # fmt: skip
+
+
+def test_a_recipe_is_found_by_its_former_name_and_another_one_is_refused():
+    assert training.named(p1.RECIPES, "report") is p1.RECIPES["original"]
+    with pytest.raises(InputError, match="no recipe 'bets'. Did you mean best"):
+        training.named(p1.RECIPES, "bets")
+
+
+@pytest.mark.parametrize("schedule", ["constant", "plateau", "cosine", "linear"])
+def test_the_learning_rate_follows_the_schedule_and_an_unknown_one_raises(schedule):
+    @dataclasses.dataclass
+    class Scheduled:
+        schedule: str
+        lr: float = 0.1
+        epochs: int = 4
+        warmup_epochs: float = 1.0
+
+    optimizer = optim.make("sgd", nn.Linear(1, 1), 0.1, 0.0, True)
+    recipe = Scheduled(schedule)
+    if schedule == "linear":
+        with pytest.raises(InputError, match="no schedule 'linear'"):
+            training.set_learning_rate(optimizer, recipe, 0, 10)
+        return
+    rates = []
+    for step in (0, 9, 25, 39):
+        training.set_learning_rate(optimizer, recipe, step, 10)
+        rates.append(optimizer.param_groups[0]["lr"])
+    last = 0.05 * (1 + math.cos(math.pi * 29 / 30))
+    expected = [0.01, 0.1, 0.05, last] if schedule == "cosine" else [0.1] * 4
+    assert rates == pytest.approx(expected)
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=200), st.integers(0, 3))
+def test_what_is_held_out_is_a_tenth_of_every_class_and_a_function_of_the_seed(labels, seed):
+    labels = torch.tensor(labels)
+    held = training.held_out(labels, seed)
+    for label in labels.unique():
+        members = labels == label
+        count = int(members.sum())
+        assert held[members].sum() == (max(1, round(count / 10)) if count > 1 else 0)
+    assert torch.equal(held, training.held_out(labels, seed))
+
+
+def test_another_seed_holds_out_others():
+    labels = torch.zeros(100).long()
+    assert not torch.equal(training.held_out(labels, 0), training.held_out(labels, 1))
+
+
+def step(scaler, network, optimizer, scale=1.0):
+    images = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    with devices.autocast(torch.device("cpu"), True):
+        loss = network(images).float().square().mean()
+    training.step(loss * scale, network, optimizer, scaler)
+
+
+def pair():
+    torch.manual_seed(0)
+    network = nn.Linear(3, 2)
+    return network, optim.make("sgd", network, 0.1, 0.0, True)
+
+
+def test_in_float16_the_loss_is_scaled_and_steps_that_overflow_are_left_out(monkeypatch):
+    monkeypatch.setattr(devices, "short_format", lambda device: torch.float16)
+    scaler = training.loss_scaler(torch.device("cpu"), True)
+    assert scaler.is_enabled() and "scaler" in training.state(scaler=scaler)
+    network, optimizer = pair()
+    before = network.weight.detach().clone()
+    first = scaler.get_scale()
+    step(scaler, network, optimizer, scale=math.inf)
+    assert torch.equal(network.weight, before) and scaler.get_scale() == first / 2
+    step(scaler, network, optimizer)
+    moved = network.weight.detach().clone()
+    assert not torch.equal(moved, before)
+
+    plain, optimizer = pair()
+    step(training.loss_scaler(torch.device("cpu"), False), plain, optimizer)
+    torch.testing.assert_close(moved, plain.weight.detach(), rtol=1e-2, atol=1e-3)
+
+
+def test_a_scaler_resumed_goes_on_with_its_scale(monkeypatch):
+    monkeypatch.setattr(devices, "short_format", lambda device: torch.float16)
+    scaler = training.loss_scaler(torch.device("cpu"), True)
+    network, optimizer = pair()
+    step(scaler, network, optimizer, scale=math.inf)
+    other = training.loss_scaler(torch.device("cpu"), True)
+    other.load_state_dict(scaler.state_dict())
+    assert other.get_scale() == scaler.get_scale() < 2**16
+
+
+def test_without_float16_nothing_is_scaled(monkeypatch):
+    monkeypatch.setattr(devices, "short_format", lambda device: torch.bfloat16)
+    assert not training.loss_scaler(torch.device("cpu"), True).is_enabled()
+    state = training.state(scaler=training.loss_scaler(torch.device("cpu"), True), a=1, b=None)
+    assert state == {"a": 1}

@@ -1,0 +1,56 @@
+"""Progress: a line at least every minute where there is no terminal, and a bar where there is one."""
+
+import io
+import sys
+
+import pytest
+
+from core import progress
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    return now
+
+
+def test_without_a_terminal_no_minute_passes_without_a_line(clock, capsys):
+    bar = progress.Bar("epoch 1 of 2", 1000, "images")
+    spoken = [0.0]
+    for _ in range(50):
+        clock[0] += 7
+        bar.update(10, "loss 1.5")
+        if line := capsys.readouterr().out:
+            spoken.append(clock[0])
+    assert line == "" and max(b - a for a, b in zip(spoken, spoken[1:], strict=False)) <= 60
+    assert len(spoken) == 1 + 50 * 7 // 56
+
+
+def test_a_line_has_speed_time_left_and_the_note(clock, capsys):
+    bar = progress.Bar("epoch 1 of 2", 1000, "images", done=500)
+    clock[0] += 100
+    bar.update(100, "loss 1.5")
+    line = "epoch 1 of 2: 600 of 1000 images, 1 images/s, 0:06:40 left, loss 1.5\n"
+    assert capsys.readouterr().out == line
+
+
+def test_a_short_work_says_nothing(clock, capsys):
+    assert list(progress.over("abc", "letters")) == ["a", "b", "c"]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_on_a_terminal_a_bar_shows_the_note_and_goes_away(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    bar = progress.Bar("epoch 1 of 2", 4, "images")
+    for _ in range(4):
+        bar.update(1, "loss 1.5")
+        bar._tqdm.refresh()
+    shown = sys.stderr.getvalue()
+    assert "epoch 1 of 2: " in shown and "4/4" in shown and "loss 1.5" in shown
+    bar.close()
+    assert sys.stderr.getvalue().endswith("\r")
