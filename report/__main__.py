@@ -1,7 +1,9 @@
-"""Build the report from whatever runs there are: ``python3 -m report --runs runs --out runs/report``.
+"""Build the report from whatever runs there are: ``python3 -m report runs``.
 
-Writes OUT/report.html, which needs no other file, and OUT/report.md with OUT/figures/. What the report measures itself
-(projections, confusions, masks) is kept in OUT/measures.json and OUT/arrays/, so that the next time takes seconds.
+Writes OUT/report.html, which needs no other file, and OUT/report.md with OUT/figures/. What the report
+measures itself (projections, confusions, masks) is kept in OUT/measures.json and OUT/arrays/, so that
+the next time takes seconds. Runs without weights, or without the data here, make a page too:
+``python3 -m report results`` is of the committed logs.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from pathlib import Path
 from core import devices
 from core.cli import InputError, Parser, entry, say
 from core.files import atomic_write, writable_folder
-from report import html, markdown, overview, problem1, problem2, problem3, runs
+from report import html, markdown, original, overview, problem1, problem2, problem3, runs
 from report.measures import Measures, Site
 from report.page import Block
 
@@ -20,11 +22,10 @@ TITLE = "Deep Learning for Computer Vision, homework 1: report"
 
 def main() -> None:
     parser = Parser(prog="report", description=__doc__)
+    parser.add_argument("folder", type=Path, nargs="?", help="folder of run folders (runs)")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="the same")
     parser.add_argument(
-        "--runs", type=Path, default=Path("runs"), help="folder of run folders (%(default)s)"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/report"), help="folder to write (%(default)s)"
+        "--out", type=Path, help="folder to write (runs/report; of other runs runs/report_FOLDER)"
     )
     parser.add_argument(
         "--data",
@@ -35,32 +36,41 @@ def main() -> None:
     parser.add_argument(
         "--images",
         nargs="+",
-        default=["0013", "0062", "0104"],
+        default=list(original.MASKS),
         help="problem 3's to show (%(default)s)",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
     parser.add_argument("--fresh", action="store_true", help="measure everything anew")
     args = parser.parse_args()
-    if not args.runs.is_dir():
-        raise InputError(f"no folder {args.runs}; name one with --runs")
-    logs = runs.read_all(args.runs)
+    folder = args.folder or args.runs
+    if not folder.is_dir():
+        raise InputError(f"no folder {folder}; name a folder of runs")
+    logs = runs.read_all(folder)
     if not logs:
         raise InputError(
-            f"no run with a finished epoch in {args.runs}; train one (README.md, Train) or name another --runs"
+            f"no run with a finished epoch in {folder}; train one (README.md, Train) or name another"
+            " folder"
         )
-    writable_folder(args.out)
+    name = folder.resolve().name
+    out = writable_folder(
+        args.out or Path("runs/report" if name == "runs" else f"runs/report_{name}")
+    )
     site = Site(
-        runs=args.runs, logs=logs, data=args.data, images=tuple(args.images), device=devices.choose(args.device),
-        measures=Measures(args.out, fresh=args.fresh),
-    )  # fmt: skip
+        runs=folder,
+        logs=logs,
+        data=args.data,
+        images=tuple(args.images),
+        device=devices.choose(args.device),
+        measures=Measures(out, fresh=args.fresh),
+    )
     blocks = build(site)
-    for name, text in (
+    for file_name, text in (
         ("report.html", html.render(TITLE, blocks)),
-        ("report.md", markdown.render(TITLE, blocks, args.out / "figures")),
+        ("report.md", markdown.render(TITLE, blocks, out / "figures")),
     ):
-        with atomic_write(args.out / name) as file:
+        with atomic_write(out / file_name) as file:
             file.write(text.encode())
-        say(f"{args.out / name}: {(args.out / name).stat().st_size / 1e6:.1f} MB")
+        say(f"{out / file_name}: {(out / file_name).stat().st_size / 1e6:.1f} MB")
     site.measures.close()
 
 

@@ -170,6 +170,15 @@ def svg(figure: Figure) -> str:
     return unique_names(drawing)
 
 
+def standalone(figure: Figure, *, dark: bool) -> str:
+    """The figure as an SVG file of its own, without a background, in the light or dark colours."""
+    colours = DARK if dark else {name: colour for colour, name in VARIABLES.items()}
+    drawing = svg(figure).replace("var(--font)", "sans-serif")
+    for name, colour in colours.items():
+        drawing = drawing.replace(f"var({name})", colour)
+    return drawing
+
+
 def unique_names(drawing: str) -> str:
     """Give the names inside an ``<svg>`` a prefix made of its content, as one page holds many of them."""
     prefix = f"f{zlib.crc32(drawing.encode()):x}"

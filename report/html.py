@@ -115,8 +115,8 @@ def inline(parts: Parts) -> str:
 def provenance(runs: tuple[RunLog, ...]) -> str:
     """The small print under a figure: of which runs it was made, and how these were made."""
     lines = "".join(
-        f"<li><b>{escape(run.name)}</b>, seed {run.about['seed']}, commit {escape(commits(run.about))}, "
-        f"<code>{escape(run.about['command'])}</code></li>"
+        f"<li><b>{escape(run.name)}</b>, seed {escape(str(run.metadata['seed']))}, commit {escape(commits(run.metadata))}, "
+        f"<code>{escape(run.metadata['command'])}</code></li>"
         for run in runs
     )
     made = f'<ul class="made">{lines}</ul>' if lines else ""

@@ -51,13 +51,25 @@ def escape(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", text)
 
 
+def code(text: str) -> str:
+    """A code span that nothing in ``text`` can end, nor a cell of a table.
+
+    CommonMark 6.1: it ends at as many backticks as it began with. Line ends are spaces in it.
+    """
+    text = re.sub(r"\s", " ", text).replace("|", "\\|")
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    room = " " if longest else ""
+    fence = "`" * (longest + 1)
+    return f"{fence}{room}{text}{room}{fence}"
+
+
 def inline(parts: Parts) -> str:
     written = []
     for part in parts_of(parts):
         if isinstance(part, Value):
             written.append(escape(part.text))
         elif isinstance(part, Code):
-            written.append(f"`{part.text}`")
+            written.append(code(part.text))
         else:
             written.append(escape(part))
     return "".join(written)
@@ -65,7 +77,8 @@ def inline(parts: Parts) -> str:
 
 def provenance(runs: tuple[RunLog, ...]) -> str:
     return "".join(
-        f"\n- {escape(run.name)}, seed {run.about['seed']}, commit {escape(commits(run.about))}, `{run.about['command']}`"
+        f"\n- {escape(run.name)}, seed {escape(str(run.metadata['seed']))}, "
+        f"commit {escape(commits(run.metadata))}, {code(run.metadata['command'])}"
         for run in runs
     )
 
@@ -86,7 +99,7 @@ class _Page:
             case Grid():
                 return "\n\n".join(self.block(one) for one in block.blocks)
             case Gap():
-                return f"> **Missing:** {escape(block.what)} It is made by `{block.command}`"
+                return f"> **Missing:** {escape(block.what)} It is made by {code(block.command)}"
             case Table():
                 lines = [
                     "| " + " | ".join(map(escape, block.header)) + " |",

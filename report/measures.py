@@ -1,27 +1,43 @@
-"""What the report measures itself, kept in ``OUT/measures.json`` so that every number of the page can be traced.
+"""What the report measures itself, kept in ``OUT/measures.json``, so that each number can be traced.
 
-A measure is made once from certain files, and read back as long as these have the same sizes and times.
+A measure is made once from certain files and certain code, and is read back as long as these are the
+same: files by their sizes and times, a folder by those of all its files, code by its text.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 import io
 import json
 import re
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from core.cli import InputError, say
+from core.cli import InputError, say, warn
 from core.files import atomic_write, writable_folder
+from core.provenance import fingerprint
 from report.page import Value
 from report.runs import RunLog, best_of, named
 
 Computed = tuple[dict[str, float], dict[str, np.ndarray]]
+ROOT = Path(__file__).parents[1]
+CODE = {  # the code that makes a problem's measures: with another perplexity it is another picture
+    problem: (
+        *(f"core/{name}.py" for name in ("devices", "images", "inference", "predictions")),
+        *(f"{problem}/{name}.py" for name in ("data", "model", "inference", *more)),
+        f"report/problem{problem[1]}*.py",
+        "report/projections.py",
+    )
+    for problem, more in (("p1", ()), ("p2", ("knn",)), ("p3", ()))
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,50 +54,48 @@ class Measured:
 
 
 class Measures:
-    """The measures kept in the folder ``out``; with ``fresh`` none is read back."""
+    """The measures kept in the folder ``out``; with ``fresh`` none is read back.
+
+    Raises InputError if measures.json is damaged.
+    """
 
     def __init__(self, out: Path, *, fresh: bool = False) -> None:
         self._file, self._arrays = out / "measures.json", writable_folder(out / "arrays")
         self._kept: dict[str, dict] = {}
         if self._file.is_file() and not fresh:
-            try:
-                self._kept = json.loads(self._file.read_text())
-            except ValueError as error:
-                raise InputError(
-                    f"{self._file} is damaged ({error}); measure anew with --fresh"
-                ) from error
+            self._kept = _read(self._file)
         self._made: dict[str, Measured] = {}
 
     def of(self, key: str, made_from: list[Path], compute: Callable[[], Computed]) -> Measured:
-        """The measure called ``key``, such as ``p1_A_hour/epoch_0014/tsne``; without ``made_from`` it is always made anew."""
-        if key in self._made:
-            return self._made[key]
-        self._made[key] = self._of(key, made_from, compute)
+        """The measure called ``key``, which begins with its problem: ``p1_A_hour/interval``.
+
+        ``made_from``: files, and folders of files. Without any, it is always made anew.
+        """
+        if key not in self._made:
+            self._made[key] = self._of(key, made_from, compute)
         return self._made[key]
 
     def _of(self, key: str, made_from: list[Path], compute: Callable[[], Computed]) -> Measured:
-        files = {str(path): [path.stat().st_size, path.stat().st_mtime_ns] for path in made_from}
-        stored = self._arrays / file_name(key)
-        kept = self._kept.get(key)
-        if (
-            kept
-            and files
-            and kept["made_from"] == files
-            and (stored.is_file() or not kept["arrays"])
-        ):
-            arrays = dict(np.load(stored)) if kept["arrays"] else {}
-            return Measured(key, kept["numbers"], arrays)
+        origin = {str(path): state_of(path) for path in made_from}
+        if origin:
+            origin["code"] = digest_of_code(key[:2])
+        stored, kept = self._arrays / file_name(key), self._kept.get(key)
+        if kept and origin and kept["made_from"] == origin:
+            arrays = _arrays(stored) if kept["arrays"] else {}
+            if sorted(arrays) == kept["arrays"]:
+                return Measured(key, kept["numbers"], arrays)
+            warn(f"{stored} is damaged or missing: {key} is measured anew")
         start = time.perf_counter()
         numbers, arrays = compute()
         numbers = {name: float(number) for name, number in numbers.items()}
         if arrays:
-            content = io.BytesIO()
-            np.savez_compressed(content, **arrays)
+            packed = io.BytesIO()
+            np.savez_compressed(packed, **arrays)
             with atomic_write(stored) as file:
-                file.write(content.getvalue())
-        self._kept[key] = {"made_from": files, "numbers": numbers, "arrays": sorted(arrays)}
+                file.write(packed.getvalue())
+        self._kept[key] = {"made_from": origin, "numbers": numbers, "arrays": sorted(arrays)}
         self._write()
-        if files:
+        if origin:
             say(f"measured {key} ({time.perf_counter() - start:.1f} s)")
         return Measured(key, numbers, arrays)
 
@@ -95,6 +109,50 @@ class Measures:
     def _write(self) -> None:
         with atomic_write(self._file) as file:
             file.write((json.dumps(self._kept, indent=1) + "\n").encode())
+
+
+def _read(path: Path) -> dict[str, dict]:
+    shape = {"made_from": dict, "numbers": dict, "arrays": list}
+    try:
+        kept = json.loads(path.read_text())
+        for key, measured in kept.items():
+            for name, kind in shape.items():
+                if not isinstance(measured[name], kind):
+                    raise ValueError(f"{name} of {key} is a {type(measured[name]).__name__}")
+            for name, number in measured["numbers"].items():
+                if type(number) not in (int, float):
+                    raise ValueError(f"{name} of {key} is no number")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path} is damaged ({error}); measure anew with --fresh") from error
+    return kept
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays in a file that ``Measures`` wrote; none if it is missing or damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return dict(stored)
+    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, KeyError):
+        return {}
+
+
+def state_of(path: Path) -> list[Any]:
+    """What changes when a file, or any file in a folder, is changed."""
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.is_file())
+        return [len(files), fingerprint(files)]
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+@functools.cache
+def digest_of_code(problem: str) -> str:
+    """A short digest of the files in ``CODE``."""
+    digest = hashlib.blake2b(digest_size=8)
+    for pattern in CODE.get(problem, ()):
+        for path in sorted(ROOT.glob(pattern)):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def file_name(key: str) -> str:

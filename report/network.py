@@ -1,301 +1,346 @@
-"""Both networks as drawings: a forward pass through the model itself tells every stage's shape, dilation, weights and work."""
+"""One drawing for every network of the project, made by watching a forward pass with hooks.
+
+Hooks say what each layer reads and gives. ``torch.utils.flop_counter`` counts the multiply-adds. So a
+changed stride, width or dilation shows in the drawing without a word here being changed.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Iterator
+import math
+from collections.abc import Callable
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import nn
-from torchvision.models.mobilenetv3 import InvertedResidual
-from torchvision.models.segmentation.deeplabv3 import ASPPPooling
-from torchvision.ops.misc import SqueezeExcitation
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from core.cli import InputError
-from p3.model import DeepLabv3, FCN32s
 from report import charts
 
-SIZE = 512  # the side of the course's images
-# Inches: the drawing's width, a box's left edge, width and height, a branch's height, the way between two.
+BLOCKS = {  # class names of the blocks that are drawn as one box, and what the box is called
+    "InvertedResidual": "inverted residual",
+    "Bottleneck": "bottleneck",
+    "Block": "inverted residual",  # of core.efficientnet_lite
+}
+# Inches: the drawing's width, a box's left edge, width and height, a branch's height, the way
+# between two boxes.
 WIDTH, LEFT, BOX, HIGH, BRANCH, GAP = 4.2, 0.08, 2.78, 0.46, 1.0, 0.22
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """A part of a network. ``channels``, ``height``, ``width``: of its output. ``stride``: input side by output side.
+    """Equal layers or blocks in a row, or what goes in (the first stage).
 
-    ``dilation``: its convolutions' largest. ``multiply_adds``: of its convolutions, for one image; nothing else is counted.
-    ``branch``: it reads what the branch before it reads, and both are concatenated.
+    ``channels``, ``height``, ``width``: of its output. ``dilation``: the largest of its convolutions.
+    ``expansion``: channels inside a block by those that it reads; 0 where it has none or several.
+    ``multiply_adds``: of convolutions and linear layers, for one image. ``reads``: the stages, by their
+    index, whose outputs it reads. ``pool``: the pooling after it, in words.
     """
 
-    name: str
     what: str
     channels: int
     height: int
     width: int
-    stride: float
-    dilation: int
-    parameters: int
-    multiply_adds: int
-    branch: bool = False
+    parameters: int = 0
+    multiply_adds: int = 0
+    dilation: int = 1
+    expansion: int = 0
+    repeats: int = 1
+    reads: tuple[int, ...] = ()
+    pool: str = ""
+
+    @property
+    def title(self) -> str:
+        count = f"{self.repeats} × " if self.repeats > 1 else ""
+        return f"{count}{self.what}{self.pool}"
+
+    @property
+    def shape(self) -> str:
+        if self.height == self.width == 1:
+            return f"{self.channels}"
+        return f"{self.channels} × {self.height}×{self.width}"
 
 
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """What becomes a stage: modules by their names in the network, the last one's output being the stage's."""
+def stages(network: nn.Module, shape: tuple[int, int, int], *, merge: bool = True) -> list[Stage]:
+    """The stages of ``network`` from an input of ``shape`` (channels, height, width) to its output.
 
-    name: str
-    what: str
-    modules: list[str]
-    branch: bool = False
-
-
-def stages(network: nn.Module, size: int = SIZE) -> list[Stage]:
-    """The stages of an FCN32s or DeepLabv3, from an RGB image of ``size`` x ``size`` to its logits.
-
-    Only shapes are computed, on torch's meta device: ``network`` is moved there and is of no use afterwards. Raises
-    InputError at another network.
+    Only shapes are computed, on torch's meta device: ``network`` is moved there and is of no use
+    afterwards. With ``merge``, equal layers that follow each other are one stage.
     """
-    if not isinstance(network, FCN32s | DeepLabv3):
-        raise InputError(f"{type(network).__name__} has no drawing; name an FCN32s or a DeepLabv3")
-    network = network.to("meta").eval()
-    shapes: dict[str, tuple[torch.Size, torch.Size]] = {}  # of a module's input and of its output
+    found = _watched(network.to("meta").eval(), shape)
+    return _merged(_merged(found, _separable), _repeated) if merge else found
 
-    def note(name: str, inputs: torch.Tensor, out: torch.Tensor | dict[str, torch.Tensor]) -> None:
-        if isinstance(out, torch.Tensor):  # DeepLabv3's backbone gives a dict; no stage ends there
-            shapes[name] = inputs.shape, out.shape
 
-    hooks = [
-        module.register_forward_hook(lambda _, inputs, out, name=name: note(name, inputs[0], out))
-        for name, module in network.named_modules()
-    ]
-    out = network(torch.empty(1, 3, size, size, device="meta"))
-    for hook in hooks:
-        hook.remove()
-    found = [Stage("image", "red, green, blue", 3, size, size, 1, 1, 0, 0)]
-    for part in (
-        fcn_parts(network) if isinstance(network, FCN32s) else deeplab_parts(network, shapes)
-    ):
-        inside = tuple(f"{module}." for module in part.modules)
-        convs = [
-            (name, module)
-            for name, module in network.named_modules()
-            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and f"{name}.".startswith(inside)
-        ]
-        _, channels, height, width = shapes[part.modules[-1]][1]
-        found.append(
-            Stage(
-                part.name, part.what, channels, height, width, size / height, max(conv.dilation[0] for _, conv in convs),
-                sum(weight.numel() for module in part.modules for weight in network.get_submodule(module).parameters()),
-                sum(multiply_adds(conv, *shapes[name]) for name, conv in convs), part.branch,
-            )
-        )  # fmt: skip
+@torch.no_grad()
+def _watched(network: nn.Module, shape: tuple[int, int, int]) -> list[Stage]:
+    """A stage for each block, convolution and linear layer, in the order in which they run."""
+    image = torch.empty(1, *shape, device="meta")
+    found = [Stage("input", *shape)]
+    made_by: dict[int, tuple[int, ...]] = {id(image): (0,)}  # tensors by the stages they come from
+    kept = [image]  # so that no other tensor gets the id of one of these
+    unread = {0}  # stages whose output no other has read yet
+    names = {module: name for name, module in network.named_modules()}
+    units = {module for module in names if module is not network and _is_unit(module)}
+    inside = {inner for unit in units for inner in unit.modules() if inner is not unit}
+
+    def watch(module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
+        if module in inside or not isinstance(output, Tensor):
+            return
+        # What came through a function (torch.cat, a sum) is made of all that is still unread.
+        reads = made_by.get(id(inputs[0]), tuple(sorted(unread)))
+        if module in units:
+            found.append(_stage(module, inputs[0], output, [found[k] for k in reads], reads))
+            units_of.append(names[module])
+            unread.difference_update(reads)
+            unread.add(len(found) - 1)
+            made_by[id(output)] = (len(found) - 1,)
+        elif not list(module.children()):
+            own = sum(weight.numel() for weight in module.parameters())  # of a BatchNorm
+            if len(reads) == 1 and (own or isinstance(module, nn.MaxPool2d)):
+                found[reads[0]] = _followed(found[reads[0]], module, own, output)
+            made_by[id(output)] = reads
+        kept.append(output)
+
+    units_of: list[str] = []
+    hooks = [module.register_forward_hook(watch) for module in network.modules()]
+    try:
+        with FlopCounterMode(display=False) as counter:
+            out = network(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    counts, root = counter.get_flop_counts(), type(network).__name__
+    for k, name in enumerate(units_of, 1):
+        flops = sum(counts[f"{root}.{name}"].values())
+        found[k] = dataclasses.replace(found[k], multiply_adds=flops // 2)
     last = found[-1]
-    how = "cut to the image" if last.height > size else f"bilinear ×{size // last.height}"
-    return [*found, Stage("logits", how, *out.shape[1:], 1, 1, 0, 0)]
+    if out.ndim == 4 and out.shape[2] != last.height:
+        how = "cut to the image" if last.height > out.shape[2] else "bilinear to the image"
+        found.append(Stage(how, *out.shape[1:], reads=tuple(sorted(unread))))
+    return found
 
 
-def multiply_adds(conv: nn.Conv2d | nn.ConvTranspose2d, inputs: torch.Size, out: torch.Size) -> int:
-    """Products of a convolution for one image: its weights, once a position of the output; transposed, of the input."""
-    return (inputs if isinstance(conv, nn.ConvTranspose2d) else out)[
-        2:
-    ].numel() * conv.weight.numel()
+def _is_unit(module: nn.Module) -> bool:
+    return type(module).__name__ in BLOCKS or isinstance(
+        module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear
+    )
 
 
-def on_the_map(dilation: int, side: int) -> float:
-    """How many of a dilated 3x3 kernel's 9 taps fall on a square map of ``side``, and not on its padding, in the mean.
+def _followed(stage: Stage, layer: nn.Module, parameters: int, output: Tensor) -> Stage:
+    """The stage with a BatchNorm or a pooling layer after it."""
+    stage = dataclasses.replace(stage, parameters=stage.parameters + parameters)
+    if not isinstance(layer, nn.MaxPool2d):
+        return stage
+    _, _, height, width = output.shape
+    pool = f", max pool {layer.kernel_size}×{layer.kernel_size}"
+    return dataclasses.replace(stage, height=height, width=width, pool=pool)
 
-    Chen et al. 2017, "Rethinking Atrous Convolution", section 3.3 and figure 4: at a rate near the map's side only the
-    centre is left.
+
+def _stage(
+    unit: nn.Module, source: Tensor, output: Tensor, before: list[Stage], reads: tuple[int, ...]
+) -> Stage:
+    kernels = (nn.Conv2d, nn.ConvTranspose2d)
+    convolutions = [module for module in unit.modules() if isinstance(module, kernels)]
+    side = max((one.kernel_size[0] for one in convolutions), default=0)
+    squeezed = any(type(module).__name__.startswith("Squeeze") for module in unit.modules())
+    depthwise = [one for one in convolutions if one.groups == one.in_channels > 1]
+    is_block = type(unit).__name__ in BLOCKS
+    if is_block:
+        what = f"{BLOCKS[type(unit).__name__]} {side}×{side}{' + SE' if squeezed else ''}"
+    elif isinstance(unit, nn.Linear):
+        what = "linear"
+    elif isinstance(unit, nn.ConvTranspose2d):
+        what = f"transposed conv {side}×{side}, stride {unit.stride[0]}"
+    else:
+        what = f"{'depthwise' if depthwise else 'conv'} {side}×{side}"
+    pixels = source.shape[2:].numel() if source.ndim == 4 else 1
+    if pixels == 1 and any(one.height * one.width > 1 for one in before):
+        what = f"mean, {what}"  # by a pooling layer or a function
+    return Stage(
+        what,
+        *(output.shape[1:] if output.ndim == 4 else (output.shape[1], 1, 1)),
+        parameters=sum(weight.numel() for weight in unit.parameters()),
+        dilation=max((one.dilation[0] for one in convolutions), default=1),
+        expansion=depthwise[0].in_channels // source.shape[1] if is_block and depthwise else 0,
+        reads=reads,
+    )
+
+
+def _merged(found: list[Stage], join: Callable) -> list[Stage]:
+    """``found`` with each stage put into the one before where ``join(before, stage)`` gives a stage.
+
+    Only where it reads the one before and nothing else, and nothing else reads that one.
     """
-    return (1 + 2 * max(0, side - dilation) / side) ** 2
+    readers = [sum(k in one.reads for one in found) for k in range(len(found))]
+    kept: list[Stage] = []
+    place: list[int] = []  # the index in ``kept`` of each stage of ``found``
+    for k, stage in enumerate(found):
+        one = None
+        if stage.reads == (k - 1,) and readers[k - 1] == 1:
+            one = join(kept[-1], stage)
+        if one:
+            kept[-1] = one
+        else:
+            kept.append(
+                dataclasses.replace(stage, reads=tuple(place[read] for read in stage.reads))
+            )
+        place.append(len(kept) - 1)
+    return kept
 
 
-def fcn_parts(network: FCN32s) -> Iterator[Part]:
-    """VGG16's blocks, each up to its pooling, then the layers one by one."""
-    start, features = 0, list(network.features)
-    pools = [index for index, layer in enumerate(features) if isinstance(layer, nn.MaxPool2d)]
-    for number, end in enumerate(pools, 1):
-        convs = [layer for layer in features[start:end] if isinstance(layer, nn.Conv2d)]
-        what = f"{len(convs)} × {words(convs[0])}, max pool {features[end].kernel_size}"
-        yield Part(
-            f"block {number}", what, [f"features.{index}" for index in range(start, end + 1)]
-        )
-        start = end + 1
-    yield Part("fc6", words(network.fc6[0]), ["fc6"])
-    yield Part("fc7", words(network.fc7[0]), ["fc7"])
-    yield Part("score", words(network.score), ["score"])
-    yield Part(
-        "upscore",
-        f"transposed {words(network.upscore)[5:]}, stride {network.upscore.stride[0]}",
-        ["upscore"],
+def _together(before: Stage, stage: Stage, what: str, **changes: int) -> Stage:
+    return dataclasses.replace(
+        stage,
+        what=what,
+        parameters=before.parameters + stage.parameters,
+        multiply_adds=before.multiply_adds + stage.multiply_adds,
+        dilation=max(before.dilation, stage.dilation),
+        reads=before.reads,
+        **changes,
     )
 
 
-def deeplab_parts(
-    network: DeepLabv3, shapes: dict[str, tuple[torch.Size, torch.Size]]
-) -> Iterator[Part]:
-    """MobileNetV3's bottlenecks, those alike together, then the branches of atrous spatial pyramid pooling, then the head."""
-    backbone = list(network.network.backbone.named_children())
-    yield Part("stem", words(backbone[0][1][0]), [f"network.backbone.{backbone[0][0]}"])
+def _separable(before: Stage, stage: Stage) -> Stage | None:
+    """A depthwise convolution and the 1x1 convolution that reads it are one."""
+    if not before.what.startswith("depthwise") or stage.what != "conv 1×1":
+        return None
+    return _together(before, stage, before.what.replace("depthwise", "separable"))
 
-    def kind(item: tuple[str, InvertedResidual]) -> tuple:
-        return *shapes[f"network.backbone.{item[0]}"][1], dilation_of(item[1]), depthwise(item[1])
 
-    for (*_, dilation, (kernel, squeezed)), group in itertools.groupby(backbone[1:-1], kind):
-        names = [name for name, _ in group]
-        name = (
-            f"block{'s' if len(names) > 1 else ''} {'–'.join(dict.fromkeys((names[0], names[-1])))}"
-        )
-        what = (
-            f"{kernel}×{kernel}"
-            + (" + SE" if squeezed else "")
-            + (f", dilation {dilation}" if dilation > 1 else "")
-        )
-        yield Part(name, what, [f"network.backbone.{name}" for name in names])
-    yield Part("widen", words(backbone[-1][1][0]), [f"network.backbone.{backbone[-1][0]}"])
-
-    aspp, *_, score = network.network.classifier
-    for index, branch in enumerate(aspp.convs):
-        conv = next(module for module in branch if isinstance(module, nn.Conv2d))
-        pooling = isinstance(branch, ASPPPooling)
-        name = (
-            "mean"
-            if pooling
-            else f"rate {conv.dilation[0]}"
-            if conv.kernel_size[0] > 1
-            else "point"
-        )
-        yield Part(name, words(conv), [f"network.classifier.0.convs.{index}"], branch=True)
-    yield Part(
-        "ASPP",
-        f"concat {aspp.project[0].in_channels}, {words(aspp.project[0])}",
-        ["network.classifier.0.project"],
+def _repeated(before: Stage, stage: Stage) -> Stage | None:
+    alike = ("what", "channels", "dilation")
+    if before.pool or any(getattr(before, name) != getattr(stage, name) for name in alike):
+        return None
+    if not stage.pool and before.height != stage.height:
+        return None
+    same = before.expansion == stage.expansion
+    return _together(
+        before,
+        stage,
+        stage.what,
+        repeats=before.repeats + 1,
+        expansion=stage.expansion if same else 0,
     )
-    head = [
-        f"network.classifier.{index}" for index in range(1, len(network.network.classifier) - 1)
-    ]
-    yield Part("smooth", words(network.network.classifier[1]), head)
-    yield Part("score", words(score), [f"network.classifier.{len(head) + 1}"])
 
 
-def depthwise(block: InvertedResidual) -> tuple[int, bool]:
-    """(the depthwise kernel's side, whether a squeeze and excitation follows it)."""
-    (kernel,) = {
-        conv.kernel_size[0]
-        for conv in block.modules()
-        if isinstance(conv, nn.Conv2d) and conv.groups > 1
+def strides(found: list[Stage]) -> list[float]:
+    """Of each stage: the input's side by its output's."""
+    return [found[0].height / stage.height for stage in found]
+
+
+def totals(found: list[Stage]) -> dict[str, float]:
+    """``parameters`` and ``multiply_adds`` (of one image), summed over the stages; the coarsest map's
+    ``stride``; the largest ``dilation``."""
+    maps = [stride for stage, stride in zip(found, strides(found), strict=True) if stage.height > 1]
+    return {
+        "parameters": sum(stage.parameters for stage in found),
+        "multiply_adds": sum(stage.multiply_adds for stage in found),
+        "stride": max(maps),
+        "dilation": max(stage.dilation for stage in found),
     }
-    return kernel, any(isinstance(module, SqueezeExcitation) for module in block.modules())
 
 
-def dilation_of(module: nn.Module) -> int:
-    return max(conv.dilation[0] for conv in module.modules() if isinstance(conv, nn.Conv2d))
+def drawing(found: list[Stage], *, shortcut: bool = False) -> Figure:
+    """The stages from top to bottom, branches side by side, with parameters and multiply-adds.
 
-
-def words(conv: nn.Conv2d | nn.ConvTranspose2d) -> str:
-    return f"conv {conv.kernel_size[0]}×{conv.kernel_size[1]}"
-
-
-def drawing(found: list[Stage]) -> Figure:
-    """The stages from top to bottom, branches side by side; at the right of each its parameters and multiply-adds."""
-    rows = [
-        list(group)
-        for _, group in itertools.groupby(
-            found, lambda stage: "branches" if stage.branch else stage.name
-        )
-    ]
-    heights = [BRANCH if row[0].branch else HIGH for row in rows]
+    With ``shortcut``, a line goes from the input round all to a sum at the end.
+    """
+    rows = _rows(found)
+    heights = [HIGH if len(row) == 1 else BRANCH for row in rows]
     height = sum(heights) + GAP * len(rows) + 0.62
     figure, axes = charts.panel(WIDTH, height, axes=False)
     right = (3.46, WIDTH - 0.06)
     top = height - 0.34
     for x, name in zip(right, ("params", "mult-adds"), strict=True):
         axes.text(x, top + 0.12, name, ha="right", va="center", fontsize=8, color=charts.MUTED)
-    ends: list[tuple[float, float]] = []  # where the arrows to the next row start
+    lower_edges: dict[int, tuple[float, float]] = {}  # of the boxes in the row above
     for row, high in zip(rows, heights, strict=True):
-        wide, step = (
-            (BOX, 0.0)
-            if len(row) == 1
-            else ((WIDTH - 2 * LEFT) / len(row) - 0.05, (WIDTH - 2 * LEFT) / len(row))
-        )
-        starts, bottom = [], top - high
-        for index, stage in enumerate(row):
-            x = LEFT + index * step
+        step = (WIDTH - 2 * LEFT) / len(row)
+        wide, bottom = (BOX if len(row) == 1 else step - 0.05), top - high
+        edges = {}
+        for place, index in enumerate(row):
+            stage, x = found[index], LEFT + place * step
             middle = x + wide / 2
-            if stage.branch:
-                branch_box(axes, x, bottom, wide, high, stage)
+            above = [lower_edges[read] for read in stage.reads if read in lower_edges]
+            afar = [found[read].shape for read in stage.reads if read not in lower_edges]
+            notes = [f"reads {shape}" for shape in afar]
+            if len(row) > 1:
+                _branch(axes, (x, bottom, wide, high), stage, notes)
             else:
-                charts.box(
-                    axes,
-                    x,
-                    bottom,
-                    wide,
-                    high,
-                    f"{stage.name}: {stage.what}",
-                    shape(stage),
-                    series=series_of(stage),
-                )
-                for at, count in zip(right, (stage.parameters, stage.multiply_adds), strict=True):
-                    axes.text(
-                        at,
-                        bottom + high / 2,
-                        short(count),
-                        ha="right",
-                        va="center",
-                        fontsize=9,
-                        color=charts.INK,
-                    )
-            starts.append((middle, bottom))
-            for end in ends:  # several come together along the box's upper side
-                aim = middle if len(ends) == 1 else middle + (end[0] - middle) * 0.35
+                details = ", ".join([_detail(stage, strides(found)[index]), *notes])
+                charts.box(axes, x, bottom, wide, high, stage.title, details, series=_series(stage))
+                _numbers(axes, right, bottom + high / 2, stage.parameters, stage.multiply_adds)
+            edges[index] = (middle, bottom)
+            for end in above:  # several come together along the box's upper side
+                aim = middle if len(above) == 1 else middle + (end[0] - middle) * 0.35
                 charts.arrow(axes, end, (aim, top))
-        ends, top = starts, bottom - GAP
-    total = (sum(stage.parameters for stage in found), sum(stage.multiply_adds for stage in found))
-    axes.text(
-        LEFT, top + 0.02, "all together", ha="left", va="center", fontsize=9, color=charts.INK
-    )
-    for at, count in zip(right, total, strict=True):
-        axes.text(
-            at, top + 0.02, short(count), ha="right", va="center", fontsize=9, color=charts.INK
-        )
+        lower_edges, top = edges, bottom - GAP
+    whole = totals(found)
+    axes.text(LEFT, top + 0.02, "all together", va="center", fontsize=9, color=charts.INK)
+    _numbers(axes, right, top + 0.02, whole["parameters"], whole["multiply_adds"])
+    if shortcut:
+        (start, x), end = (height - 0.34 - HIGH - GAP / 2, LEFT + BOX + 0.1), top + GAP - 0.06
+        middle = LEFT + BOX / 2
+        axes.plot([middle, x, x], [start, start, end], color=charts.MUTED, linewidth=1.1)
+        charts.arrow(axes, (x, end), (middle, end))
+        axes.text(x - 0.06, end - 0.1, "+ shortcut", ha="right", fontsize=8, color=charts.MUTED)
     return figure
 
 
-def branch_box(axes: Axes, x: float, y: float, wide: float, high: float, stage: Stage) -> None:
-    """A narrow box: name, kernel and channels, weights and multiply-adds, a line each."""
-    charts.box(axes, x, y, wide, high, "", series=series_of(stage))
-    made = (stage.name, stage.what, f"{stage.channels} ch.")
-    for index, line in enumerate((*made, short(stage.parameters), short(stage.multiply_adds))):
-        size, colour = (9, charts.INK) if index in (0, 3, 4) else (8, charts.MUTED)
-        axes.text(
-            x + wide / 2,
-            y + high * (0.88 - 0.19 * index),
-            line,
-            ha="center",
-            va="center",
-            fontsize=size,
-            color=colour,
-        )
+def _rows(found: list[Stage]) -> list[list[int]]:
+    """The stages' indices; those of one row do not read each other."""
+    rows: list[list[int]] = [[0]]
+    for k, stage in enumerate(found[1:], 1):
+        if set(stage.reads) & set(rows[-1]):
+            rows.append([k])
+        else:
+            rows[-1].append(k)
+    return rows
 
 
-def series_of(stage: Stage) -> int | None:
-    """A box's colour: one for what is dilated, one for what is not, the ink's for what has no weights."""
+def _detail(stage: Stage, stride: float) -> str:
+    stride_words = f", stride {stride:g}" if stride > 1 and stage.height > 1 else ""
+    expansion = f", expansion {stage.expansion}" if stage.expansion > 1 else ""
+    dilation = f", dilation {stage.dilation}" if stage.dilation > 1 else ""
+    return f"{stage.shape}{stride_words}{expansion}{dilation}"
+
+
+def _numbers(
+    axes: Axes, right: tuple[float, float], y: float, parameters: float, multiply_adds: float
+) -> None:
+    for x, count in zip(right, (parameters, multiply_adds), strict=True):
+        axes.text(x, y, short(count), ha="right", va="center", fontsize=9, color=charts.INK)
+
+
+def _branch(
+    axes: Axes, box: tuple[float, float, float, float], stage: Stage, notes: list[str]
+) -> None:
+    """A narrow box: its layer, channels, parameters and multiply-adds, a line each."""
+    x, y, wide, high = box
+    charts.box(axes, x, y, wide, high, "", series=_series(stage))
+    dilation = [f"dilation {stage.dilation}"] if stage.dilation > 1 else []
+    details = [*dilation, f"{stage.channels} ch.", *notes]
+    numbers = [short(stage.parameters), short(stage.multiply_adds)]
+    lines = [
+        (text, charts.INK) for text in stage.title.replace("separable ", "separable, ").split(", ")
+    ]
+    lines += [(text, charts.MUTED) for text in details]
+    lines += [(text, charts.INK) for text in numbers]
+    for index, (text, colour) in enumerate(lines):
+        place = y + high * (1 - (index + 0.6) / (len(lines) + 0.2))
+        axes.text(x + wide / 2, place, text, ha="center", va="center", fontsize=8, color=colour)
+
+
+def _series(stage: Stage) -> int | None:
+    """A box's colour: one for what is dilated, one for what is not, the ink's without weights."""
     return (1 if stage.dilation > 1 else 0) if stage.parameters else None
 
 
-def shape(stage: Stage) -> str:
-    return f"{stage.channels} × {stage.height}×{stage.width}" + (
-        f", stride {stage.stride:g}" if stage.stride > 1 else ""
-    )
-
-
-def short(count: int) -> str:
-    """A count in three digits: 14.7 M; nothing for 0."""
+def short(count: float) -> str:
+    """A count in three digits and a unit: 14.7 M; nothing for 0."""
     for factor, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
         if count >= factor:
-            return f"{count / factor:.{max(0, 3 - len(str(count // factor)))}f} {unit}"
-    return str(count or "")
+            digits = 2 - int(math.log10(count / factor))
+            return f"{count / factor:.{max(0, digits)}f} {unit}"
+    return f"{count:g}" if count else ""

@@ -1,14 +1,17 @@
-"""The page's first table, what was reached beside the original report, and its last, how every run was made."""
+"""The page's beginning, all scores beside the original report's, and its end, how every run was made."""
 
 from __future__ import annotations
 
+import matplotlib
+from matplotlib.figure import Figure
+
 from core.provenance import commits
-from report import problem1, problem2, problem3
-from report import problem1_figures as p1
+from report import charts, problem1, problem2, problem3
 from report import problem2_figures as p2
 from report.measures import Site
-from report.page import Block, Code, Heading, Parts, Table, Text, logged
-from report.runs import RunLog, named
+from report.original import PUBLISHED, SCORES
+from report.page import Block, Code, Drawing, Heading, Parts, Table, Text, logged
+from report.runs import CHOICE, RunLog, best_of, named
 
 SETTINGS = {
     "A": "no pre-training",
@@ -17,49 +20,45 @@ SETTINGS = {
     "D": "labels, head only",
     "E": "BYOL, head only",
 }
-ROWS = {  # problem, and model or setting: what that is, and the original report's figure
-    "p1_A": ("Problem 1, model A: MobileNetV2 from scratch", f"accuracy {p1.ORIGINAL['A'][0]}"),
-    "p1_B": (
-        "Problem 1, model B: the same, pre-trained",
-        f"accuracy {p1.ORIGINAL['B'][0]}, contaminated",
-    ),
+ROWS = {  # problem, and model or setting: what that is
     **{
-        f"p2_{name}": (
-            f"Problem 2, setting {name}: {what}",
-            f"accuracy {p2.ORIGINAL[name]}, other data",
-        )
-        for name, what in SETTINGS.items()
+        f"p1_{model}": f"Problem 1, model {model}: {name}" for model, name in problem1.NAMES.items()
     },
-    "p3_A": ("Problem 3, model A: VGG16-FCN32s", f"mean IoU {problem3.ORIGINAL['A']}"),
-    "p3_B": ("Problem 3, model B: DeepLabv3", f"mean IoU {problem3.ORIGINAL['B']}"),
+    **{f"p2_{name}": f"Problem 2, setting {name}: {what}" for name, what in SETTINGS.items()},
+    **{
+        f"p3_{model}": f"Problem 3, model {model}: {name}" for model, name in problem3.NAMES.items()
+    },
 }
 WORDS = {"accuracy": "accuracy", "mean_iou": "mean IoU", "loss": "training loss"}
 
 
+def original(row: str) -> str:
+    """The original report's figure for one of ``ROWS``, in words; a dash where it has none."""
+    score = SCORES.get(row)
+    if score is None:
+        return "-"
+    what = WORDS["mean_iou" if row.startswith("p3") else "accuracy"]
+    return f"{what} {score.value}{', ' if score.note else ''}{score.note}"
+
+
 def shown(logs: list[RunLog]) -> dict[str, RunLog]:
-    """The run that stands for each of ``ROWS`` that has one, as in the sections: problem 2's settings are of one group."""
-    models = {
-        row: problem1.best_clean(named(logs, f"{row}_*"))
-        for row in ROWS
-        if not row.startswith("p2")
-    }
-    settings = {f"p2_{name}": run for name, run in p2.comparable(named(logs, "p2_*")).items()}
-    return {row: run for row, run in (models | settings).items() if run}
+    """The run that stands for each of ``ROWS`` that has one: problem 2's settings are of one group."""
+    runs = {row: best_of(named(logs, f"{row}_*")) for row in ROWS if not row.startswith("p2")}
+    runs |= {f"p2_{name}": run for name, run in p2.comparable(named(logs, "p2_*")).items()}
+    return {row: runs[row] for row in ROWS if runs.get(row)}
 
 
 def choice(logs: list[RunLog]) -> str:
     """The rules by which ``shown`` chose, as far as there was a choice."""
     runs, rules = shown(logs), []
-    if chosen := [
-        runs[row].name
-        for row in ROWS
-        if not row.startswith("p2") and len(named(logs, f"{row}_*")) > 1
-    ]:
-        rules.append(f"{problem1.CHOICE} So chosen here: {', '.join(chosen)}.")
-    settings = [run for run in named(logs, "p2_*") if "setting" in run.about["data"]]
+    models = [row for row in ROWS if not row.startswith("p2")]
+    if chosen := [runs[row].name for row in models if len(named(logs, f"{row}_*")) > 1]:
+        rules.append(f"{CHOICE} So chosen here: {', '.join(chosen)}.")
+    settings = [run for run in named(logs, "p2_*") if "setting" in run.metadata["data"]]
     if len(settings) > sum(row.startswith("p2") for row in runs):
         rules.append(
-            "Of problem 2's runs the largest group of finished ones with one recipe, seed and data is shown."
+            "Of problem 2's runs the largest group of finished ones with one recipe, seed and data is "
+            "shown."
         )
     return " ".join(rules)
 
@@ -76,50 +75,89 @@ def missing(row: str, runs: dict[str, RunLog]) -> tuple[str, str]:
 
 def marks(run: RunLog) -> str:
     """What has to stand beside a run's figures, with a comma before; mostly nothing."""
-    seen = ", contaminated" if problem1.contaminated(run) else ""
-    return (
-        seen
-        if run.is_finished
-        else f"{seen}, unfinished: epoch {run.last['epoch']} of {run.about['recipe']['epochs']}"
-    )
+    seen = ", contaminated" if run.is_contaminated else ""
+    if run.is_finished:
+        return seen
+    epochs = run.metadata["recipe"]["epochs"]
+    return f"{seen}, unfinished: epoch {run.last['epoch']} of {epochs}"
+
+
+def chart(runs: dict[str, RunLog]) -> Figure:
+    """The scores of ``runs``, the original report's and the best published ones, a line each."""
+    figure, axes = charts.panel(7.2, 0.9 + 0.27 * len(ROWS))
+    ours = {row: run.last[run.watched] for row, run in runs.items()}
+    originals = {row: score.value for row, score in SCORES.items()}
+    for name, scores, marker, colour, size in (
+        ("best published", PUBLISHED, "D", charts.MUTED, 26),
+        ("original report", originals, "s", charts.SERIES[1], 34),
+        ("here", ours, "o", charts.SERIES[0], 48),
+    ):
+        places = [list(ROWS).index(row) for row in scores]
+        style = (
+            {"color": colour} if name == "here" else {"facecolors": "none", "edgecolors": colour}
+        )
+        axes.scatter(list(scores.values()), places, marker=marker, s=size, label=name, **style)
+    axes.set(xlim=(0, 1), yticks=range(len(ROWS)), yticklabels=list(ROWS.values()))
+    axes.set_ylim(len(ROWS) - 0.5, -0.5)
+    axes.set_xlabel("accuracy (problems 1 and 2) or mean IoU (problem 3)")
+    axes.tick_params(axis="y", length=0, labelcolor=charts.INK, labelsize=8.5)
+    with matplotlib.rc_context(charts.STYLE):
+        axes.legend(ncols=3, loc="lower right", bbox_to_anchor=(1.0, 1.0))
+    return figure
 
 
 def opening(site: Site) -> list[Block]:
     runs = shown(site.logs)
     rows: list[tuple[Parts, ...]] = []
-    for row, (what, original) in ROWS.items():
+    for row, what in ROWS.items():
+        best = f"{PUBLISHED[row]}" if row in PUBLISHED else "-"
         if row in runs:
             run = runs[row]
             figure = (f"{WORDS[run.watched]} ", logged(run, run.last, run.watched), marks(run))
-            rows.append((what, figure, original, (Code(run.name),)))
+            rows.append((what, figure, original(row), best, (Code(run.name),)))
         else:
             words, command = missing(row, runs)
-            rows.append((what, words, original, (Code(command),)))
+            rows.append((what, words, original(row), best, (Code(command),)))
     caption = (
-        "Validation scores of the last epoch, as each run's log has them. "
-        "The original's problem 2 was scored on the course's data; the data that this project has for it are a stand-in."
+        "Validation scores of the last epoch, as each run's log has them. The original report and the "
+        "published results are of the best epoch. Their problem 2 was scored on the course's data; the "
+        "data that this project has for it are a stand-in."
     )
-    table = Table(caption, ("what", "ours", "original report", "run, or how to make it"), rows)
+    header = ("what", "here", "original report", "best published", "run, or how to make it")
+    drawing = Drawing(
+        chart(runs),
+        "The scores of the table below. A hollow square far right in problem 1 is the original's "
+        "contaminated one.",
+        "Scores by model and setting: here, the original report, the best published",
+        tuple(runs.values()),
+    )
     rules = choice(site.logs)
-    return [Heading("At a glance"), table, *([Text(rules)] if rules else [])]
+    return [
+        Heading("At a glance"),
+        drawing,
+        Table(caption, header, rows),
+        *([Text(rules)] if rules else []),
+    ]
 
 
 def closing(site: Site) -> list[Block]:
-    rows: list[tuple[Parts, ...]] = []
-    for run in site.logs:
-        rows.append(
-            (
-                run.name,
-                (WORDS[run.watched], " ", logged(run, run.last, run.watched)),
-                f"{run.last['epoch']} of {run.about['recipe']['epochs']}",
-                str(run.about["seed"]),
-                commits(run.about),
-                run.about["device"],
-                (Code(run.about["command"]),),
-            )
+    rows: list[tuple[Parts, ...]] = [
+        (
+            run.name,
+            (WORDS[run.watched], " ", logged(run, run.last, run.watched)),
+            f"{run.last['epoch']} of {run.metadata['recipe']['epochs']}",
+            str(run.metadata["seed"]),
+            commits(run.metadata),
+            run.metadata["device"],
+            (Code(run.metadata["command"]),),
         )
+        for run in site.logs
+    ]
     header = ("run", "last epoch's", "epochs", "seed", "commit", "machine", "command")
-    caption = "Every run that this page was made from, as its run.json tells. A commit that ends in -dirty had changes on top."
+    caption = (
+        "Every run that this page was made from, as its run.json tells. A commit that ends in -dirty had "
+        "changes on top."
+    )
     return [
         Heading("Runs"),
         Text("Whoever doubts a figure can make it again."),

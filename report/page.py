@@ -144,12 +144,14 @@ class Gap:
 
 def unfinished(run: RunLog, more: str = "") -> Gap:
     """What a run that is not finished lacks: its end. ``more`` ends the sentence."""
-    latest = run.about.get("continued", [run.about])[-1]["command"]
-    command = shlex.join(
-        word for word in shlex.split(latest) if word != "--fresh"
-    )  # which would not go on
+    latest = run.metadata.get("continued", [run.metadata])[-1]["command"]
+    try:
+        words = shlex.split(latest)
+        command = shlex.join(word for word in words if word != "--fresh")  # it would not go on
+    except ValueError:  # an open quote
+        command = latest
     return Gap(
-        f"the end of {run.name}: it is at epoch {run.last['epoch']} of {run.about['recipe']['epochs']}{more}.",
+        f"the end of {run.name}: it is at epoch {run.last['epoch']} of {run.metadata['recipe']['epochs']}{more}.",
         command,
     )
 

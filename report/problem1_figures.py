@@ -18,11 +18,6 @@ from p1.model import features as of_network
 from p1.model import logits
 from report import charts
 
-ORIGINAL = {
-    "A": (0.6476, 58),
-    "B": (0.9714, 1),
-}  # the original report's accuracies, and of which epoch; B's is contaminated
-
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:

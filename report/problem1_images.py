@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,11 +52,6 @@ def read(site: Site) -> Images | None:
     return Images(folder, tensor, tensor.permute(0, 2, 3, 1).numpy(), labels.numpy(), paths)
 
 
-def code(file: str) -> Path:
-    """A file of the code, named from the working directory as the runs and the images are."""
-    return Path(os.path.relpath(file))
-
-
 def projections(site: Site, run: RunLog | None, images: Images | None) -> Iterator[Block]:
     if run is None:
         return
@@ -66,7 +60,7 @@ def projections(site: Site, run: RunLog | None, images: Images | None) -> Iterat
     if images is None:
         yield Gap("the features of the validation images, as these are not here.", FETCH)
     elif len(stages) < 2:
-        yield Gap(f"checkpoints of {run.name}, of at least two epochs.", run.about["command"])
+        yield Gap(f"checkpoints of {run.name}, of at least two epochs.", run.metadata["command"])
     elif not 1 < len(np.unique(images.labels)) < len(images.labels):
         yield Gap(f"several classes with several images each in {images.folder}.", FETCH)
     else:
@@ -94,8 +88,7 @@ def measure(site: Site, run: RunLog, epoch: int, path: Path, images: Images) -> 
         numbers["features neighbours"] = projected.neighbour_accuracy(features, images.labels)
         return numbers, {name: one.xy for name, one in by.items()}
 
-    # The code belongs to what it is made from: with another perplexity or seed it is another picture.
-    made_from = [path, images.folder, code(projected.__file__), code(figures.__file__)]
+    made_from = [path, images.folder]
     return site.measures.of(f"{run.name}/epoch_{epoch:04d}/projections", made_from, compute)
 
 
@@ -192,7 +185,7 @@ def mistakes(site: Site, run: RunLog | None, images: Images | None) -> Iterator[
         yield Gap("the predictions on the validation images, as these are not here.", FETCH)
         return
     if not path.is_file():
-        yield Gap(f"the last checkpoint of {run.name}.", run.about["command"])
+        yield Gap(f"the last checkpoint of {run.name}.", run.metadata["command"])
         return
     measured = predicted(site, run, path, images)
     made = figures.Predictions(measured.arrays["predicted"], measured.arrays["confidence"])
@@ -273,8 +266,7 @@ def predicted(site: Site, run: RunLog, path: Path, images: Images) -> Measured:
         )
         return numbers, dataclasses.asdict(made)
 
-    # This file chooses which pairs and images are named.
-    made_from = [path, images.folder, code(figures.__file__), code(__file__)]
+    made_from = [path, images.folder]
     return site.measures.of(
         f"{run.name}/epoch_{run.last['epoch']:04d}/predictions", made_from, compute
     )

@@ -14,6 +14,7 @@ from p2.recipes import PRETRAIN, SUPERVISED
 from p2.settings import SETTINGS
 from report import problem2_figures as figures
 from report.measures import Measured, Site
+from report.original import SCORES
 from report.page import (
     Block,
     Code,
@@ -75,8 +76,10 @@ def train_command(name: str, settings: dict[str, RunLog]) -> str:
 
     From the backbone of the other one with the same start; without such a one, the pre-training comes first.
     """
-    about = next((run.about for run in settings.values()), {"recipe": {"name": "hour"}, "seed": 0})
-    recipe, seed, start = about["recipe"]["name"], about["seed"], SETTINGS[name].start
+    metadata = next(
+        (run.metadata for run in settings.values()), {"recipe": {"name": "hour"}, "seed": 0}
+    )
+    recipe, seed, start = metadata["recipe"]["name"], metadata["seed"], SETTINGS[name].start
     command = (
         f"python3 -m p2.train --setting {name} --recipe {recipe}{f' --seed {seed}' if seed else ''}"
     )
@@ -84,7 +87,7 @@ def train_command(name: str, settings: dict[str, RunLog]) -> str:
         return command
     for other, run in settings.items():
         if SETTINGS[other].start == start:
-            return f"{command} --backbone {shlex.quote(run.about['data']['backbone'])}"
+            return f"{command} --backbone {shlex.quote(run.metadata['data']['backbone'])}"
     method, recipes = {"labels": ("supervised", SUPERVISED), "byol": ("byol", PRETRAIN)}[start]
     recipe = ALIASES.get(recipe, recipe)
     learned = recipe if recipe in recipes else "hour"
@@ -117,8 +120,10 @@ def compared(
                 interval(site, run, run.last, "accuracy"),
                 measured[name].value("accuracy") if name in measured else "-",
                 (logged(run, run.best, "accuracy"), f" ({run.best['epoch']})"),
-                f"{figures.ORIGINAL[name]:.4f}",
-                "-" if SETTINGS[name].start == "nothing" else Code(run.about["data"]["backbone"]),
+                f"{SCORES[f'p2_{name}'].value:.4f}",
+                "-"
+                if SETTINGS[name].start == "nothing"
+                else Code(run.metadata["data"]["backbone"]),
             )
         )
     header = (
@@ -176,7 +181,7 @@ def differences(
         if office(site) and name not in measured:
             yield Gap(
                 f"setting {name}'s answers image by image, as its last.pt is not here.",
-                run.about["command"],
+                run.metadata["command"],
             )
     found: dict[str, Measured] = {}
     for first, second in figures.COMPARED:
@@ -202,7 +207,7 @@ def differences(
         low, high = one.numbers["low"], one.numbers["high"]
         above, below = (first, second) if one.numbers["points"] > 0 else (second, first)
         finding = f"clear: {above} above {below}" if figures.is_clear(low, high) else "not clear"
-        original = f"{100 * (figures.ORIGINAL[first] - figures.ORIGINAL[second]):+.1f}"
+        original = f"{100 * originals(first, second):+.1f}"
         ends = (*signed(one, "low"), " to ", *signed(one, "high"))
         rows.append((f"{first} - {second}: {what}", signed(one, "points"), ends, finding, original))
     count = next(iter(measured.values())).value("images", 0)
@@ -213,7 +218,7 @@ def differences(
         "trained once, so how much another seed would move it is not in it."
     )  # fmt: skip
     known = figures.digests(office(site))
-    if any(run.about["data"]["val"] not in known for run in used):
+    if any(run.metadata["data"]["val"] not in known for run in used):
         yield Text(
             "The digest of the validation set in these runs' run.json is not that of the images and labels here (of older "
             "runs: of the files' names, sizes and times)."
@@ -266,6 +271,11 @@ def difference(
     )
 
 
+def originals(first: str, second: str) -> float:
+    """By how much the original report's figure of the first setting is above the second's."""
+    return SCORES[f"p2_{first}"].value - SCORES[f"p2_{second}"].value
+
+
 def signed(measured: Measured, name: str) -> tuple[str | Value, ...]:
     value = measured.value(name, 1)
     return ("+" if measured.numbers[name] > 0 else "", value)
@@ -276,7 +286,7 @@ def summary(found: dict[str, Measured]) -> list[str | Value]:
     groups: dict[str, list[str]] = {}
     for name, one in found.items():
         first, second = name.split(" - ")
-        theirs = figures.ORIGINAL[first] - figures.ORIGINAL[second]
+        theirs = originals(first, second)
         same = "the same" if theirs * one.numbers["points"] > 0 else "the opposite"
         what = (
             f"Clear, with {same} sign as in the original report" if is_clear(one) else "Not clear"

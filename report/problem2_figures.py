@@ -25,9 +25,6 @@ from p2.settings import SETTINGS
 from report import charts
 from report.runs import RunLog
 
-# The original report's accuracies on the course's own 406 validation images.
-ORIGINAL = {"A": 0.2848, "B": 0.4114, "C": 0.4551, "D": 0.3062, "E": 0.3087}
-
 # Differences of two settings that answer a question.
 COMPARED = {
     ("B", "A"): "with labels against nothing",
@@ -228,10 +225,10 @@ def probed(
 
     In the number format and normalisation of the run, as its own log's would be.
     """
-    backbone = first_backbone(run.about["seed"])
+    backbone = first_backbone(run.metadata["seed"])
     if path:
         load_backbone(backbone, path)
-    recorded = run.about["recipe"]
+    recorded = run.metadata["recipe"]
     inputs = {
         "mean": tuple(recorded["mean"]),
         "std": tuple(recorded["std"]),
@@ -254,7 +251,7 @@ def comparable(runs: list[RunLog]) -> dict[str, RunLog]:
     """
     groups: dict[str, dict[str, list[RunLog]]] = {}
     for run in runs:
-        about, setting = run.about, run.about["data"].get("setting")
+        about, setting = run.metadata, run.metadata["data"].get("setting")
         if setting in SETTINGS:
             group = groups.setdefault(
                 str((about["recipe"], about["seed"], about["data"]["train"], about["data"]["val"])),
@@ -265,7 +262,7 @@ def comparable(runs: list[RunLog]) -> dict[str, RunLog]:
     def rank(run: RunLog) -> tuple[bool, bool]:
         return (
             run.is_finished,
-            run.name == f"p2_{run.about['data']['setting']}_{run.about['recipe']['name']}",
+            run.name == f"p2_{run.metadata['data']['setting']}_{run.metadata['recipe']['name']}",
         )
 
     def size(group: dict[str, RunLog]) -> tuple[int, int, int]:
@@ -287,7 +284,7 @@ def other_starts(settings: dict[str, RunLog]) -> list[tuple[str, str]]:
     found = []
     for pair in COMPARED:
         if set(pair) <= settings.keys() and SETTINGS[pair[0]].start == SETTINGS[pair[1]].start:
-            first, second = (settings[name].about["data"] for name in pair)
+            first, second = (settings[name].metadata["data"] for name in pair)
             what = (
                 "backbone_file" if "backbone_file" in first.keys() & second.keys() else "backbone"
             )  # older runs lack the one
@@ -302,11 +299,11 @@ def pretraining(runs: list[RunLog], settings: dict[str, RunLog]) -> dict[str, Ru
         "byol": lambda about: "views" in about["recipe"],
         "labels": lambda about: "labels" in about["data"],
     }
-    used = {Path(run.about["data"]["backbone"]).parent.name for run in settings.values()}
+    used = {Path(run.metadata["data"]["backbone"]).parent.name for run in settings.values()}
     found = {}
     for start, is_one in kinds.items():
         of_kind = [
-            run for run in runs if "setting" not in run.about["data"] and is_one(run.about)
+            run for run in runs if "setting" not in run.metadata["data"] and is_one(run.metadata)
         ]  # settings have labels too
         if of_kind:
             found[start] = max(of_kind, key=lambda run: (run.name in used, run.last["steps"]))

@@ -10,7 +10,7 @@ import numpy as np
 
 from core.predictions import read_rows, wilson
 from p2 import data, knn
-from report import charts
+from report import charts, recipes
 from report import problem2_figures as figures
 from report.measures import Measured, Site
 from report.page import Block, Drawing, Gap, Grid, Heading, Parts, Table, Text, logged, unfinished
@@ -71,27 +71,19 @@ def pretrained(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
             yield unfinished(runs[start])
     if not runs:
         return
-    every = tuple(runs.values())
-    header = ("", *(STARTS[start] for start in runs))
-    columns = [training(run) for run in every]
-    rows = [
-        (name, *(column.get(name, "-") for column in columns))
-        for name in dict.fromkeys(k for c in columns for k in c)
-    ]
-    yield Table(
+    yield recipes.table(
         "How the backbones were pre-trained, as recorded in the runs; below, means over the last epoch.",
-        header,
-        rows,
-        every,
+        [STARTS[start] for start in runs],
+        [recipes.made(site, run, "random") | logged_at_the_end(run) for run in runs.values()],
+        runs.values(),
     )
     if "byol" in runs:
-        views = [viewed(how) for how in runs["byol"].about["recipe"]["views"]]
-        rows = [(name, *(view[name] for view in views)) for name in views[0]]
-        yield Table(
-            "BYOL's two views. Jitter: brightness, contrast, saturation, hue. Each is mirrored with probability a half too, "
-            "and every image has its own draws.",
-            ("", *(f"view {k + 1}" for k in range(len(views)))),
-            rows,
+        views = [recipes.in_words(view) for view in runs["byol"].metadata["recipe"]["views"]]
+        yield recipes.table(
+            "BYOL's two views. Each is mirrored with probability a half too, and every image has its own "
+            "draws.",
+            [f"view {k + 1}" for k in range(len(views))],
+            views,
             (runs["byol"],),
         )
     yield Text(
@@ -121,45 +113,8 @@ def pretrained(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
     yield from probes(site, runs)
 
 
-def training(run: RunLog) -> dict[str, Parts]:
-    """What run.json and the log say of a pre-training, in words."""
-    recipe = run.about["recipe"]
-    warmup = f", warm-up {recipe['warmup_epochs']:g} epochs" if recipe["warmup_epochs"] else ""
-    said: dict[str, Parts] = {
-        "recipe": recipe["name"],
-        "seed": str(run.about["seed"]),
-        "epochs": f"{run.last['epoch']} of {recipe['epochs']}",
-        "steps": logged(run, run.last, "steps", 0),
-        "batch": str(recipe["batch_size"]),
-        "optimiser": recipe["optimiser"],
-        "learning rate": f"{recipe['lr']:g}, {recipe['schedule']}{warmup}",
-        "weight decay": f"{recipe['weight_decay']:g}{'' if recipe['decay_vectors'] else ', matrices only'}",
-        "number format": "bfloat16 where the machine has it" if recipe["bf16"] else "float32",
-    }
-    if "target_decay" in recipe:
-        towards = {"cosine": ", to 1 by a cosine"}.get(recipe["target_schedule"], ", constant")
-        said["target decay"] = f"{recipe['target_decay']:g}{towards}"
-    else:
-        said["crop, share of the area"] = "{:g} to {:g}".format(*recipe["crop_scale"])
-        said["label smoothing"] = f"{recipe['label_smoothing']:g}"
-    return said | {
-        what: logged(run, run.last, name) for name, what in LOGGED.items() if name in run.last
-    }
-
-
-def viewed(how: dict[str, Any]) -> dict[str, Parts]:
-    """A view of BYOL as run.json records it, in words."""
-    return {
-        "crop, share of the area": "{:g} to {:g}".format(*how["crop_scale"]),
-        "crop comes": "last" if how["crop_last"] else "first",
-        "jitter": ", ".join(f"{strength:g}" for strength in how["jitter"]),
-        "jitter, probability": f"{how['jitter_p']:g}",
-        "grey, probability": f"{how['grey_p']:g}",
-        "blur, kernel": f"{how['blur_size']} px",
-        "blur, sigma": "{:g} to {:g} px".format(*how["blur_sigma"]),
-        "blur, probability": f"{how['blur_p']:g}",
-        "solarize, probability": f"{how['solarize_p']:g}",
-    }
+def logged_at_the_end(run: RunLog) -> dict[str, Parts]:
+    return {what: logged(run, run.last, name) for name, what in LOGGED.items() if name in run.last}
 
 
 def probes(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
@@ -199,14 +154,14 @@ def probes(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
             )
         else:
             yield Gap(
-                f"the kNN probe of {run.name}, as its last.pt is not here.", run.about["command"]
+                f"the kNN probe of {run.name}, as its last.pt is not here.", run.metadata["command"]
             )
     if there and rows:
         run = next(iter(runs.values()))
-        probe = measure(f"p2/random_backbone_{run.about['seed']}/knn", run, None)
+        probe = measure(f"p2/random_backbone_{run.metadata['seed']}/knn", run, None)
         rows.append(
             (
-                f"nothing: random weights, seed {run.about['seed']}",
+                f"nothing: random weights, seed {run.metadata['seed']}",
                 probe.value("knn"),
                 between(probe),
                 "by this report",

@@ -6,7 +6,6 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from torch import nn
 
 from p3 import data
 from report import charts
@@ -102,10 +101,3 @@ def class_curves(run: RunLog) -> Figure:
             legend.remove()
             figure.legend(loc="outside lower center", ncols=3)
     return figure
-
-
-def momentum(network: nn.Module) -> float:
-    """The least momentum of the network's BatchNorms."""
-    return min(
-        module.momentum for module in network.modules() if isinstance(module, nn.BatchNorm2d)
-    )

@@ -14,6 +14,7 @@ from p3 import data, inference
 from report import problem3_figures as figures
 from report import problem3_predictions as predictions
 from report.measures import Measured, Site
+from report.original import MASK_STAGES
 from report.page import Block, Drawing, Gap, Grid, Heading, Layers, Part, Parts, Table, Text, logged
 from report.runs import RunLog
 
@@ -43,12 +44,12 @@ def masks(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
             "The last layer compares the first of these epochs with the last: which pixels became right, which became wrong. "
             "Scores are of the one image; accuracy is over the pixels that are not unknown in the truth."
         )
-    for model in sorted(runs, reverse=True):  # B first: the original report shows it
+    for model in sorted(runs, reverse=True):
         run, stages = runs[model], runs[model].stages()
         if not stages:
             yield Gap(
                 f"masks by model {model}: {run.name} is here without its checkpoints.",
-                run.about["command"],
+                run.metadata["command"],
             )
         elif there:
             yield from staged(site, model, run, stages, there)
@@ -74,9 +75,8 @@ def staged(
             f"{' ' if epoch == min(stages) else ', '}epoch {epoch} mean IoU ",
             logged(run, lines[epoch], "mean_iou"),
         ]
-    original = (
-        " The original report has 0.5775, 0.6537 and 0.7166 at the three stages of its model B."
-    )
+    *first, last = MASK_STAGES
+    original = f" The original report has {', '.join(map(str, first))} and {last} at the three stages of its model B."
     yield Text(*of_set, ".", *([original] if model == "B" else []))
     first, last = min(stages), max(stages)
     shares = {name: changed(site, run, stages, path, name, found) for name, path in paths.items()}
@@ -175,7 +175,7 @@ def hardest(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
     """The class of the lowest IoU, by the log's last line, and what it is taken for, by the confusion matrix."""
     if not runs:
         return
-    model = "B" if "B" in runs else "A"
+    model = max(runs)  # the later a model, the better its network
     run, folder = runs[model], site.data / "p3_data" / "validation"
     known = {
         name: run.last[f"iou_{name}"]
@@ -194,7 +194,7 @@ def hardest(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
         what = f"the confusion matrix of model {model}"
         if file is None:
             yield Gap(
-                f"{what}: {run.name} is here without its last checkpoint.", run.about["command"]
+                f"{what}: {run.name} is here without its last checkpoint.", run.metadata["command"]
             )
         if not folder.is_dir():
             yield Gap(f"{what}: there is no folder {folder}.", FETCH)
@@ -224,7 +224,7 @@ def hardest(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
     yield Text(*said, *taken_for(hard, measured))
     bf16 = (
         " (logged in training, where the machine may have computed in bfloat16: "
-        if run.about["recipe"]["bf16"]
+        if run.metadata["recipe"]["bf16"]
         else " (logged: "
     )
     yield Text(

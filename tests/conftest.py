@@ -175,3 +175,10 @@ def p3_images(tmp_path):
     for i, (width, height) in enumerate([(64, 64), (64, 64), (64, 64), (90, 40), (33, 100)]):
         draw(folder / f"{i:04d}_sat.jpg", width, height, i)
     return folder
+
+
+def metadata(recipe=None, **fields):
+    """What a run.json holds, with ``fields`` in the place of the usual ones."""
+    usual = {"data": {}, "seed": 0, "command": "python3 -m train", "commit": "abc"}
+    machine = {"device": "a processor, 1 threads", "torch": "2.9"}
+    return {"recipe": {"name": "x", "epochs": 1} | (recipe or {}), **usual, **machine, **fields}

@@ -8,86 +8,17 @@ import numpy as np
 import pytest
 import torch
 from conftest import draw
-from torch.utils.flop_counter import FlopCounterMode
-from torchvision.models import MobileNetV2
 
 from core import checkpoint
 from core.predictions import read_labels, wilson
 from p1 import data, inference
-from p1.model import mobilenet_v2
-from report import architecture, problem1, problem1_images, projections
+from report import problem1, problem1_images, projections
 from report import problem1_figures as figures
 from report import runs as runlog
 from report.measures import Measures, Site
 from report.page import Code, Drawing, Gap, Grid, Points, Table, Text, Value, parts_of
 
 CPU = torch.device("cpu")
-
-
-# --- the network ------------------------------------------------------------------------------------------------------
-
-
-def words(figure):
-    return [text.get_text() for axes in figure.axes for text in axes.texts]
-
-
-def test_parameters_and_multiply_adds_are_those_of_the_network():
-    network = mobilenet_v2(50)
-    counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
-        network.eval()(torch.zeros(1, 3, 32, 32))
-    totals = architecture.totals(network)
-    assert (
-        totals["parameters"] == sum(weight.numel() for weight in network.parameters()) == 4_405_426
-    )
-    assert 2 * totals["multiply-adds"] == counter.get_total_flops()
-    assert (totals["blocks"], totals["features"], totals["halvings"]) == (17, 1792, 3)
-    assert architecture.totals(MobileNetV2(width_mult=1.4))["halvings"] == 5
-
-
-def test_another_stride_gives_another_drawing():
-    network = mobilenet_v2(50)
-    before = architecture.stages(network)
-    assert before[3].stride == 2 and before[3].size == 16
-    network.features[4].conv[1][0].stride = (1, 1)
-    after = architecture.stages(network)
-    assert (after[3].stride, after[3].size, after[4].size) == (1, 32, 16)
-    assert after[3].macs > 2 * before[3].macs and after[3].parameters == before[3].parameters
-    assert (
-        "48×16×16" in words(architecture.drawing(before))
-        and "48×32×32" not in words(architecture.drawing(before))[8:]
-    )
-    assert "48×16×16" not in words(architecture.drawing(after))
-
-
-def test_another_width_gives_another_drawing():
-    narrow = architecture.stages(MobileNetV2(num_classes=7, width_mult=0.5))
-    assert [stage.channels for stage in narrow] == [16, 8, 16, 16, 32, 48, 80, 160, 1280, 1280, 7]
-    assert [stage.repeats for stage in narrow] == [1, 1, 2, 3, 4, 3, 3, 1, 1, 1, 1]
-    assert [stage.expansion for stage in narrow[1:8]] == [1, 6, 6, 6, 6, 6, 6]
-    assert words(architecture.drawing(narrow))[-3] == "7"
-
-
-def test_a_block_is_drawn_with_a_shortcut_only_if_it_has_one():
-    network = mobilenet_v2(50)
-    plain, with_shortcut = network.features[4], network.features[5]
-    assert "shortcut" in words(architecture.block_drawing(with_shortcut))
-    drawn = words(architecture.block_drawing(plain))
-    assert "shortcut" not in drawn
-    assert {
-        "32 channels",
-        "3×3 depthwise, 192 → 192",
-        "stride 2, BatchNorm, ReLU6",
-        "48 channels",
-    } <= set(drawn)
-
-
-@pytest.mark.parametrize(
-    ("number", "text"),
-    [(0, "–"), (7, "7"), (1392, "1.39 k"), (89_650, "89.7 k"), (4_405_426, "4.41 M")],
-)
-def test_short(number, text):
-    assert architecture.short(number) == text
 
 
 # --- projections ------------------------------------------------------------------------------------------------------
@@ -359,7 +290,7 @@ def test_accuracies_stand_with_interval_best_epoch_and_the_originals_figures(bui
 
 def test_the_honest_model_b_is_the_one_that_is_shown(built):
     site, blocks = built
-    assert problem1.chosen(site, "B").name == "p1_B_hour"
+    assert site.chosen("p1_B_*").name == "p1_B_hour"
     assert "Shown of model B below: p1_B_hour" in text_of(blocks)
     assert "had the accuracy 0.7500 in epoch 2" in text_of(blocks)
 
@@ -456,11 +387,11 @@ def test_a_run_that_goes_on_is_told_from_one_that_ended_early(flipping, tmp_path
     )
     run = runlog.read(tmp_path / "p1_A_hour")
     assert run.is_finished
-    run.about["recipe"]["epochs"] = 8
+    run.metadata["recipe"]["epochs"] = 8
     assert not run.is_finished
-    run.about["recipe"]["patience"] = 2
+    run.metadata["recipe"]["patience"] = 2
     assert run.is_finished
-    run.about["recipe"]["patience"] = 3
+    run.metadata["recipe"]["patience"] = 3
     blocks = problem1.section(
         Site(tmp_path, [run], tmp_path / "no data", (), Measures(tmp_path / "out"), CPU)
     )

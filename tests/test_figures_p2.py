@@ -51,6 +51,7 @@ def run_of(folder, recipe, data, lines, seed=0):
         "command": f"train {folder.name}",
         "commit": "abc",
         "device": "cpu",
+        "torch": "2.9",
     }
     (folder / "run.json").write_text(json.dumps(about))
     lines = [{"epoch": k + 1, "steps": 10 * (k + 1), **line} for k, line in enumerate(lines)]
@@ -171,7 +172,7 @@ def test_a_run_is_finished_after_its_epochs_or_its_patience(tmp_path):
     assert setting_of(tmp_path / "whole", "A", (0.1, 0.2)).is_finished
     cut = setting_of(tmp_path / "cut", "A", (0.1,))
     assert not cut.is_finished
-    cut.about["recipe"] |= {"epochs": 9, "patience": 2}
+    cut.metadata["recipe"] |= {"epochs": 9, "patience": 2}
     cut.history.extend({"epoch": epoch, "accuracy": 0.1} for epoch in (2, 3))
     assert cut.is_finished
 
@@ -464,7 +465,7 @@ def test_a_missing_settings_command_makes_what_it_begins_from(
     }
     settings["A"] = setting_of(tmp_path / "A", "A")
     for run in settings.values():
-        run.about["recipe"] = {**CLASSIFIER, "name": recipe}
+        run.metadata["recipe"] = {**CLASSIFIER, "name": recipe}
     for name in "BCD":
         *before, command = (
             shlex.split(part) for part in problem2.train_command(name, settings).split(" && ")

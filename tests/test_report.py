@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, metadata
 
 from core.cli import entry
 from demo.draw import Parameters, draw_all
@@ -305,7 +305,7 @@ def test_no_run_is_a_row_with_a_command_that_makes_it_when_typed(tmp_path, monke
 def test_the_first_table_marks_what_is_contaminated_or_unfinished_and_says_how_it_chose(tmp_path):
     def write_run(name, accuracy, pretrained, epochs):
         (tmp_path / name).mkdir()
-        about = {"recipe": {"name": "x", "epochs": epochs}, "data": {"pretrained": pretrained}}
+        about = metadata({"epochs": epochs}, data={"pretrained": pretrained})
         (tmp_path / name / "run.json").write_text(json.dumps(about))
         (tmp_path / name / "log.jsonl").write_text(
             json.dumps({"epoch": 1, "accuracy": accuracy}) + "\n"

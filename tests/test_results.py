@@ -2,14 +2,14 @@
 
 import json
 
-from conftest import ROOT
+from conftest import ROOT, metadata
 
 from results.__main__ import differences, glance, table
 
 
 def write_run(folder, accuracy, pretrained="None", epochs=1):
     folder.mkdir()
-    about = {"recipe": {"name": "hour", "epochs": epochs}, "data": {"pretrained": pretrained}}
+    about = metadata({"name": "hour", "epochs": epochs}, data={"pretrained": pretrained})
     (folder / "run.json").write_text(json.dumps(about))
     (folder / "log.jsonl").write_text(json.dumps({"epoch": 1, "accuracy": accuracy}) + "\n")
 
@@ -48,7 +48,7 @@ def test_problem_2s_settings_are_of_one_group(tmp_path):
         ("C", "demo", 0.4),
     ):
         write_run(tmp_path / f"p2_{name}_{recipe}", accuracy)
-        about = {"recipe": {"name": recipe, "epochs": 1}, "seed": 0}
+        about = metadata({"name": recipe})
         data = {
             "setting": name,
             "train": "t",

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from conftest import metadata
 
 from core.run import Run
 from core.runfolder import set_aside
@@ -24,7 +25,7 @@ class Recipe:
 def write_run(folder, accuracies, epochs=None, patience=0):
     (folder / "snapshots").mkdir(parents=True)
     (folder / "run.json").write_text(
-        json.dumps({"recipe": {"epochs": epochs or len(accuracies), "patience": patience}})
+        json.dumps(metadata({"epochs": epochs or len(accuracies), "patience": patience}))
     )
     lines = ({"epoch": k + 1, "accuracy": accuracy} for k, accuracy in enumerate(accuracies))
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -1,0 +1,121 @@
+"""A recipe in words: the one table for all problems' recipes, from what run.json recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from report.measures import Site
+from report.page import Code, Parts, Table, logged
+from report.runs import RunLog
+
+
+def _or_none(template: str = "{:g}") -> Callable[[Any], str]:
+    return lambda value: template.format(value) if value else "none"
+
+
+def _list(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values) if any(values) else "none"
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def _range(values: Sequence[float]) -> str:
+    return "all of it" if tuple(values) == (1, 1) else "{:g} to {:g}".format(*values)
+
+
+def _one_of(**words: str) -> Callable[[Any], str]:
+    return lambda value: words.get(str(value), str(value))
+
+
+WORDS: dict[str, tuple[str, Callable[[Any], str]]] = {  # setting: its name, and its value in words
+    "batch_size": ("batch", str),
+    "crop_padding": ("random crop", _or_none("after padding by {}")),
+    "crop": ("seen of an image", lambda side: f"{side}×{side} at random" if side else "all of it"),
+    "crop_scale": ("random crop, share of the area", _range),
+    "crop_last": ("crop comes", lambda last: "last" if last else "first"),
+    "symmetry": ("symmetries", _one_of(square="all eight of the square", flip="left and right")),
+    "jitter": ("jitter: brightness, contrast, saturation, hue", _list),
+    "jitter_p": ("jitter, probability", "{:g}".format),
+    "rotation": ("random rotation", _or_none("up to {:g}° either way")),
+    "grey_p": ("grey, probability", "{:g}".format),
+    "blur_size": ("blur, kernel", "{} px".format),
+    "blur_sigma": ("blur, sigma in pixels", _range),
+    "blur_p": ("blur, probability", "{:g}".format),
+    "solarize_p": ("solarize, probability", "{:g}".format),
+    "mean": ("channels' mean", _list),
+    "std": ("channels' standard deviation", _list),
+    "ignore_unknown": (
+        "pixels of class unknown",
+        lambda out: f"{'not ' if out else ''}in the loss",
+    ),
+    "label_smoothing": ("label smoothing", _or_none()),
+    "optimiser": ("optimiser", str),
+    "lr": ("learning rate", "{:g}".format),
+    "schedule": (
+        "schedule",
+        _one_of(plateau="a tenth after 10 epochs in a row without a lower training loss"),
+    ),
+    "plateau_from": ("plateau and patience count from epoch", _or_none("{}")),
+    "warmup_epochs": ("warm-up, epochs", _or_none()),
+    "weight_decay": ("weight decay", _or_none()),
+    "decay_vectors": ("weight decay of biases and BatchNorm", _yes),
+    "patience": ("patience, epochs", _or_none("{}")),
+    "target_decay": ("target's decay", "{:g}".format),
+    "target_schedule": ("target's decay over time", _one_of(cosine="to 1 by a cosine")),
+    "average": ("averaged weights", _or_none("decay {:g}")),
+    "flip_test": ("mirrored too at validation", _yes),
+    "bf16": (
+        "number format",
+        lambda bf16: "bfloat16 where the machine has it" if bf16 else "float32",
+    ),
+    "probe_every": ("epochs between two kNN probes", _or_none("{}")),
+}
+ELSEWHERE = {"name", "model", "epochs", "views"}  # settings that stand in another row or table
+
+
+def in_words(settings: dict[str, Any]) -> dict[str, str]:
+    """The settings of a recipe, or of a view of BYOL, in words by their names.
+
+    A setting without words in ``WORDS``, or whose value is of another kind than there, stands as it is.
+    """
+    said = {}
+    for name in [*WORDS, *sorted(settings.keys() - WORDS.keys() - ELSEWHERE)]:
+        if name in settings:
+            what, words = WORDS.get(name, (name.replace("_", " "), str))
+            try:
+                said[what] = words(settings[name])
+            except (TypeError, ValueError, IndexError):
+                said[what] = str(settings[name])
+    return said
+
+
+def made(site: Site, run: RunLog, start: Parts) -> dict[str, Parts]:
+    """How a run was made, in words: ``start`` says what its initial weights were."""
+    recipe = run.metadata["recipe"]
+    minutes = {"minutes": sum(line.get("seconds", 0) for line in run.history) / 60}
+    log = [run.folder / "log.jsonl"]
+    timed = site.measures.of(f"{run.name}/minutes", log, lambda: (minutes, {}))
+    return {
+        "run": Code(run.name),
+        "recipe": str(recipe.get("name", "-")),
+        "initial weights": start,
+        "epochs": (logged(run, run.last, "epoch", 0), f" of {recipe['epochs']}"),
+        "steps": logged(run, run.last, "steps", 0) if "steps" in run.last else "-",
+        **in_words(recipe),
+        "seed": str(run.metadata["seed"]),
+        "machine": run.metadata["device"],
+        "PyTorch": run.metadata["torch"],
+        "minutes": timed.value("minutes", 0),
+    }
+
+
+def table(
+    caption: Parts, names: Iterable[str], columns: list[dict[str, Parts]], runs: Iterable[RunLog]
+) -> Table:
+    """The ``columns`` side by side under their ``names``; a dash where a column has no such row."""
+    settings = dict.fromkeys(name for column in columns for name in column)
+    rows = [(name, *(column.get(name, "-") for column in columns)) for name in settings]
+    return Table(caption, ("", *names), rows, tuple(runs))
