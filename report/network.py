@@ -14,6 +14,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from report import charts
@@ -62,20 +63,22 @@ class Stage:
         return f"{self.channels} × {self.height}×{self.width}"
 
 
-def stages(network: nn.Module, shape: tuple[int, int, int], *, merge: bool = True) -> list[Stage]:
-    """The stages of ``network`` from an input of ``shape`` (channels, height, width) to its output.
+def stages(
+    make: Callable[[], nn.Module], shape: tuple[int, int, int], *, merge: bool = True
+) -> list[Stage]:
+    """The stages of the network that ``make`` gives, from an input of ``shape`` to its output.
 
-    Only shapes are computed, on torch's meta device: ``network`` is moved there and is of no use
-    afterwards. With ``merge``, equal layers that follow each other are one stage.
+    ``shape``: channels, height, width. Only shapes are computed: the network has no memory for its
+    weights. With ``merge``, equal layers that follow each other are one stage.
     """
-    found = _watched(network.to("meta").eval(), shape)
+    with FakeTensorMode(), torch.no_grad():
+        found = _watched(make().eval(), shape)
     return _merged(_merged(found, _separable), _repeated) if merge else found
 
 
-@torch.no_grad()
 def _watched(network: nn.Module, shape: tuple[int, int, int]) -> list[Stage]:
     """A stage for each block, convolution and linear layer, in the order in which they run."""
-    image = torch.empty(1, *shape, device="meta")
+    image = torch.empty(1, *shape)
     found = [Stage("input", *shape)]
     made_by: dict[int, tuple[int, ...]] = {id(image): (0,)}  # tensors by the stages they come from
     kept = [image]  # so that no other tensor gets the id of one of these
@@ -157,6 +160,8 @@ def _stage(
     pixels = source.shape[2:].numel() if source.ndim == 4 else 1
     if pixels == 1 and any(one.height * one.width > 1 for one in before):
         what = f"mean, {what}"  # by a pooling layer or a function
+    elif source.ndim == 4 and source.shape[2] > max(one.height for one in before):
+        what = f"enlarged to {source.shape[2]}×{source.shape[3]}, {what}"
     return Stage(
         what,
         *(output.shape[1:] if output.ndim == 4 else (output.shape[1], 1, 1)),

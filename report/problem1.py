@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torchvision.models import MobileNetV2
 
 from core.predictions import wilson
-from p1.model import mobilenet_v2
+from p1.model import FEATURES, build, mobilenet_v2
+from p1.recipes import RECIPES
 from report import charts, network, recipes
 from report.measures import Site
 from report.original import SCORES
@@ -33,11 +33,16 @@ from report.problem1_images import FETCH, Images, mistakes, projections, read
 from report.runs import CHOICE, RunLog
 
 SIZE = 32  # pixels, of an image's side
-NAMES = {"A": "MobileNetV2 from scratch", "B": "the same, pre-trained"}
+NAMES = {
+    "A": "MobileNetV2 from scratch",
+    "B": "the same, pre-trained",
+    "C": "EfficientNet-Lite0 from ImageNet weights",
+}
 MAKE = {
     "A": "python3 -m p1.train --model A --recipe hour",
     "B": "python3 -m p1.pretrain --recipe hour && python3 -m p1.train --model B --recipe hour "
     "--pretrained runs/p1_pretrain_hour/last.pt",
+    "C": "python3 -m p1.train --model C --recipe best --pretrained imagenet",
 }
 
 
@@ -49,14 +54,15 @@ def section(site: Site) -> list[Block]:
         Text(
             "Each image of 32×32 pixels gets one of 50 classes, which have numbers only. The score is "
             "the accuracy on the validation images. Model A is a MobileNetV2 trained from random "
-            "weights, model B the same network trained from weights that were learned elsewhere."
+            "weights, model B the same network trained from weights that were learned elsewhere. Model C is an "
+            "EfficientNet-Lite0 from ImageNet weights, on images that the network enlarges."
         ),
         *(
             Gap(f"a run of model {model}.", command)
             for model, command in MAKE.items()
             if model not in runs
         ),
-        *networks(site),
+        *networks(site, runs.get("C")),
         *accuracies(site, runs, images),
         *implementation(site, runs),
         *curves(runs),
@@ -65,44 +71,54 @@ def section(site: Site) -> list[Block]:
     ]
 
 
-def networks(site: Site) -> Iterator[Block]:
-    """The networks, drawn from the models themselves."""
-    with torch.device("meta"):
-        model, published = mobilenet_v2(50), MobileNetV2(num_classes=50, width_mult=1.4)
-    block = next(one for one in model.features if getattr(one, "use_res_connect", False))
-    features = model.classifier[-1].in_features
-    stages = network.stages(model, (3, SIZE, SIZE))
-    side = stages[3].height  # of the first block with a shortcut
-    inside = network.stages(block, (block.conv[0][0].in_channels, side, side), merge=False)
+def networks(site: Site, run: RunLog | None) -> Iterator[Block]:
+    """The networks, drawn from the models themselves. ``run``: of model C, if there is one."""
+    architecture = (
+        run.metadata["recipe"]["architecture"] if run else RECIPES["best"]["C"].architecture
+    )
+    image = (3, SIZE, SIZE)
+    stages = network.stages(lambda: mobilenet_v2(50), image)
+    published = network.stages(lambda: MobileNetV2(num_classes=50, width_mult=1.4), image)
+    of_c = network.stages(lambda: build(architecture, 50), image)
+    first = stages[3]  # the first stage with a block that has a shortcut, which is its second
+    shape = (first.channels, first.height, first.width)
+    inside = network.stages(lambda: mobilenet_v2(50).features[3], shape, merge=False)
 
     def compute() -> tuple[dict[str, float], dict[str, np.ndarray]]:
         residuals = [stage for stage in stages if stage.what.startswith("inverted")]
-        usual = network.totals(network.stages(published, (3, SIZE, SIZE)))
         whole = network.totals(stages)
         return whole | {
+            **{f"C {name}": number for name, number in network.totals(of_c).items()},
             "blocks": sum(stage.repeats for stage in residuals),
-            "features": features,
+            "features": FEATURES,
             "halvings": math.log2(whole["stride"]),
-            "published halvings": math.log2(usual["stride"]),
+            "published halvings": math.log2(network.totals(published)["stride"]),
         }, {}
 
     counted = site.measures.of("p1/network", [], compute)
-    yield Heading("The network", 3)
+    yield Heading("The networks", 3)
     yield Text(
         "MobileNetV2 (Sandler et al. 2018) with 1.4 times its channels: ", counted.value("blocks", 0),
         " inverted residual blocks between two convolutions, the mean over all pixels, which gives the ",
         counted.value("features", 0), " features, and a linear layer. The resolution is halved ",
         counted.value("halvings", 0), " times, as the images are small; in the network as published ",
         counted.value("published halvings", 0), " times. In all ", counted.value("parameters", 0),
-        " parameters and ", counted.value("multiply_adds", 0), " multiply-adds an image.",
+        " parameters and ", counted.value("multiply_adds", 0), " multiply-adds an image. Model C's "
+        "EfficientNet-Lite (Tan & Le 2019, without squeeze and excitation) has ",
+        counted.value("C parameters", 0), " and ", counted.value("C multiply_adds", 0), ".",
     )  # fmt: skip
     yield Grid(
         Drawing(
             network.drawing(stages),
-            "The stages, drawn from the model that the code makes: shapes by hooks on a forward pass, "
+            "Models A and B: the stages, drawn from the model that the code makes: shapes by hooks on a forward pass, "
             "parameters and multiply-adds (those of convolutions and of the linear layer) counted. "
             "The first block of a stage has no shortcut; the others have one and stride 1.",
             f"The network from top to bottom: {', '.join(stage.title for stage in stages)}",
+        ),
+        Drawing(
+            network.drawing(of_c),
+            f"Model C: {architecture}. It enlarges an image first.",
+            f"The network from top to bottom: {', '.join(stage.title for stage in of_c)}",
         ),
         Drawing(
             network.drawing(inside, shortcut=True),

@@ -10,7 +10,7 @@ from torch import nn
 from torchvision.models.segmentation import deeplabv3_mobilenet_v3_large
 
 from p3 import data
-from p3.model import ARCHITECTURES, OF_MODEL
+from p3.model import OF_MODEL, build
 from report import charts, network, recipes
 from report import problem3_figures as figures
 from report.measures import Site
@@ -79,9 +79,12 @@ def section(site: Site) -> list[Block]:
 def networks(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
     """The networks, drawn from the models themselves, and what their sizes mean."""
     with torch.device("meta"):
-        made = {model: ARCHITECTURES[OF_MODEL[model]]() for model in NAMES}
+        made = {model: build(OF_MODEL[model]) for model in NAMES}
         published = deeplabv3_mobilenet_v3_large(weights=None, weights_backbone=None)
-    stages = {model: network.stages(one, (3, SIZE, SIZE)) for model, one in made.items()}
+    stages = {
+        model: network.stages(lambda model=model: build(OF_MODEL[model]), (3, SIZE, SIZE))
+        for model in NAMES
+    }
     crops = {model: runs[model].metadata["recipe"].get("crop") or SIZE for model in runs}
     dilated = {  # by model: its pyramid's dilations and the side of the map that they read
         model: [

@@ -31,6 +31,7 @@ def _one_of(**words: str) -> Callable[[Any], str]:
 
 
 WORDS: dict[str, tuple[str, Callable[[Any], str]]] = {  # setting: its name, and its value in words
+    "architecture": ("network", str),
     "batch_size": ("batch", str),
     "crop_padding": ("random crop", _or_none("after padding by {}")),
     "crop": ("seen of an image", lambda side: f"{side}×{side} at random" if side else "all of it"),
@@ -47,13 +48,21 @@ WORDS: dict[str, tuple[str, Callable[[Any], str]]] = {  # setting: its name, and
     "solarize_p": ("solarize, probability", "{:g}".format),
     "mean": ("channels' mean", _list),
     "std": ("channels' standard deviation", _list),
+    "crop_area": (
+        "share of an image's area that is cut and resized",
+        lambda area: _range(area) if any(area) else "none: cut as it is",
+    ),
+    "cutmix": ("CutMix, probability", _or_none()),
     "ignore_unknown": (
         "pixels of class unknown",
         lambda out: f"{'not ' if out else ''}in the loss",
     ),
+    "jaccard": ("weight of the soft Jaccard term", _or_none()),
     "label_smoothing": ("label smoothing", _or_none()),
     "optimiser": ("optimiser", str),
+    "drop_path": ("last block left out, probability", _or_none()),
     "lr": ("learning rate", "{:g}".format),
+    "backbone_rate": ("backbone's learning rate by that of the rest", "{:g}".format),
     "schedule": (
         "schedule",
         _one_of(plateau="a tenth after 10 epochs in a row without a lower training loss"),
@@ -67,6 +76,7 @@ WORDS: dict[str, tuple[str, Callable[[Any], str]]] = {  # setting: its name, and
     "target_schedule": ("target's decay over time", _one_of(cosine="to 1 by a cosine")),
     "average": ("averaged weights", _or_none("decay {:g}")),
     "flip_test": ("mirrored too at validation", _yes),
+    "test_scales": ("image sizes at validation", _list),
     "bf16": (
         "number format",
         lambda bf16: "bfloat16 where the machine has it" if bf16 else "float32",

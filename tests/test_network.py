@@ -3,20 +3,16 @@
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.models import MobileNetV2
 
-from p1.model import mobilenet_v2
+from p1.model import build, mobilenet_v2
 from p2.model import Classifier
 from p3.model import ARCHITECTURES, DeepLabv3, DeepLabv3Plus, FCN32s
 from report import network
 from report.problem3 import on_the_map
 
 SMALL, LARGE = (3, 32, 32), (3, 512, 512)
-
-
-def on_meta(make, *arguments):
-    with torch.device("meta"):
-        return make(*arguments)
 
 
 def words_of(figure):
@@ -39,7 +35,7 @@ def multiply_adds(model, shape):
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             module.register_forward_hook(count)
-    model.eval()(torch.empty(1, *shape, device="meta"))
+    model.eval()(torch.empty(1, *shape))
     return total
 
 
@@ -47,18 +43,21 @@ def multiply_adds(model, shape):
     ("make", "shape"),
     [
         (lambda: mobilenet_v2(50), SMALL),
+        (lambda: build("efficientnet_lite0_64", 50), SMALL),
         (lambda: Classifier(65), (3, 128, 128)),
         *((make, LARGE) for make in ARCHITECTURES.values()),
     ],
 )
 def test_nothing_is_left_out_of_the_sums(make, shape):
-    whole = network.totals(network.stages(on_meta(make), shape))
-    assert whole["parameters"] == sum(p.numel() for p in on_meta(make).parameters())
-    assert whole["multiply_adds"] == multiply_adds(on_meta(make), shape)
+    whole = network.totals(network.stages(make, shape))
+    with FakeTensorMode(), torch.no_grad():
+        model = make()
+        assert whole["parameters"] == sum(p.numel() for p in model.parameters())
+        assert whole["multiply_adds"] == multiply_adds(model, shape)
 
 
 def test_mobilenet_v2_is_drawn_as_published():
-    narrow = network.stages(MobileNetV2(num_classes=7, width_mult=0.5), (3, 64, 64))
+    narrow = network.stages(lambda: MobileNetV2(num_classes=7, width_mult=0.5), (3, 64, 64))
     assert [stage.channels for stage in narrow] == [3, 16, 8, 16, 16, 32, 48, 80, 160, 1280, 7]
     assert [stage.repeats for stage in narrow[2:9]] == [1, 2, 3, 4, 3, 3, 1]
     assert [stage.expansion for stage in narrow[2:9]] == [1, 6, 6, 6, 6, 6, 6]
@@ -67,7 +66,7 @@ def test_mobilenet_v2_is_drawn_as_published():
 
 
 def test_fcn_is_drawn_as_published():
-    stages = network.stages(on_meta(FCN32s), LARGE)
+    stages = network.stages(FCN32s, LARGE)
     blocks = [(stage.repeats, stage.channels, stage.height) for stage in stages[1:6]]
     assert blocks == [(2, 64, 256), (2, 128, 128), (3, 256, 64), (3, 512, 32), (3, 512, 16)]
     drawn = words_of(network.drawing(stages))
@@ -79,7 +78,7 @@ def test_fcn_is_drawn_as_published():
     ("make", "dilations"), [(DeepLabv3, (1, 12, 24, 36, 1)), (DeepLabv3Plus, (1, 1, 6, 12, 18))]
 )
 def test_the_pyramids_branches_read_the_same_map_and_are_read_together(make, dilations):
-    stages = network.stages(on_meta(make), LARGE)
+    stages = network.stages(make, LARGE)
     joined = next(stage for stage in stages if len(stage.reads) == 5)
     branches = [stages[k] for k in joined.reads]
     assert tuple(stage.dilation for stage in branches) == dilations
@@ -89,7 +88,7 @@ def test_the_pyramids_branches_read_the_same_map_and_are_read_together(make, dil
 
 
 def test_what_skips_a_part_is_said_to_read_the_earlier_map():
-    stages = network.stages(on_meta(DeepLabv3Plus), LARGE)
+    stages = network.stages(DeepLabv3Plus, LARGE)
     (skip,) = [
         k for k, stage in enumerate(stages) if k - 1 not in stage.reads and stage.height == 128
     ]
@@ -100,17 +99,20 @@ def test_what_skips_a_part_is_said_to_read_the_earlier_map():
 
 
 def test_a_changed_dilation_shows_in_the_drawing():
-    model = on_meta(DeepLabv3)
-    before = words_of(network.drawing(network.stages(model, LARGE)))
+    def changed():
+        model = DeepLabv3()
+        conv = model.network.classifier[0].convs[1][0]
+        conv.dilation = conv.padding = (6, 6)
+        return model
+
+    before = words_of(network.drawing(network.stages(DeepLabv3, LARGE)))
     assert all(f"dilation {rate} |" in before for rate in (12, 24, 36))
-    conv = model.network.classifier[0].convs[1][0]
-    conv.dilation = conv.padding = (6, 6)
-    after = words_of(network.drawing(network.stages(model, LARGE)))
+    after = words_of(network.drawing(network.stages(changed, LARGE)))
     assert "dilation 6 |" in after and "dilation 12 |" not in after and "dilation 24 |" in after
 
 
 def test_a_changed_width_shows_in_the_drawing_and_in_the_count():
-    narrow, wide = (network.stages(on_meta(FCN32s, classes), LARGE) for classes in (5, 7))
+    narrow, wide = (network.stages(lambda n=n: FCN32s(n), LARGE) for n in (5, 7))
     assert "5 × 512×512" in words_of(network.drawing(narrow))
     assert "7 × 512×512" in words_of(network.drawing(wide))
     fewer = 2 * (4096 + 1) + (7 * 7 - 5 * 5) * 64 * 64  # score and upscore
@@ -119,19 +121,27 @@ def test_a_changed_width_shows_in_the_drawing_and_in_the_count():
 
 
 def test_a_changed_stride_shows_in_the_drawing():
-    model = on_meta(mobilenet_v2, 50)
-    before = network.stages(model, SMALL)
+    def changed():
+        model = mobilenet_v2(50)
+        model.features[4].conv[1][0].stride = (1, 1)
+        return model
+
+    before = network.stages(lambda: mobilenet_v2(50), SMALL)
     assert before[4].height == 16 and "48 × 16×16, stride 2" in words_of(network.drawing(before))
-    model.features[4].conv[1][0].stride = (1, 1)
-    after = network.stages(model, SMALL)
+    after = network.stages(changed, SMALL)
     assert (after[4].height, after[5].height) == (32, 16)
     assert after[4].multiply_adds > 2 * before[4].multiply_adds
     assert "48 × 16×16" not in words_of(network.drawing(after))
 
 
+def test_an_image_that_the_network_enlarges_is_said_to_be_enlarged():
+    stages = network.stages(lambda: build("efficientnet_lite0_64", 50), SMALL)
+    assert stages[1].what == "enlarged to 64×64, conv 3×3" and stages[1].height == 32
+    assert [stage.what for stage in stages].count("mean, linear") == 1
+
+
 def test_a_block_from_the_inside():
-    block = on_meta(mobilenet_v2, 50).features[5]
-    stages = network.stages(block, (48, 16, 16), merge=False)
+    stages = network.stages(lambda: mobilenet_v2(50).features[5], (48, 16, 16), merge=False)
     assert [stage.what for stage in stages[1:]] == ["conv 1×1", "depthwise 3×3", "conv 1×1"]
     assert [stage.channels for stage in stages] == [48, 288, 288, 48]
     assert "shortcut" in words_of(network.drawing(stages, shortcut=True))

@@ -17,8 +17,7 @@ from demo.draw import Parameters, draw_all
 from p1 import train as p1
 from p3 import train as p3
 from report import __main__ as report
-from report import html, overview
-from report import problem2_figures as p2
+from report import html, original, overview
 from report import runs as runlog
 from report.measures import Measures, Site
 from report.page import Drawing, Gap, Grid, Layers, Picture, Points, Table, parts_of
@@ -27,27 +26,16 @@ TINY = Parameters(
     p1_train=2, p1_val=2, p2_unlabelled=2, p2_train=1, p2_val=1, p3_train=4, p3_val=3, size=64
 )
 NUMBER = re.compile(r"\d[\d,]*\.\d+")
-ORIGINAL = {  # the original report's figures, which have no log here
-    *(
-        "0.6476",
-        "0.9714",
-        "0.2848",
-        "0.4114",
-        "0.4551",
-        "0.3062",
-        "0.3087",
-        "0.6257",
-        "0.7341",
-        "0.5775",
-        "0.6537",
-        "0.7166",
-    )
+ORIGINAL = {  # figures of the original report and of others, which have no log here
+    *(f"{score.value:.4f}" for score in original.SCORES.values()),
+    *map(str, (*original.MASK_STAGES, *original.PUBLISHED.values())),
 }
-ORIGINAL |= {
-    f"{100 * abs(one - other):.1f}"
-    for one in p2.ORIGINAL.values()
-    for other in p2.ORIGINAL.values()
-}  # points
+ORIGINAL |= {  # differences of problem 2's, in points
+    f"{100 * abs(original.SCORES[one].value - original.SCORES[other].value):.1f}"
+    for one in original.SCORES
+    for other in original.SCORES
+    if one[:2] == other[:2] == "p2"
+}
 NAMES = {"1.4"}  # of MobileNetV2 x1.4
 
 
@@ -278,7 +266,7 @@ def test_logs_alone_make_a_report_with_stated_gaps(tmp_path):
 def glance(runs, out):
     """The first table's rows, by what they are, and the text below it."""
     site = Site(runs, runlog.read_all(runs), out, (), Measures(out), report.devices.choose("cpu"))
-    _, table, *rules = overview.opening(site)
+    _, _, table, *rules = overview.opening(site)
     rows = {row[0]: ["".join(part if isinstance(part, str) else part.text for part in parts_of(cell)) for cell in row]
             for row in table.rows}  # fmt: skip
     return rows, "".join(part for text in rules for part in text.parts)
@@ -286,8 +274,8 @@ def glance(runs, out):
 
 def test_no_run_is_a_row_with_a_command_that_makes_it_when_typed(tmp_path, monkeypatch):
     rows, rules = glance(tmp_path, tmp_path)
-    assert len(rows) == 9 and not rules
-    for _, figure, _, commands in rows.values():
+    assert len(rows) == 11 and not rules
+    for _, figure, _, _, commands in rows.values():
         assert figure == "not run yet"
         made = set()
         for command in commands.split(" && "):
@@ -295,7 +283,7 @@ def test_no_run_is_a_row_with_a_command_that_makes_it_when_typed(tmp_path, monke
             monkeypatch.setattr(sys, "argv", [module, *flags])
             args = importlib.import_module(module).arguments()
             needed = getattr(args, "pretrained", None) or getattr(args, "backbone", None)
-            assert python == "python3" and (needed is None or str(needed) in made)
+            assert python == "python3" and (needed in (None, "imagenet") or str(needed) in made)
             method = f"_{args.method}" if module == "p2.pretrain" else "_pretrain"
             made = {f"runs/{module[:2]}{method}_{args.recipe}/last.pt"}
         if module == "p2.train":
@@ -311,7 +299,7 @@ def test_the_first_table_marks_what_is_contaminated_or_unfinished_and_says_how_i
             json.dumps({"epoch": 1, "accuracy": accuracy}) + "\n"
         )
 
-    model = "Problem 1, model B: the same, pre-trained"
+    model = overview.ROWS["p1_B"]
     write_run("p1_B_report", 0.9, "cifar100_x.pt", epochs=3)
     rows, rules = glance(tmp_path, tmp_path)
     assert rows[model][1] == "accuracy 0.9000, contaminated, unfinished: epoch 1 of 3" and not rules
