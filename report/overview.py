@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from core.provenance import commits
@@ -85,6 +86,12 @@ def marks(run: RunLog) -> str:
 def chart(runs: dict[str, RunLog]) -> Figure:
     """The scores of ``runs``, the original report's and the best published ones, a line each."""
     figure, axes = charts.panel(7.2, 0.9 + 0.27 * len(ROWS))
+    scores_on(axes, runs)
+    return figure
+
+
+def scores_on(axes: Axes, runs: dict[str, RunLog]) -> None:
+    """Draw ``chart`` on ``axes``."""
     ours = {row: run.last[run.watched] for row, run in runs.items()}
     originals = {row: score.value for row, score in SCORES.items()}
     for name, scores, marker, colour, size in (
@@ -103,7 +110,6 @@ def chart(runs: dict[str, RunLog]) -> Figure:
     axes.tick_params(axis="y", length=0, labelcolor=charts.INK, labelsize=8.5)
     with matplotlib.rc_context(charts.STYLE):
         axes.legend(ncols=3, loc="lower right", bbox_to_anchor=(1.0, 1.0))
-    return figure
 
 
 def opening(site: Site) -> list[Block]:

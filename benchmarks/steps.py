@@ -1,0 +1,292 @@
+"""Training steps beside others': ``python3 -m benchmarks.steps [p1 byol p3 views] [--repeats N]``.
+
+Each program is a process of its own that prints the median time of its steps on made-up images; the
+programs of a group run in turn (A B A B ...), so that a slow minute is slow for all. ``ours`` is this
+project's network, number format, memory layout, allocator and step; ``naive`` is the same network in
+PyTorch's defaults (float32, channels first). BYOL stands beside two packages of the package index,
+byol-pytorch (lucidrains) and lightly; a package that is not installed is left out, and the table says
+so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+from core.cli import InputError, Parser, entry, positive, say
+
+ROOT = Path(__file__).resolve().parents[1]
+SIZES = {"p1": (256, 32), "byol": (64, 128), "p3": (8, 256), "views": (64, 128)}  # images, side
+GROUPS = {  # what: programs, ours first
+    "p1": ("ours", "naive"),
+    "byol": ("ours", "ours, float32", "lightly", "byol-pytorch"),
+    "p3": ("ours", "naive"),
+    "views": ("ours", "naive"),
+}
+PACKAGES = {"lightly": "lightly", "byol-pytorch": "byol_pytorch"}
+STEPS = 4  # timed in a process, after two that are not
+
+Step = Callable[[], None]
+
+
+def main() -> None:
+    parser = Parser(prog="python3 -m benchmarks.steps", description=__doc__)
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"{', '.join(GROUPS)} (all)")
+    parser.add_argument(
+        "--repeats", type=positive, default=3, help="of every program (%(default)s)"
+    )
+    parser.add_argument("--program", help=argparse.SUPPRESS)  # time this one, in this process
+    args = parser.parse_args()
+    if unknown := set(args.groups) - GROUPS.keys():
+        raise InputError(f"no group {sorted(unknown)[0]}; there are {', '.join(GROUPS)}")
+    if args.program:
+        print(seconds(args.groups[0], args.program))
+        return
+    for group in args.groups or GROUPS:
+        say(table(group, *measured(group, args.repeats)))
+
+
+def measured(group: str, repeats: int) -> tuple[dict[str, list[float]], list[str]]:
+    """Seconds a step of each program of ``group``, a number a turn; and the programs left out."""
+    there = [name for name in GROUPS[group] if is_there(name)]
+    times: dict[str, list[float]] = {name: [] for name in there}
+    for _ in range(repeats):
+        for name in there:
+            command = [sys.executable, "-m", "benchmarks.steps", group, "--program", name]
+            done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True)
+            if done.returncode != 0:
+                reason = (done.stderr.strip().splitlines() or ["nothing on stderr"])[-1]
+                raise InputError(f"the program {name!r} of {group} failed: {reason}")
+            times[name].append(float(done.stdout))
+    return times, [name for name in GROUPS[group] if name not in there]
+
+
+def is_there(program: str) -> bool:
+    package = PACKAGES.get(program)
+    return package is None or importlib.util.find_spec(package) is not None
+
+
+def table(group: str, times: dict[str, list[float]], left_out: list[str]) -> str:
+    """A Markdown table: images a second, and how many times as fast the first program is."""
+    count, side = SIZES[group]
+    ours = next(iter(times.values()))
+    rows = [
+        f"{group}: {count} images of {side} pixels a step, {len(ours)} turns",
+        "",
+        "| program | images/s | lowest to highest | ours is faster by |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, seconds_ in times.items():
+        rates = sorted(count / second for second in seconds_)
+        ratio = median(its / own for own, its in zip(ours, seconds_, strict=True))
+        rows.append(
+            f"| {name} | {median(rates):.1f} | {rates[0]:.1f} to {rates[-1]:.1f} | {ratio:.2f} |"
+        )
+    rows += [f"| {name} | not installed | | |" for name in left_out]
+    return "\n".join([*rows, ""])
+
+
+def seconds(group: str, program: str) -> float:
+    """The median time of a step of one program, in this process."""
+    step = {"p1": p1_step, "byol": byol_step, "p3": p3_step, "views": views_step}[group](program)
+    times = []
+    for _ in range(2 + STEPS):
+        start = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - start)
+    return median(times[2:])
+
+
+def p1_step(program: str) -> Step:
+    import torch
+
+    from p1.model import mobilenet_v2
+
+    return supervised_step(program == "ours", mobilenet_v2(50), *SIZES["p1"], torch.Size([]), 50)
+
+
+def p3_step(program: str) -> Step:
+    import torch
+
+    from p3.model import DeepLabv3
+
+    side = SIZES["p3"][1]
+    return supervised_step(
+        program == "ours", DeepLabv3(), *SIZES["p3"], torch.Size([side, side]), 7
+    )
+
+
+def supervised_step(ours: bool, network, count: int, side: int, pixels, classes: int) -> Step:
+    """Forward, cross entropy, backward and SGD on images that lie ready."""
+    import torch
+
+    from core import devices
+
+    torch.manual_seed(0)
+    device = torch.device("cpu")
+    images = torch.randn(count, 3, side, side)
+    truth = torch.randint(classes, (count, *pixels))
+    if ours:
+        network = devices.prepare(network, device)
+        images = images.to(memory_format=torch.channels_last)
+    network.train()
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
+
+    def step() -> None:
+        with devices.autocast(device, bf16=ours):
+            out = network(images)
+        loss = torch.nn.functional.cross_entropy(out.float(), truth)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+    return step
+
+
+def byol_step(program: str) -> Step:
+    """One step of BYOL on a ResNet50, views included in none: each gets them ready-made or none.
+
+    byol-pytorch makes its own views inside its forward pass; it is given functions that return the
+    images as they are.
+    """
+    import torch
+    from torchvision.models import resnet50
+
+    torch.manual_seed(0)
+    count, side = SIZES["byol"]
+    views = torch.rand(2, count, 3, side, side)
+    if program.startswith("ours"):
+        from core import devices
+        from p2.byol import BYOL
+        from p2.model import FEATURES, make_backbone
+
+        device = torch.device("cpu")
+        byol = devices.prepare(BYOL(make_backbone(), FEATURES), device).train()
+        first, second = (view.to(memory_format=torch.channels_last) for view in views)
+        optimiser = torch.optim.Adam([p for p in byol.parameters() if p.requires_grad], lr=3e-4)
+
+        def step() -> None:
+            with devices.autocast(device, bf16=program == "ours"):
+                loss, _ = byol(first, second)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            byol.update_target(0.99)
+
+        return step
+    if program == "byol-pytorch":
+        from byol_pytorch import BYOL as Lucidrains
+
+        learner = Lucidrains(
+            resnet50(weights=None),
+            image_size=side,
+            hidden_layer="avgpool",
+            augment_fn=torch.nn.Identity(),
+            augment_fn2=torch.nn.Identity(),
+        )
+        optimiser = torch.optim.Adam(learner.parameters(), lr=3e-4)
+
+        def step() -> None:
+            loss = learner(views[0])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            learner.update_moving_average()
+
+        return step
+    return lightly_step(views)
+
+
+def lightly_step(views) -> Step:
+    """BYOL put together from lightly's parts, as its documentation does."""
+    import copy
+
+    import torch
+    from lightly.loss import NegativeCosineSimilarity
+    from lightly.models.modules import BYOLPredictionHead, BYOLProjectionHead
+    from lightly.models.utils import deactivate_requires_grad, update_momentum
+    from torchvision.models import resnet50
+
+    backbone = torch.nn.Sequential(*list(resnet50(weights=None).children())[:-1])
+    projector = BYOLProjectionHead(2048, 4096, 256)
+    predictor = BYOLPredictionHead(256, 4096, 256)
+    backbone_target, projector_target = copy.deepcopy(backbone), copy.deepcopy(projector)
+    deactivate_requires_grad(backbone_target)
+    deactivate_requires_grad(projector_target)
+    networks = torch.nn.ModuleList([backbone, projector, predictor])
+    optimiser = torch.optim.Adam(networks.parameters(), lr=3e-4)
+    criterion = NegativeCosineSimilarity()
+
+    def step() -> None:
+        update_momentum(backbone, backbone_target, m=0.99)
+        update_momentum(projector, projector_target, m=0.99)
+        predicted = [predictor(projector(backbone(view).flatten(1))) for view in views]
+        with torch.no_grad():
+            targets = [projector_target(backbone_target(view).flatten(1)) for view in views]
+        loss = criterion(predicted[0], targets[1]) + criterion(predicted[1], targets[0])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+    return step
+
+
+def views_step(program: str) -> Step:
+    """BYOL's two views (the paper's) of a batch: ours in one call, or by torchvision on Pillow images."""
+    import torch
+
+    count, side = SIZES["views"]
+    pixels = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8)
+    if program == "ours":
+        from core import augment
+        from core.randomness import generator
+        from p2.pretrain import view
+        from p2.recipes import PRETRAIN
+
+        recipe = PRETRAIN["paper"]
+
+        def step() -> None:
+            batch = augment.to_float(pixels)
+            for number, how in enumerate(recipe.views):
+                view(batch, how, recipe, generator(0, number))
+
+        return step
+    from torchvision import transforms
+    from torchvision.transforms.functional import to_pil_image
+
+    images = [to_pil_image(image) for image in pixels]
+    jitter = transforms.ColorJitter(0.4, 0.4, 0.2, 0.1)
+
+    def pipeline(blur: float, solarize: float) -> transforms.Compose:
+        return transforms.Compose(
+            [
+                transforms.RandomResizedCrop(side),
+                transforms.RandomHorizontalFlip(),
+                transforms.RandomApply([jitter], 0.8),
+                transforms.RandomGrayscale(0.2),
+                transforms.RandomApply([transforms.GaussianBlur(13)], blur),
+                transforms.RandomSolarize(128, solarize),
+                transforms.ToTensor(),
+            ]
+        )
+
+    both = pipeline(1.0, 0.0), pipeline(0.1, 0.2)
+
+    def step() -> None:
+        torch.set_num_threads(1)  # a worker process has one
+        for transform in both:
+            torch.stack([transform(image) for image in images])
+
+    return step
+
+
+if __name__ == "__main__":
+    sys.argv[0] = "benchmarks.steps"
+    entry(main)

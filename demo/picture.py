@@ -1,0 +1,60 @@
+"""The README's picture: ``python3 -m demo.picture``.
+
+Above, three drawn satellite scenes and their masks; below, the scores of the committed runs beside the
+original report's and the best published ones. It comes in two files, for light and for dark pages.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from core.cli import Parser, entry, say
+from core.files import atomic_write
+from demo.scenes import scene
+from p3.data import colours_of
+from report import charts
+from report.overview import scores_on, shown
+from report.runs import read_all
+
+ROOT = Path(__file__).resolve().parents[1]
+SCENES = (1, 4, 10)  # of demo.scenes.KINDS: a river through a forest, a town, lakes
+SIDE = 160  # pixels of a scene
+
+
+def main() -> None:
+    Parser(prog="demo.picture", description=__doc__).parse_args()
+    figure = picture(ROOT / "results")
+    for theme in ("light", "dark"):
+        path = ROOT / "demo" / f"readme-{theme}.svg"
+        with atomic_write(path) as file:
+            file.write(charts.standalone(figure, dark=theme == "dark").encode())
+        say(f"wrote {path.relative_to(ROOT)}")
+
+
+def picture(folder: Path) -> Figure:
+    """The picture of the runs whose logs lie in ``folder``."""
+    with matplotlib.rc_context(charts.STYLE):
+        figure = Figure(figsize=(8.4, 5.6), layout="constrained")
+        above, below = figure.subfigures(2, 1, height_ratios=(1, 2.6))
+        for axes, pixels in zip(above.subplots(1, 2 * len(SCENES)).flat, pairs(), strict=True):
+            axes.imshow(pixels)
+            axes.set_axis_off()
+        scores_on(below.subplots(), shown(read_all(folder)))
+    return figure
+
+
+def pairs() -> list[np.ndarray]:
+    """Each scene and its mask in turn: (SIDE, SIDE, 3) uint8."""
+    images = []
+    for index in SCENES:
+        pixels, classes = scene(np.random.default_rng(index), index, SIDE)
+        images += [pixels, colours_of(classes)]
+    return images
+
+
+if __name__ == "__main__":
+    entry(main)
