@@ -1,8 +1,8 @@
 """The tables of results, from the committed logs: ``python3 -m results``.
 
 Each folder here holds the ``run.json`` and ``log.jsonl`` of a run, as its training wrote them;
-``measures.json`` is what ``python3 -m report`` measured of these runs. With ``--chart FOLDER`` the chart
-of all scores is drawn too, as FOLDER/scores-light.svg and FOLDER/scores-dark.svg.
+``measures.json`` is what ``python3 -m report`` measured of these runs. With ``--write`` the tables in
+README.md and results/README.md are made anew, between the marks that name them.
 """
 
 from __future__ import annotations
@@ -11,30 +11,51 @@ import json
 import re
 from pathlib import Path
 
-from core.cli import Parser, entry, say
-from core.files import atomic_write, writable_folder
-from report import charts
-from report.overview import ROWS, chart, choice, marks, missing, original, shown
+from core.cli import InputError, Parser, entry, say
+from core.files import atomic_write
+from report.overview import ROWS, choice, marks, missing, original, shown
 from report.runs import RunLog, read_all
 
 FOLDER = Path(__file__).parent
+PAGES = (FOLDER.parent / "README.md", FOLDER / "README.md")
 HEADER = ("run", "recipe", "what", "last epoch", "best epoch", "minutes", "machine")
 WORDS = {"mean_iou": "mIoU", "accuracy": "accuracy", "loss": "training loss"}
 
 
 def main() -> None:
     parser = Parser(prog="results", description=__doc__)
-    parser.add_argument("--chart", type=Path, metavar="FOLDER", help="draw the chart of all scores")
+    parser.add_argument("--write", action="store_true", help="make the pages' tables anew")
     args = parser.parse_args()
-    if args.chart:
-        drawn = chart(shown(read_all(FOLDER)))
-        for theme in ("light", "dark"):
-            path = writable_folder(args.chart) / f"scores-{theme}.svg"
-            with atomic_write(path) as file:
-                file.write(charts.standalone(drawn, dark=theme == "dark").encode())
-            say(f"wrote {path}")
-    else:
-        say("\n\n".join((glance(), differences(), table())))
+    tables = {"scores": glance(), "differences": differences(), "runs": table()}
+    if not args.write:
+        say("\n\n".join(tables.values()))
+        return
+    for page in PAGES:
+        text = with_tables(page.read_text(encoding="utf-8"), tables, page)
+        with atomic_write(page) as file:
+            file.write(text.encode())
+        say(f"wrote {page.relative_to(FOLDER.parent)}")
+
+
+def with_tables(text: str, tables: dict[str, str], source: Path) -> str:
+    """``text`` with each table between the marks ``<!-- NAME -->`` and ``<!-- end -->``.
+
+    Raises InputError if the page ``source`` has marks of no table, or none at all.
+    """
+
+    def made_anew(found: re.Match) -> str:
+        if found[1] not in tables:
+            raise InputError(
+                f"{source} has marks of a table {found[1]!r}; there are: {', '.join(tables)}"
+            )
+        return f"<!-- {found[1]} -->\n{tables[found[1]]}\n<!-- end -->"
+
+    text, count = re.subn(r"<!-- (\w+) -->\n.*?<!-- end -->", made_anew, text, flags=re.DOTALL)
+    if not count:
+        raise InputError(
+            f"{source} has no marks of a table, such as <!-- scores --> and <!-- end -->"
+        )
+    return text
 
 
 def glance(folder: Path = FOLDER) -> str:

@@ -2,9 +2,11 @@
 
 import json
 
+import pytest
 from conftest import ROOT, metadata
 
-from results.__main__ import differences, glance, table
+from core.cli import InputError
+from results.__main__ import differences, glance, table, with_tables
 
 
 def write_run(folder, accuracy, pretrained="None", epochs=1):
@@ -72,3 +74,12 @@ def test_the_readmes_tables_come_from_the_logs():
     written = "\n".join(path.read_text() for path in pages if path.is_file())
     for made in (glance(), table(), differences()):
         assert made.count("\n") >= 3 and made in written
+
+
+def test_tables_are_made_anew_between_their_marks(tmp_path):
+    page = "a\n<!-- runs -->\nold\n<!-- end -->\nb\n<!-- runs -->\n<!-- end -->\n"
+    made = "<!-- runs -->\nnew\n<!-- end -->\n"
+    assert with_tables(page, {"runs": "new"}, tmp_path) == f"a\n{made}b\n{made}"
+    for text, reason in ((page.replace("runs", "rows"), "a table 'rows'"), ("none", "no marks")):
+        with pytest.raises(InputError, match=reason):
+            with_tables(text, {"runs": "new"}, tmp_path)
