@@ -1,0 +1,36 @@
+"""The harnesses that break the machine, in short: see ``tests.faults`` and ``tests.mutations``."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+
+def harness(name, *flags):
+    """The last line that a harness prints; it must have found nothing."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"tests.{name}", *flags], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.splitlines()[-1]
+
+
+FILES = ("checkpoint", "cache", "ship", "p1", "p2", "p3")
+
+
+@pytest.mark.parametrize(
+    ("tasks", "every", "at_least"), [(FILES, "7", 25), (("training",), "35", 6)], ids=str
+)
+def test_a_disk_that_fails_or_a_kill_at_any_step_loses_nothing(tasks, every, at_least):
+    line = harness("faults", "--tasks", *tasks, "--kinds", "full", "killed", "--every", every)
+    faults, broken = re.fullmatch(
+        r"(\d+) faults in \d+ tasks, (\d+) promises broken", line
+    ).groups()
+    assert int(faults) >= at_least and broken == "0"
+
+
+@pytest.mark.slow
+def test_every_kind_of_fault_at_every_step_loses_nothing():
+    assert harness("faults").endswith("7 tasks, 0 promises broken")
