@@ -135,6 +135,7 @@ def read_manifest(path: Path, what: str) -> list[Wanted]:
         LookupError,
         TypeError,
         AttributeError,
+        RecursionError,
     ) as error:  # no JSON, or JSON of another shape
         raise InputError(f"the manifest {path} is broken in {what!r}: {error}") from error
 

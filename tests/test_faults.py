@@ -31,6 +31,17 @@ def test_a_disk_that_fails_or_a_kill_at_any_step_loses_nothing(tasks, every, at_
     assert int(faults) >= at_least and broken == "0"
 
 
+def test_files_that_are_broken_or_crafted_are_read_or_refused():
+    line = harness("mutations", "--count", "100")
+    inputs, faults = re.match(r"(\d+) inputs, (\d+) faults, ", line).groups()
+    assert int(inputs) > 1300 and faults == "0"
+
+
+@pytest.mark.slow
+def test_many_files_that_are_broken_or_crafted_are_read_or_refused():
+    assert re.match(r"(\d+) inputs, 0 faults, ", harness("mutations", "--count", "1500"))
+
+
 @pytest.mark.slow
 def test_every_kind_of_fault_at_every_step_loses_nothing():
     assert harness("faults").endswith("7 tasks, 0 promises broken")
