@@ -13,6 +13,7 @@ import fcntl
 import math
 import os
 import warnings
+import weakref
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -177,8 +178,11 @@ def read(path: Path, count: int, memory: float) -> Tensor | None:
     pieces = _pieces(data.shape)
     if len(checksums) != len(pieces) or end != path.stat().st_size:
         return None
-    in_memory = data.nbytes <= memory and processes.world_size() == 1
+    in_memory = _in_memory + data.nbytes <= memory and processes.world_size() == 1
     kept = np.empty(data.shape, np.uint8) if in_memory else data
+    if in_memory:
+        _count(data.nbytes)
+        weakref.finalize(kept, _count, -data.nbytes)
 
     def is_right(piece: range, checksum: int) -> bool:
         part = slice(piece.start, piece.stop)
@@ -194,6 +198,14 @@ def read(path: Path, count: int, memory: float) -> Tensor | None:
         # Of torch, that this cannot be written to. A mapping that can be has to fit in memory, for Linux to allow it.
         warnings.simplefilter("ignore")
         return torch.from_numpy(kept).permute(0, 3, 1, 2)
+
+
+_in_memory = 0  # bytes of the data sets that this process holds
+
+
+def _count(change: int) -> None:
+    global _in_memory
+    _in_memory += change
 
 
 def resident(data: Tensor, device: torch.device, memory: float) -> Tensor:

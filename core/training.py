@@ -67,7 +67,7 @@ def command_line(description: str | None, *, data: str, run: str) -> cli.Parser:
         type=cli.gibibytes,
         metavar="GIB",
         default=cli.free_memory() // 2,
-        help="a data set of more GiB stays on the disk, memory-mapped (half of the free memory)",
+        help="data sets beyond so many GiB stay on the disk, memory-mapped (half of the free memory)",
     )
     add("--fresh", action="store_true", help="start over; an older run is kept aside, not resumed")
     add(

@@ -268,7 +268,8 @@ def test_an_image_that_cannot_be_used_is_named_and_leaves_no_cache(paths, load):
 
 
 @pytest.mark.parametrize(
-    ("memory", "world", "on_disk"), [(12 * 162, 1, False), (12 * 162 - 1, 1, True), (ALL, 2, True)]
+    ("memory", "world", "on_disk"),
+    [(12 * 162, 1, False), (12 * 162 - 1, 1, True), (0, 1, True), (ALL, 2, True)],
 )
 def test_a_set_is_mapped_if_it_is_larger_than_the_memory_or_several_share_it(
     paths, load, monkeypatch, capfd, memory, world, on_disk
@@ -276,7 +277,8 @@ def test_a_set_is_mapped_if_it_is_larger_than_the_memory_or_several_share_it(
     monkeypatch.setattr(processes, "world_size", lambda: world)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        first, second = load(paths, memory=memory), load(paths, memory=memory)
+        first = load(paths, memory=memory)
+        second = load(paths, memory=2 * memory)  # as the first is held still
     assert mapped(kept(paths)[0]) == on_disk
     assert same(first, paths) and same(second, paths) and load.decoded == len(paths)
     index = torch.tensor([7, 0, 7])
@@ -284,6 +286,19 @@ def test_a_set_is_mapped_if_it_is_larger_than_the_memory_or_several_share_it(
         cache.gather(first, index, torch.device("cpu")), images.load(paths, images.read_rgb)[index]
     )
     assert capfd.readouterr() == ("", "")
+
+
+def test_sets_share_the_memory_and_give_it_back(paths, load):
+    both = 2 * 12 * 162
+    load(paths)
+    first, second = load(paths, memory=both), load(paths, memory=both)
+    assert not mapped(kept(paths)[0])
+    third = load(paths, memory=both)
+    assert mapped(kept(paths)[0]) and same(third, paths)
+    view = first[3:5, :2]  # keeps the whole set
+    del first, second, third
+    again = load(paths, memory=both)
+    assert not mapped(kept(paths)[0]) and torch.equal(again[3:5, :2], view)
 
 
 def test_a_set_goes_to_the_device_whole_or_by_the_batch():
