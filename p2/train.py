@@ -49,8 +49,17 @@ def main() -> None:
     args, recipe = arguments()
     if args.all_settings:
         train_all(args, recipe)
-    else:
-        train(SETTINGS[args.setting], args, recipe)
+        return
+    setting = SETTINGS[args.setting]
+    for flag, value, start in (
+        ("--labels-backbone", args.labels_backbone, "labels"),
+        ("--byol-backbone", args.byol_backbone, "byol"),
+    ):
+        if value and setting.start != start:
+            raise InputError(
+                f"setting {setting.name} starts from {setting.start}; leave {flag} out"
+            )
+    train(setting, args, recipe)
 
 
 # --- the five settings, one after another ---------------------------------------------------------

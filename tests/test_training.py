@@ -202,6 +202,11 @@ def test_wrong_requests_of_training_are_one_line(call, tiny, tmp_path):
         ),
         (
             p2.main,
+            ("--data", tiny / "p2_data", "--setting", "C", "--labels-backbone", "x.pt"),
+            "setting C starts from byol; leave --labels-backbone out",
+        ),
+        (
+            p2.main,
             ("--data", tiny / "p2_data", "--setting", "B", "--run", tmp_path / "r"),
             "pretrain_model_SL.pt",
         ),
