@@ -1,228 +1,297 @@
-"""Measure our programs beside others, whole processes in turn: ``python3 -m benchmarks inference|metric ...``.
+"""Measure our programs beside others, whole processes in turn: ``python3 -m benchmarks``.
 
 Every program is run ``--repeats`` times, one after the other (A B A B ...), so that a machine that is slow for a while is slow
-for all of them. A line a program says the medians of wall time, of CPU time (user and system, all threads) and of the peak
-of resident memory; the medians of our time by its time in the same turn; and the share of its answers that are ours.
+for all of them. What was measured goes to benchmarks/results.json, and as tables into benchmarks/README.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
+import json
 import os
-import subprocess
+import platform
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from statistics import median
 
-# Neither torch nor numpy here: a child's peak of memory, as Linux counts it, begins with the size of the process that
-# starts it.
-from core.cli import InputError, Parser, entry, positive
+from benchmarks import steps
+from benchmarks.processes import ROOT, Use, in_turn, measure, same_lines, same_pixels, same_rows
+from core.cli import Parser, entry, positive, say
+from core.files import atomic_write
 
-ROOT = Path(__file__).resolve().parents[1]
+COUNTS = {
+    "p1": 2500,
+    "p2": 406,
+    "p3": 257,
+    "metric": 257,
+}  # of images: the course's validation sets
 NAIVE_BATCH = {"p1": 32, "p2": 32, "p3": 8}
-HEADER = f"{'program':<9}{'wall s':>9}{'CPU s':>9}{'peak MiB':>10}{'ours / it: wall':>17}{'CPU':>7}{'identical':>11}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Use:
-    """What a process took: seconds of wall time, seconds of CPU time in all its threads, MiB of memory at its peak."""
-
-    wall: float
-    cpu: float
-    peak: float
+PARTS = ("metric", "p1", "p2", "p3", "growth", "steps")
+RESULTS = ROOT / "benchmarks" / "results.json"
+README = ROOT / "benchmarks" / "README.md"
+MARK = "<!-- what follows is made by python3 -m benchmarks -->"
 
 
 def main() -> None:
     args = arguments()
-    what = f"{args.problem} inference" if args.what == "inference" else args.what
-    cores, load = os.cpu_count(), os.getloadavg()[0]
-    print(
-        f"{what}: medians over {args.repeats} turns, on {cores} cores with a load of {load:.1f} before",
-        flush=True,
-    )
+    results = {"machine": machine(), "repeats": args.repeats, "share": args.share, "parts": {}}
     with tempfile.TemporaryDirectory(prefix="benchmarks.") as folder:
-        programs, identical = (inference if args.what == "inference" else metric)(
-            args, Path(folder)
-        )
-        runs, printed = in_turn(programs, args.repeats)
-        shares = identical(printed)
-    print(table(runs, shares))
+        for part in args.parts:
+            say(f"{part}: {args.repeats} turns")
+            results["parts"][part] = MEASURES[part](args, Path(folder, part))
+            say("\n".join(TABLES[part](results["parts"][part])))
+    if args.write:
+        write(results)
 
 
 def arguments() -> argparse.Namespace:
     parser = Parser(prog="python3 -m benchmarks", description=__doc__)
-    what = parser.add_subparsers(dest="what", required=True)
-    ours = what.add_parser("inference", help="hw1_N.sh beside the naive way, on the CPU")
-    ours.add_argument("--problem", choices=list(NAIVE_BATCH), default="p1", help="%(default)s")
-    ours.add_argument("--checkpoint", type=Path, required=True)
-    ours.add_argument("--images", type=Path, required=True, help="folder of images")
-    ours.add_argument("--table", type=Path, help="p2: csv with the columns id and filename")
-    ours.add_argument("--batch-size", type=positive, help="of the naive way (p1 and p2 32, p3 8)")
-    masks = what.add_parser(
-        "metric", help="mean_iou_evaluate.py beside decoding alone and the naive way"
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; without one, all"
     )
-    masks.add_argument(
-        "-g", "--labels", type=Path, required=True, metavar="FOLDER", help="the true masks, *.png"
+    parser.add_argument("--repeats", type=positive, default=3, help="turns (%(default)s)")
+    parser.add_argument(
+        "--share",
+        type=float,
+        default=1.0,
+        help="of the course's numbers of images (%(default)s); less only shows that it runs",
     )
-    masks.add_argument(
-        "-p",
-        "--pred",
-        type=Path,
-        required=True,
-        metavar="FOLDER",
-        help="the predicted masks, same names",
+    for problem, name in (("p1", "p1_a.pt"), ("p2", "p2_c.pt"), ("p3", "p3_b.pt")):
+        checkpoint = ROOT / "checkpoints" / name
+        parser.add_argument(f"--{problem}", type=Path, default=checkpoint, metavar="CHECKPOINT")
+    parser.add_argument(
+        "--write", action=argparse.BooleanOptionalAction, default=True, help="results.json, README"
     )
-    for command in (ours, masks):
-        command.add_argument(
-            "--repeats", type=positive, default=3, help="of every program (%(default)s)"
-        )
     args = parser.parse_args()
-    if args.what == "inference" and (args.problem == "p2") != (args.table is not None):
-        raise InputError("--table CSV belongs to --problem p2, and p2 needs it")
+    if foreign := set(args.parts) - set(PARTS):
+        parser.error(f"no part {', '.join(sorted(foreign))}; there are {', '.join(PARTS)}")
+    args.parts = [part for part in PARTS if part in (args.parts or PARTS)]
     return args
 
 
-Programs = dict[str, list[object]]  # commands by name, ours first
-Shares = Callable[
-    [dict[str, str]], dict[str, float]
-]  # from what each printed: share of answers that are ours
+def machine() -> dict[str, object]:
+    """The processor, and the versions of what the time is spent in."""
+    lines = (
+        Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else []
+    )
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    packages = ("torch", "torchvision", "numpy", "pillow")
+    return {
+        "processor": models[0] if models else platform.machine(),
+        "cores": os.cpu_count(),
+        "load before": round(os.getloadavg()[0], 2),
+        "date": time.strftime("%Y-%m-%d"),
+        "python": platform.python_version(),
+        **{package: metadata.version(package) for package in packages},
+    }
 
 
-def inference(args: argparse.Namespace, folder: Path) -> tuple[Programs, Shares]:
-    images, checkpoint = args.images.resolve(), args.checkpoint.resolve()
-    ours, naive = folder / "ours", folder / "naive"
-    table = [args.table.resolve()] if args.table else []
-    batch_size = args.batch_size or NAIVE_BATCH[args.problem]
+def draw(kind: str, folder: Path, count: int, *source: Path) -> None:
+    # Not in this process: see benchmarks.processes.
+    measure("draw", ["python3", "-m", "benchmarks.draw", kind, folder, count, *source])
+
+
+def count_of(args: argparse.Namespace, part: str) -> int:
+    return max(2, round(COUNTS[part] * args.share))
+
+
+def ours(args: argparse.Namespace, problem: str, images: Path, output: Path, *more: str) -> list:
+    table = [images.with_suffix(".csv")] if problem == "p2" else []
+    script = ["bash", f"hw1_{problem[1]}.sh", *table, images, output]
+    checkpoint = ["--checkpoint", getattr(args, problem).resolve()]
+    return [*script, *checkpoint, "--device", "cpu", "--max-minutes", "inf", *more]
+
+
+# --- the parts --------------------------------------------------------------------------------------------------------
+
+
+def inference(problem: str, args: argparse.Namespace, folder: Path) -> dict:
+    """Ours, ours in bfloat16, the naive way, and the floor: importing torch, then nothing but convolutions."""
+    images, count = folder / "images", count_of(args, problem)
+    draw(problem, images, count)
+    checkpoint = getattr(args, problem).resolve()
+    outputs = {name: folder / name for name in ("ours", "ours bf16", "naive")}
+    table = ["--table", images.with_suffix(".csv")] if problem == "p2" else []
     programs = {
-        "ours": ["bash", f"hw1_{args.problem[1]}.sh", *table, images, ours, "--checkpoint", checkpoint, "--device", "cpu"],
+        "ours": ours(args, problem, images, outputs["ours"]),
+        "ours bf16": ours(args, problem, images, outputs["ours bf16"], "--bf16"),
         "naive": [
-            "python3", "-m", "benchmarks.naive", args.problem, "--checkpoint", checkpoint, "--images", images,
-            "--output", naive, "--batch-size", batch_size, *(["--table", *table] if table else []),
+            "python3", "-m", "benchmarks.naive", problem, "--checkpoint", checkpoint,
+            "--images", images, "--output", outputs["naive"],
+            "--batch-size", NAIVE_BATCH[problem], *table,
         ],
+        "import torch": ["python3", "-c", "import torch"],
+        "floors": ["python3", "-m", "benchmarks.floors", checkpoint],
     }  # fmt: skip
-    share = same_pixels if args.problem == "p3" else same_rows
-    return programs, lambda printed: {"naive": share(ours, naive)}
+    runs, printed = in_turn(programs, args.repeats)
+    floors = json.loads(printed["floors"])
+    del runs["floors"]
+    work = count * floors["gflop"][str(checkpoint)] * floors["views"][str(checkpoint)]
+    share = same_pixels if problem == "p3" else same_rows
+    return {
+        "images": count,
+        "checkpoint": checkpoint.name,
+        "runs": as_fields(runs),
+        "identical": {
+            name: share(outputs["ours"], outputs[name]) for name in ("ours bf16", "naive")
+        },
+        "gflop": round(work, 1),
+        "peak gflop/s": round(floors["peak"], 1),
+        "floor s": median(use.wall for use in runs["import torch"]) + work / floors["peak"],
+    }
 
 
-def metric(args: argparse.Namespace, folder: Path) -> tuple[Programs, Shares]:
-    folders = ["-g", args.labels.resolve(), "-p", args.pred.resolve()]
+def metric(args: argparse.Namespace, folder: Path) -> dict:
+    """Ours, decoding alone, and the formula as it stands."""
+    count = count_of(args, "metric")
+    draw("masks", folder, count)
+    folders = ["-g", folder / "truth", "-p", folder / "predicted"]
     programs = {
         "ours": ["python3", "mean_iou_evaluate.py", *folders],
         "decode": ["python3", "-m", "benchmarks.metric", "decode", *folders],
         "naive": ["python3", "-m", "benchmarks.metric", "naive", *folders],
     }
-    return programs, lambda printed: {"naive": same_lines(printed["ours"], printed["naive"])}
+    runs, printed = in_turn(programs, args.repeats)
+    return {
+        "images": count,
+        "runs": as_fields(runs),
+        "identical": {"naive": same_lines(printed["ours"], printed["naive"])},
+    }
 
 
-# --- running ----------------------------------------------------------------------------------------------------------
+def growth(args: argparse.Namespace, folder: Path) -> dict:
+    """Ours at a tenth of the images, at all, and at ten times as many, once each."""
+    sizes: dict[str, list[dict]] = {}
+    for problem in ("p1", "p2", "p3"):
+        count = count_of(args, problem)
+        draw(problem, folder / problem, max(2, count // 10))
+        sizes[problem] = []
+        for images in (max(2, count // 10), count, 10 * count):
+            source = folder / f"{problem}_{images}"
+            draw("grown", source, images, folder / problem)
+            output = folder / f"{problem}_{images}_out"
+            use, _ = measure("ours", ours(args, problem, source, output))
+            sizes[problem].append({"images": images, **dataclasses.asdict(use)})
+    return sizes
 
 
-def in_turn(programs: Programs, repeats: int) -> tuple[dict[str, list[Use]], dict[str, str]]:
-    """Run every program ``repeats`` times in turn: what each run took, and what each program printed last."""
-    runs: dict[str, list[Use]] = {name: [] for name in programs}
-    printed = {}
-    for turn in range(repeats):
-        for name, command in programs.items():
-            use, printed[name] = measure(name, command)
-            runs[name].append(use)
-            print(f"run {turn + 1} of {repeats}: {name} {use.wall:.2f} s", file=sys.stderr)
-    return runs, printed
+def training_steps(args: argparse.Namespace, folder: Path) -> dict:
+    """Seconds a step of each program of ``benchmarks.steps``, and which are not installed."""
+    measured = {group: steps.measured(group, args.repeats) for group in steps.GROUPS}
+    return {group: {"s": times, "left out": out} for group, (times, out) in measured.items()}
 
 
-def measure(name: str, command: list[object]) -> tuple[Use, str]:
-    """Run a command in the repository to its end: what it took, and its stdout. Raises InputError if it fails."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # python3 is the one that runs this
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        start = time.perf_counter()
-        process = subprocess.Popen(
-            [str(word) for word in command],
-            cwd=ROOT,
-            env={**os.environ, "PATH": path},
-            stdout=out,
-            stderr=err,
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-        wall = time.perf_counter() - start
-        process.returncode = os.waitstatus_to_exitcode(status)
-        out.seek(0)
-        err.seek(0)
-        if process.returncode != 0:
-            said = err.read().decode(errors="replace").strip().splitlines() or ["nothing on stderr"]
-            raise InputError(
-                f"the program {name!r} ended with status {process.returncode}: {said[-1]}"
-            )
-        return Use(
-            wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
-        ), out.read().decode()
+def as_fields(runs: dict[str, list[Use]]) -> dict[str, list[dict[str, float]]]:
+    return {name: [dataclasses.asdict(use) for use in uses] for name, uses in runs.items()}
 
 
-def table(runs: dict[str, list[Use]], shares: dict[str, float]) -> str:
-    """A line a program; ours is the first of ``runs``."""
-    ours = next(iter(runs.values()))
-    lines = [HEADER]
-    for name, uses in runs.items():
-        wall, cpu, peak = (
-            median(getattr(use, field) for use in uses) for field in ("wall", "cpu", "peak")
-        )
-        by_wall = median(mine.wall / its.wall for mine, its in zip(ours, uses, strict=True))
-        by_cpu = median(mine.cpu / its.cpu for mine, its in zip(ours, uses, strict=True))
-        same = f"{100 * shares[name]:.3f} %" if name in shares else "-"
-        lines.append(
-            f"{name:<9}{wall:9.2f}{cpu:9.2f}{peak:10.0f}{by_wall:17.3f}{by_cpu:7.3f}{same:>11}"
-        )
-    return "\n".join(lines)
+MEASURES: dict[str, Callable[[argparse.Namespace, Path], dict]] = {
+    "metric": metric,
+    **{
+        problem: (lambda args, folder, problem=problem: inference(problem, args, folder))
+        for problem in ("p1", "p2", "p3")
+    },
+    "growth": growth,
+    "steps": training_steps,
+}
 
 
-# --- comparing --------------------------------------------------------------------------------------------------------
+# --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def same_rows(ours: Path, theirs: Path) -> float:
-    """Share of equal labels of two csv files with the columns filename and label. Raises InputError at other names."""
-    first, second = (labels(path) for path in (ours, theirs))
-    same_names(first.keys(), second.keys())
-    return sum(first[name] == second[name] for name in first) / len(first)
+def side_by_side(found: dict) -> list[str]:
+    """A line a program: medians with the least and most, and our time by its in the same turn."""
+    lines = [
+        "| program | wall s | CPU s | peak MiB | ours / it, wall | ours / it, CPU | identical |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    own = found["runs"]["ours"]
+    for name, uses in found["runs"].items():
+        share = found["identical"].get(name)
+        cells = [spread([use[field] for use in uses], 2) for field in ("wall", "cpu")]
+        cells.append(f"{median(use['peak'] for use in uses):.0f}")
+        for field in ("wall", "cpu"):
+            ratios = [a[field] / b[field] for a, b in zip(own, uses, strict=True)]
+            cells.append("-" if name == "ours" else f"{median(ratios):.3f}")
+        cells.append("-" if share is None else f"{100 * share:.3f} %")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    if "floor s" in found:
+        wall = median(use["wall"] for use in own)
+        lines += [
+            "",
+            f"Floor: {found['floor s']:.2f} s, `import torch` and {found['gflop']:,.0f} GFLOP at the "
+            f"{found['peak gflop/s']:.0f} GFLOP/s that a large convolution reaches; ours takes "
+            f"{wall / found['floor s']:.2f} times that.",
+        ]
+    return lines
 
 
-def labels(path: Path) -> dict[str, str]:
-    with path.open(newline="") as file:
-        return {row["filename"]: row["label"] for row in csv.DictReader(file)}
+def growing(found: dict) -> list[str]:
+    lines = [
+        "| problem | images | wall s | CPU s an image, ms | peak MiB |",
+        "|---|---|---|---|---|",
+    ]
+    for problem, uses in found.items():
+        for use in uses:
+            each = 1000 * use["cpu"] / use["images"]
+            cells = (problem, f"{use['images']:,}", f"{use['wall']:.1f}", f"{each:.1f}")
+            lines.append(f"| {' | '.join(cells)} | {use['peak']:.0f} |")
+    return lines
 
 
-def same_pixels(ours: Path, theirs: Path) -> float:
-    """Share of equal pixels of two folders of masks. Raises InputError at other names or sizes."""
-    import numpy as np
-    from PIL import Image
-
-    names = sorted(path.name for path in ours.iterdir())
-    same_names(names, [path.name for path in theirs.iterdir()])
-    equal = count = 0
-    for name in names:
-        first, second = (np.asarray(Image.open(folder / name)) for folder in (ours, theirs))
-        if first.shape != second.shape:
-            raise InputError(
-                f"the two programs' {name} are not of one size; nothing can be compared"
-            )
-        pixels = (first == second).all(axis=-1)
-        equal, count = equal + int(pixels.sum()), count + pixels.size
-    return equal / count
+def rates(found: dict) -> list[str]:
+    tables = [steps.table(group, one["s"], one["left out"]) for group, one in found.items()]
+    return "\n".join(tables).rstrip().splitlines()
 
 
-def same_lines(ours: str, theirs: str) -> float:
-    """Share of equal lines of two texts; empty ones do not count."""
-    first, second = ([line for line in text.splitlines() if line] for text in (ours, theirs))
-    return sum(a == b for a, b in zip(first, second, strict=False)) / max(len(first), len(second))
+def spread(values: list[float], digits: int) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.{digits}f}"
+    return f"{median(values):.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"
 
 
-def same_names(ours: object, theirs: object) -> None:
-    if differing := sorted(set(ours) ^ set(theirs)):
-        raise InputError(
-            f"only one of the two programs answered for {differing[0]} ({len(differing)} such files)"
-        )
+TABLES: dict[str, Callable[[dict], list[str]]] = {
+    **dict.fromkeys(("metric", "p1", "p2", "p3"), side_by_side),
+    "growth": growing,
+    "steps": rates,
+}
+TITLES = {
+    "metric": "Metric",
+    "p1": "Problem 1",
+    "p2": "Problem 2",
+    "p3": "Problem 3",
+    "growth": "As the work grows",
+    "steps": "Training steps",
+}
+
+
+def write(results: dict) -> None:
+    """results.json whole, and the tables of it after the mark in README.md."""
+    with atomic_write(RESULTS) as file:
+        file.write((json.dumps(results, indent=1) + "\n").encode())
+    text = README.read_text().split(MARK)[0]
+    with atomic_write(README) as file:
+        file.write((text + MARK + "\n" + "\n".join(page(results)) + "\n").encode())
+
+
+def page(results: dict) -> list[str]:
+    about = ", ".join(f"{name} {value}" for name, value in results["machine"].items())
+    lines = ["", f"Machine: {about}. Medians of {results['repeats']} turns (least–most)."]
+    if results["share"] != 1:
+        lines.append(f"**Only {results['share']:g} of the images: no measurement.**")
+    for part, found in results["parts"].items():
+        title = TITLES[part]
+        if "images" in found:
+            title += f", {found['images']:,} images"
+        if "checkpoint" in found:
+            title += f", {found['checkpoint']}"
+        lines += ["", f"### {title}", "", *TABLES[part](found)]
+    return lines
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import importlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,12 @@ import imageio.v3 as iio
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from core.cli import InputError, Parser, entry
-from p1.model import mobilenet_v2
-from p2.model import Classifier
 from p3.data import COLOURS, mask_name
-from p3.model import ARCHITECTURES
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -46,12 +44,18 @@ class Images(Dataset):
 def main() -> None:
     args = arguments()
     saved = torch.load(args.checkpoint, map_location="cpu", weights_only=True)
-    network = build(args.problem, saved)
+    model = importlib.import_module(f"{args.problem}.model")
+    network = model.build(saved["architecture"], len(saved["classes"]))
     network.load_state_dict(saved["weights"])
     network.eval()
+    scales = [saved["test_scales"]] if "test_scales" in saved and args.problem == "p3" else []
+
+    def logits(images: Tensor) -> Tensor:
+        return model.logits(network, images, saved["flip_test"], *scales)
+
     if args.problem == "p1":
         paths = sorted(path for path in args.images.iterdir() if path.suffix.lower() in SUFFIXES)
-        labels = classify(network, paths, saved, args.batch_size)
+        labels = classify(logits, paths, saved, args.batch_size)
         write(
             args.output,
             [
@@ -62,9 +66,7 @@ def main() -> None:
     elif args.problem == "p2":
         with args.table.open(newline="", encoding="utf-8-sig") as file:
             asked = [(row["id"], row["filename"]) for row in csv.DictReader(file)]
-        labels = classify(
-            network, [args.images / name for _, name in asked], saved, args.batch_size
-        )
+        labels = classify(logits, [args.images / name for _, name in asked], saved, args.batch_size)
         write(
             args.output,
             [
@@ -79,7 +81,7 @@ def main() -> None:
             if path.suffix.lower() in SUFFIXES and "_mask" not in path.stem
         )
         args.output.mkdir(parents=True, exist_ok=True)
-        segment(network, paths, saved, args.batch_size, args.output)
+        segment(logits, paths, saved, args.batch_size, args.output)
 
 
 def arguments() -> argparse.Namespace:
@@ -103,17 +105,6 @@ def arguments() -> argparse.Namespace:
     return args
 
 
-def build(problem: str, saved: dict[str, Any]) -> nn.Module:
-    """The network of a checkpoint's fields, with random weights."""
-    if problem == "p1":
-        return mobilenet_v2(len(saved["classes"]))
-    return (
-        Classifier(len(saved["classes"]))
-        if problem == "p2"
-        else ARCHITECTURES[saved["architecture"]]()
-    )
-
-
 def batches(paths: list[Path], saved: dict[str, Any], batch_size: int) -> Iterator[Tensor]:
     """The network's inputs, (batch, 3, H, W) float32."""
     size = saved["input_size"]
@@ -130,30 +121,28 @@ def batches(paths: list[Path], saved: dict[str, Any], batch_size: int) -> Iterat
 
 
 def classify(
-    network: nn.Module, paths: list[Path], saved: dict[str, Any], batch_size: int
+    logits: Callable[[Tensor], Tensor], paths: list[Path], saved: dict[str, Any], batch_size: int
 ) -> list[str]:
     """The label of each image."""
     labels: list[str] = []
     with torch.no_grad():
         for images in batches(paths, saved, batch_size):
-            logits = network(images)
-            if saved["flip_test"]:
-                logits = (logits + network(images.flip(3))) / 2
-            labels.extend(saved["classes"][k] for k in logits.argmax(1).tolist())
+            labels.extend(saved["classes"][k] for k in logits(images).argmax(1).tolist())
     return labels
 
 
 def segment(
-    network: nn.Module, paths: list[Path], saved: dict[str, Any], batch_size: int, output: Path
+    logits: Callable[[Tensor], Tensor],
+    paths: list[Path],
+    saved: dict[str, Any],
+    batch_size: int,
+    output: Path,
 ) -> None:
     """Write the mask of each image into the folder ``output``."""
     written = iter(paths)
     with torch.no_grad():
         for images in batches(paths, saved, batch_size):
-            logits = network(images)
-            if saved["flip_test"]:
-                logits = (logits + network(images.flip(3)).flip(3)) / 2
-            for classes, path in zip(logits.argmax(1).numpy(), written, strict=False):
+            for classes, path in zip(logits(images).argmax(1).numpy(), written, strict=False):
                 mask = np.zeros((*classes.shape, 3), dtype=np.uint8)
                 for k, colour in enumerate(COLOURS):
                     mask[classes == k] = colour

@@ -49,7 +49,7 @@ def main() -> int:
         )
     outputs = [writable_file(path) for path in (args.output, args.probabilities) if path]
     check_outputs(outputs, [args.checkpoint, *paths])
-    with Stream(paths, data.decode, ahead=4096, stop_at=args.stop_at) as stream:
+    with Stream(paths, data.decode, ahead=1024, stop_at=args.stop_at) as stream:
         return on_device(args.device, lambda device: label(args, stream, device))
 
 

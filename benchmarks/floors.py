@@ -1,0 +1,61 @@
+"""What no program can do without: ``python3 -m benchmarks.floors CHECKPOINT...`` prints it as JSON.
+
+``peak``: GFLOP/s of a large convolution in oneDNN, the best of five. ``gflop``: of each checkpoint's
+network, for one image and one view of it, a multiplication and an addition being two operations.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from core import checkpoint
+
+SIDE = {"p1": 32, "p2": 128, "p3": 512}
+
+
+def peak() -> float:
+    """Of a 3x3 convolution of 256 channels, float32, channels last, weights in oneDNN's order."""
+    images = torch.randn(8, 256, 64, 64).contiguous(memory_format=torch.channels_last)
+    geometry = ([1, 1], [1, 1], [1, 1], 1)
+    weight = torch.ops.mkldnn._reorder_convolution_weight(
+        torch.randn(256, 256, 3, 3), *geometry, list(images.shape)
+    )
+    seconds = []
+    for _ in range(6):
+        start = time.perf_counter()
+        torch.ops.mkldnn._convolution_pointwise(images, weight, None, *geometry, "none", [], "")
+        seconds.append(time.perf_counter() - start)
+    return 2 * 8 * 64 * 64 * 256 * 256 * 9 / min(seconds[1:]) / 1e9
+
+
+def gflop(path: Path) -> float:
+    problem = checkpoint.read(path)["problem"]
+    saved = checkpoint.load(path, problem)
+    build = importlib.import_module(f"{problem}.model").build
+    network = build(saved.architecture, len(saved.classes)).eval()
+    counter = FlopCounterMode(display=False)
+    with counter, torch.inference_mode():
+        network(torch.zeros(1, 3, SIDE[problem], SIDE[problem]))
+    return counter.get_total_flops() / 1e9
+
+
+def views(path: Path) -> float:
+    """How many images the network sees for one: mirrored, and at other scales, by their pixels."""
+    fields = checkpoint.read(path)
+    scales = fields.get("test_scales", [1.0])
+    return sum(scale**2 for scale in scales) * (2 if fields["flip_test"] else 1)
+
+
+if __name__ == "__main__":
+    with torch.inference_mode():
+        found = {"peak": peak(), "gflop": {}, "views": {}, "torch": torch.__version__}
+    for name in sys.argv[1:]:
+        found["gflop"][name], found["views"][name] = gflop(Path(name)), views(Path(name))
+    print(json.dumps(found))
