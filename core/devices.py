@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from core import convolutions
 from core.cli import InputError, warn
 
 
@@ -78,6 +79,8 @@ def prepare(model: nn.Module, device: torch.device) -> nn.Module:
         for module in model.modules():
             if isinstance(module, nn.Conv2d) and _is_slow_in_bf16(module):
                 module.forward = _float32_forward.__get__(module)
+            elif isinstance(module, nn.Conv2d) and convolutions.takes_over(module):
+                module.forward = convolutions.forward.__get__(module)
     return model
 
 

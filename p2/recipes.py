@@ -207,13 +207,13 @@ BEST_PRETRAIN = dataclasses.replace(
     HOUR_PRETRAIN,
     name="best",
     source="the paper's views, small at first: a view of 64 pixels costs a quarter of one of 128",
-    epochs=40,
+    epochs=30,
     batch_size=128,
     warmup_epochs=1,
     target_decay=0.99,
     probe_every=2,
     size=64,
-    late_epochs=3,
+    late_epochs=2,
 )
 BEST_TRANSFER = dataclasses.replace(
     HOUR_TRANSFER, name="best", source="as the recipe hour, for longer", epochs=40

@@ -1,0 +1,72 @@
+"""Convolutions as products of matrices: the same numbers as oneDNN's, but for rounding."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from core import convolutions, devices
+
+CPU = torch.device("cpu")
+
+
+def both(kernel, stride, size, train=True, bf16=True):
+    """(output, input's gradient, weight's gradient) by nn.Conv2d and by ``convolutions.forward``."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(6, 5, kernel, stride, kernel // 2, bias=False).train(train)
+    images = torch.randn(3, 6, size, size).to(memory_format=torch.channels_last)
+    results = []
+    for forward in (nn.Conv2d.forward, convolutions.forward):
+        images, conv = images.detach().requires_grad_(), copy.deepcopy(conv)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            out = forward(conv, images)
+        out.float().square().sum().backward()
+        results.append((out.detach(), images.grad, conv.weight.grad))
+    return results
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 7, 8])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_outputs_and_gradients_are_the_convolutions(kernel, stride, size):
+    theirs, ours = both(kernel, stride, size)
+    for one, other in zip(theirs, ours, strict=True):
+        assert one.shape == other.shape and one.dtype == other.dtype
+        difference = (one - other).abs().max() / one.abs().max()
+        assert difference < 0.02  # bfloat16 has 8 bits
+
+
+@pytest.mark.parametrize(("train", "bf16"), [(False, True), (True, False)])
+def test_inference_and_float32_are_the_convolutions_to_the_bit(train, bf16):
+    theirs, ours = both(3, 1, 2, train, bf16)
+    assert all(torch.equal(*pair) for pair in zip(theirs, ours, strict=True))
+
+
+def test_others_are_left_as_they_are():
+    plain = {"in_channels": 4, "out_channels": 4, "kernel_size": 3, "padding": 1, "bias": False}
+    assert convolutions.takes_over(nn.Conv2d(**plain))
+    for other in (
+        {"groups": 4},
+        {"dilation": 2},
+        {"padding": 0},
+        {"kernel_size": (3, 1)},
+        {"kernel_size": 5},
+        {"bias": True},
+        {"padding_mode": "reflect"},
+    ):
+        assert not convolutions.takes_over(nn.Conv2d(**plain | other)), other
+
+
+def test_a_prepared_network_learns_the_same_and_has_the_same_names():
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8))
+    ready = devices.prepare(copy.deepcopy(plain), CPU)
+    assert ready.state_dict().keys() == plain.state_dict().keys()
+    twin = copy.deepcopy(ready)
+    images = torch.randn(2, 3, 4, 4)
+    for network in (plain, ready):
+        with torch.autocast("cpu", torch.bfloat16):
+            network(images.to(memory_format=torch.channels_last)).float().sum().backward()
+    assert twin[0].weight.grad is None and ready[0].weight.grad is not None
+    torch.testing.assert_close(plain[1].running_var, ready[1].running_var, rtol=0.02, atol=0.02)
