@@ -1,3 +1,4 @@
 #!/usr/bin/env bash
-# Usage: bash hw1_download.sh [checkpoints|pretrained|data]    each file is present, verified, or fetched; --help says more
-exec env HW1_PROGRAM=hw1_download.sh python3 "$(dirname -- "${BASH_SOURCE[0]}")/checkpoints/download.py" "$@"
+# Weights and data: bash hw1_download.sh [checkpoints|pretrained|data] [NAME]    --help says more
+root=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")
+HW1_PROGRAM=hw1_download.sh PYTHONUTF8=1 PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" exec python3 "$root/checkpoints/download.py" "$@"

@@ -1,36 +1,38 @@
-"""Fetch the files that a manifest lists, unless they are there and right: what ``hw1_download.sh`` runs.
+"""Fetch the files that a manifest lists, unless they are there and right.
 
-A file appears under its name only after its size and hash were checked. Where all files are there and right, nothing is
-asked of a network, nor of the libraries that would fetch them.
+This is what ``hw1_download.sh`` runs. A file appears under its name only after its size and hash were
+checked. Where all files are there and right, nothing is asked of a network, nor of the libraries that
+would fetch them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
+import fcntl
 import hashlib
 import json
 import os
 import re
+import resource
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from checkpoints.archive import PARTS, BadArchive, unpack
+from core.cli import InputError, Parser, entry, positive, say, some, warn
+from core.files import writable_folder
+
 ROOT = Path(__file__).resolve().parents[1]
-if (
-    not __package__
-):  # started by its path: Python put checkpoints/ first, where `core` itself is not found
-    sys.path[0] = str(ROOT)
-
-from checkpoints.archive import PARTS, BadArchive, unpack  # noqa: E402
-from core.cli import InputError, Parser, entry, positive, warn  # noqa: E402
-from core.files import writable_folder  # noqa: E402
-
 FOLDERS = {"checkpoints": "checkpoints", "pretrained": "pretrained", "data": "hw1_data"}
 PROGRAM = os.environ.get("HW1_PROGRAM") or Path(__file__).name
 ATTEMPTS = 3
 BACKOFF = 2.0  # seconds before the second attempt; twice that before the third
 BLOCK = 1 << 16
+LIMITS = {"checkpoints": 2**31, "pretrained": 2**31, "data": 2**34}  # bytes, of unknown sizes
 FORMS = {  # of an entry's fields, "" being unknown; a plain name, so that nothing lands outside its folder
     "name": r"[^./\\\0][^/\\\0]*",
     "bytes": "[0-9]*",
@@ -47,10 +49,14 @@ class Failed(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """A file that the manifest lists; a text is "" where it is unknown. ``sha256`` may be only the hash's beginning."""
+    """A file that the manifest lists; a text is "" where it is unknown.
+
+    ``sha256`` may be only the hash's beginning. ``limit``: the bytes at which a download ends.
+    """
 
     name: str
     bytes: int | None
+    limit: int
     sha256: str
     url: str
     drive_id: str
@@ -63,17 +69,20 @@ class Wanted:
         )
 
     def check(self, path: Path) -> str:
-        """Describe the file at ``path`` by its size and hash. Raises Failed if they are not the manifest's."""
+        """Describe the file at ``path`` by its size and hash.
+
+        Raises Failed if they are not the manifest's.
+        """
         digest = hashlib.sha256()
         with path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
-            size, found = file.tell(), digest.hexdigest()
+            size, sha256 = file.tell(), digest.hexdigest()
         if self.bytes is not None and size != self.bytes:
             raise Failed(f"it has {size:,} bytes instead of {self.bytes:,}")
-        if not found.startswith(self.sha256):
-            raise Failed(f"its sha256 is {found} instead of {self.sha256}")
-        return f"{size:,} bytes, sha256 {found}"
+        if not sha256.startswith(self.sha256):
+            raise Failed(f"its sha256 is {sha256} instead of {self.sha256}")
+        return f"{size:,} bytes, sha256 {sha256}"
 
 
 def main() -> int:
@@ -87,6 +96,7 @@ def main() -> int:
         default="checkpoints",
         help="%(default)s, if not said",
     )
+    parser.add_argument("name", nargs="?", help="only the file of this name (all)")
     parser.add_argument(
         "--manifest", type=Path, default=ROOT / "checkpoints" / "manifest.json", help="%(default)s"
     )
@@ -106,12 +116,18 @@ def main() -> int:
     args = parser.parse_args()
 
     listed = read_manifest(args.manifest, args.what)
+    if args.name:
+        names = [wanted.name for wanted in listed]
+        listed = [wanted for wanted in listed if wanted.name == args.name]
+        if not listed:
+            there = some(names, len(names)) or "nothing"
+            raise InputError(f"no {args.name} in {args.what}; the manifest lists {there}")
     folder = args.to or ROOT / FOLDERS[args.what]
     if args.what == "data" and all((folder / part).is_dir() for part in PARTS):
-        print(f"nothing to do: {folder} holds {', '.join(PARTS)} already")
+        say(f"nothing to do: {folder} holds {', '.join(PARTS)} already")
         return 0
     if not listed:
-        print(f"nothing to do: {args.manifest} lists no {args.what}")
+        say(f"nothing to do: {args.manifest} lists no {args.what}")
     failures = 0
     for wanted in listed:
         try:
@@ -125,22 +141,21 @@ def main() -> int:
 
 
 def read_manifest(path: Path, what: str) -> list[Wanted]:
-    """The files listed under ``what`` (a key of FOLDERS). Raises InputError if the manifest is missing or broken."""
+    """The files listed under ``what``, a key of FOLDERS.
+
+    Raises InputError if the manifest is missing or broken.
+    """
     try:
-        return [_wanted(fields) for fields in json.loads(path.read_text(encoding="utf-8"))[what]]
+        listed = json.loads(path.read_text(encoding="utf-8"))[what]
+        return [_wanted(fields, LIMITS[what]) for fields in listed]
     except OSError as error:
         raise InputError(f"cannot read the manifest {path}: {error.strerror}") from error
-    except (
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-    ) as error:  # no JSON, or JSON of another shape
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        # It is no JSON, or JSON of another shape.
         raise InputError(f"the manifest {path} is broken in {what!r}: {error}") from error
 
 
-def _wanted(fields: dict[str, Any]) -> Wanted:
+def _wanted(fields: dict[str, Any], limit: int) -> Wanted:
     known = {key: "" if fields.get(key) is None else str(fields[key]) for key in FORMS}
     for key, value in known.items():
         if not re.fullmatch(FORMS[key], value):
@@ -149,6 +164,7 @@ def _wanted(fields: dict[str, Any]) -> Wanted:
     return Wanted(
         known["name"],
         size,
+        limit if size is None else size,
         known["sha256"] or known["sha256_prefix"],
         known["url"],
         known["drive_id"],
@@ -158,71 +174,112 @@ def _wanted(fields: dict[str, Any]) -> Wanted:
 def obtain(wanted: Wanted, folder: Path, timeout: int) -> Path:
     """Make sure that the wanted file lies in ``folder``, and return its path.
 
-    A file that is there and right is left alone; a wrong one is replaced only by a right one. Raises Failed, saying what
-    to do by hand; InputError if nothing can be written in ``folder``.
+    A file that is there and right is left alone; a wrong one is replaced only by a right one. Raises
+    Failed, saying what to do by hand; InputError if nothing can be written in ``folder``.
     """
-    path, done, fault = folder / wanted.name, "ok", "missing"
-    try:
-        found = wanted.check(path) if path.is_file() else None
-    except (Failed, OSError) as error:
-        found, fault = None, f"wrong: {error}"
-        print(f"{wanted.name} is {fault}")
-    if found is None and not wanted.source:
-        raise Failed(f"{path} is {fault}; it ships with the repository: git checkout -- {path}")
-    if found is None:
-        writable_folder(folder)
-        try:
-            found, done = fetch(wanted, path, timeout), "fetched"
-        except (Failed, OSError, ImportError) as error:
+    path = folder / wanted.name
+    description, fault = looked_at(wanted, path)
+    done = "ok"
+    if not description:
+        if fault != "missing":
+            say(f"{wanted.name} is {fault}")
+        if not wanted.source:
             raise Failed(
-                f"cannot fetch {wanted.name} from {wanted.source}: {error}; by hand: open that address in a browser and place "
-                f"the file at {path} (its sha256 {f'begins with {wanted.sha256}' if wanted.sha256 else 'is not known'})"
-            ) from error
-    print(f"{done} {wanted.name} ({found})")
+                f"{path} is {fault}; it ships with the repository and lies on no server. Restore it "
+                f"there: git checkout -- {FOLDERS['checkpoints']}"
+            )
+        writable_folder(folder)
+        with _alone(path):
+            description, _ = looked_at(wanted, path)  # another download may have brought it
+            if not description:
+                try:
+                    description, done = fetch(wanted, path, timeout), "fetched"
+                except (Failed, OSError, ImportError) as error:
+                    digest = f"begins with {wanted.sha256}" if wanted.sha256 else "is not known"
+                    raise Failed(
+                        f"cannot fetch {wanted.name} from {wanted.source}: {error}; by hand: open that "
+                        f"address in a browser and place the file at {path} (its sha256 {digest})"
+                    ) from error
+    say(f"{done} {wanted.name} ({description})")
     if not wanted.sha256:
-        known = (
-            "nothing could be verified" if wanted.bytes is None else "only its size was verified"
-        )
-        warn(f"{wanted.name}: the manifest knows no hash, so {known}")
+        verified = "only its size was" if wanted.bytes is not None else "nothing could be"
+        warn(f"{wanted.name}: the manifest knows no hash, so {verified} verified")
     return path
 
 
+def looked_at(wanted: Wanted, path: Path) -> tuple[str, str]:
+    """(the file's description, "") where it is right, else ("", what is wrong with it)."""
+    if not path.is_file():
+        return "", "missing"
+    try:
+        return wanted.check(path), ""
+    except (Failed, OSError) as error:
+        return "", f"wrong: {error}"
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold the lock on downloading ``path``, so that no two downloads write one ``.part``.
+
+    The lock is a hidden file's. It ends with the process, however that ends; the file is removed by who
+    holds it. A file system without locks gives none.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    handle = -1
+    while handle < 0:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        with contextlib.suppress(OSError):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say(f"another download of {path} is at work; waiting for it")
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        if not lock.exists() or not os.path.samestat(os.fstat(handle), lock.stat()):
+            os.close(handle)  # the one before has removed it: another may hold a new one
+            handle = -1
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(handle)
+
+
 def fetch(wanted: Wanted, path: Path, timeout: int) -> str:
-    """Download beside ``path``, check, and rename; returns the file's description. Raises Failed or OSError."""
+    """Download beside ``path``, check, and rename; returns the file's description.
+
+    Raises Failed or OSError.
+    """
     part = path.with_name(f"{path.name}.part")
     for last in (False, True):
-        pieced = (
-            _from_drive(wanted, part, timeout)
-            if wanted.drive_id
-            else _from_server(wanted, part, timeout)
-        )
+        bring = _from_drive if wanted.drive_id else _from_server
+        pieced = bring(wanted, part, timeout)
         try:
             description = wanted.check(part)
             break
         except Failed:
             part.unlink()
-            if (
-                last or not pieced
-            ):  # pieces of two versions do not fit: those get a second chance, from nothing
+            # Pieces of two versions do not fit: those get a second chance, from nothing.
+            if last or not pieced:
                 raise
     os.replace(part, path)
     return description
 
 
 def _from_server(wanted: Wanted, part: Path, timeout: int) -> bool:
-    """Bring ``part`` to the end of the file at ``wanted.url``; say whether it is pieced together. Raises Failed, OSError."""
+    """Bring ``part`` to the end of the file at ``wanted.url``; say whether it is pieced together.
+
+    Raises Failed or OSError.
+    """
     import requests  # here, and not above: what is there already is verified without it
 
     version, why = None, ""
     for attempt in range(ATTEMPTS):
         time.sleep(BACKOFF * attempt)
         have = part.stat().st_size if part.exists() else 0
-        headers = {
-            "Accept-Encoding": "identity"
-        }  # a range counts the bytes sent, so these must be the file's own
-        if have and (
-            version or wanted.sha256
-        ):  # with neither, a piece of another version would go unnoticed
+        # A range counts the bytes sent, so these must be the file's own.
+        headers = {"Accept-Encoding": "identity"}
+        # With neither, a piece of another version would go unnoticed.
+        if have and (version or wanted.sha256):
             headers |= {"Range": f"bytes={have}-"} | ({"If-Range": version} if version else {})
         try:
             with requests.get(
@@ -231,13 +288,9 @@ def _from_server(wanted: Wanted, part: Path, timeout: int) -> bool:
                 response.raise_for_status()
                 pieced = response.status_code == 206
                 if not pieced:
-                    tag = response.headers.get(
-                        "ETag", "W/"
-                    )  # a weak tag does not promise equal bytes
-                    have, version = (
-                        0,
-                        response.headers.get("Last-Modified") if tag.startswith("W/") else tag,
-                    )
+                    tag, have = response.headers.get("ETag", "W/"), 0
+                    weak = tag.startswith("W/")  # which does not promise equal bytes
+                    version = response.headers.get("Last-Modified") if weak else tag
                 elif not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
                     part.unlink(missing_ok=True)
                     raise requests.RequestException(
@@ -245,7 +298,7 @@ def _from_server(wanted: Wanted, part: Path, timeout: int) -> bool:
                     )
                 length = response.headers.get("Content-Length", "")
                 total = have + int(length) if length.isdigit() else wanted.bytes
-                size = _receive(response, part, have, total)
+                size = _receive(response, part, have, total, wanted.limit)
                 if total is not None and size < total:
                     raise requests.RequestException(
                         f"the connection ended after {size:,} of {total:,} bytes"
@@ -261,8 +314,11 @@ def _from_server(wanted: Wanted, part: Path, timeout: int) -> bool:
     raise Failed(why)
 
 
-def _receive(response: Any, part: Path, have: int, total: int | None) -> int:
-    """Append the response's body to the first ``have`` bytes of ``part``; return the size it then has."""
+def _receive(response: Any, part: Path, have: int, total: int | None, limit: int) -> int:
+    """Append the response's body to the first ``have`` bytes of ``part``; return its size then.
+
+    Raises Failed, with ``part`` removed, once it has more than ``limit`` bytes.
+    """
     from tqdm import tqdm
 
     bar = tqdm(
@@ -276,6 +332,9 @@ def _receive(response: Any, part: Path, have: int, total: int | None) -> int:
     )
     with bar, part.open("ab" if have else "wb") as file:
         for block in response.iter_content(BLOCK):
+            if file.tell() + len(block) > limit:
+                part.unlink(missing_ok=True)
+                raise Failed(f"the server sends more than {limit:,} bytes")
             file.write(block)
             bar.update(len(block))
         file.flush()
@@ -294,10 +353,16 @@ def _plain(error: Any, timeout: int) -> str:
 
 
 def _from_drive(wanted: Wanted, part: Path, timeout: int) -> bool:
-    """Let gdown bring the file to ``part``, going on with what it kept under a name of its own. Raises Failed."""
+    """Let gdown bring the file to ``part``, going on with what it kept under a name of its own.
+
+    Raises Failed. The system ends a file that grows beyond the limit, as gdown itself has none.
+    """
     import gdown
 
     part.unlink(missing_ok=True)  # gdown would take it for the whole file
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    smaller = [bound for bound in (wanted.limit, *before) if bound != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (min(smaller), before[1]))
     try:
         done = gdown.download(
             id=wanted.drive_id,
@@ -306,8 +371,13 @@ def _from_drive(wanted: Wanted, part: Path, timeout: int) -> bool:
             quiet=not sys.stderr.isatty(),
             timeout=timeout,
         )
-    except Exception as error:  # its own, those of requests, and what a changed page of Google makes its parser raise
+    except Exception as error:
+        # Its own, those of requests, and what a changed page of Google makes its parser raise.
+        if isinstance(error, OSError) and error.errno == errno.EFBIG:
+            raise Failed(f"the server sends more than {wanted.limit:,} bytes") from error
         raise Failed(f"gdown: {error or type(error).__name__}") from error
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     if not done or not part.is_file():
         raise Failed("gdown brought nothing")
     return False

@@ -1,69 +1,127 @@
-"""Make a trained checkpoint one that ships: ``python3 -m checkpoints.ship runs/p1_A_hour/last.pt p1_a.pt``.
+"""Make a trained checkpoint one that ships.
 
-Copies it to ``checkpoints/`` and writes its entry in the manifest, from what the checkpoint says of itself.
+``python3 -m checkpoints.ship runs/p1_A_hour/last.pt p1_a.pt`` copies it to ``checkpoints/``, writes its
+entry in the manifest, from what the checkpoint says of itself, and the table in README.md there.
 """
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from checkpoints import models
+from checkpoints.__main__ import page
 from checkpoints.download import read_manifest
+from checkpoints.export import SIZE
 from core import checkpoint
 from core.cli import InputError, Parser, entry, say
-from core.files import atomic_write
+from core.files import atomic_write, list_files
 
-FOLDER = Path(__file__).resolve().parents[1] / "checkpoints"
+FOLDER = Path(__file__).resolve().parent
 
 
 def main() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("source", type=Path, help="a run's last.pt or best.pt")
     parser.add_argument("name", help="file name in checkpoints/: p1_a.pt, p2_c.pt, p3_b.pt, ...")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path("hw1_data"),
+        help="the data that it learned from, whose validation images are counted (%(default)s)",
+    )
     parser.add_argument("--folder", type=Path, default=FOLDER, help="%(default)s")
     args = parser.parse_args()
-    fields = describe(args.source, args.name)
-    read_manifest(
-        args.folder / "manifest.json", "checkpoints"
-    )  # raises if there is none, or it is broken
+    fields = describe(args.source, args.name, args.data)
+    read_manifest(args.folder / "manifest.json", "checkpoints")  # raises if it cannot be used
     manifest = json.loads((args.folder / "manifest.json").read_text())
     others = [one for one in manifest["checkpoints"] if one["name"] != args.name]
     manifest["checkpoints"] = sorted([*others, fields], key=lambda one: one["name"])
-    with atomic_write(args.folder / args.name) as file:
-        file.write(args.source.read_bytes())
+    table = page(manifest)
+    if args.source.resolve() != (args.folder / args.name).resolve():
+        with atomic_write(args.folder / args.name) as file:
+            file.write(args.source.read_bytes())
     with atomic_write(args.folder / "manifest.json") as file:
         file.write((json.dumps(manifest, indent=2) + "\n").encode())
+    with atomic_write(args.folder / "README.md") as file:
+        file.write(table.encode())
     say(f"{args.name}: {fields['bytes']:,} bytes, {fields['score']}")
 
 
-def describe(source: Path, name: str) -> dict[str, object]:
+def describe(source: Path, name: str, data: Path = Path("hw1_data")) -> dict[str, Any]:
     """The manifest's entry.
 
-    Raises InputError if ``source`` is no checkpoint of the problem in ``name``, is too large, or has no score (a backbone).
+    Raises InputError if ``source`` is no checkpoint of the problem in ``name``, is too large, or has no
+    score (a backbone).
     """
-    saved = checkpoint.load(source, name.split("_")[0])
-    content = source.read_bytes()
-    if len(content) > checkpoint.MAX_BYTES:
+    problem = name.split("_")[0]
+    saved = checkpoint.load(source, problem)
+    packed = source.read_bytes()
+    if len(packed) > checkpoint.MAX_BYTES:
         raise InputError(
-            f"{source} has {len(content):,} bytes; at most {checkpoint.MAX_BYTES:,} may lie in the repository"
+            f"{source} has {len(packed):,} bytes; at most {checkpoint.MAX_BYTES:,} may lie in the "
+            "repository"
         )
-    watched = next((score for score in ("accuracy", "mean_iou") if score in saved.scores), None)
-    if watched is None:
+    metric = next((score for score in ("accuracy", "mean_iou") if score in saved.scores), None)
+    if metric is None:
         raise InputError(
-            f"{source} is {saved.architecture} without a score; give a checkpoint that pN.train wrote"
+            f"{source} is {saved.architecture} without a score; name what pN.train wrote"
         )
-    made = saved.made
+    made, value = saved.made, saved.scores[metric]
+    network = models.load(source).network
+    images = validation_images(data, problem)
+    if metric == "accuracy" and images and abs(value * images - round(value * images)) > 0.01:
+        images = None  # it was measured on others
+    start = made.get("data", {})
+    begin = start.get("pretrained", start.get("backbone", "None"))
     return {
         "name": name,
-        "bytes": len(content),
-        "sha256": hashlib.sha256(content).hexdigest(),
+        "bytes": len(packed),
+        "sha256": hashlib.sha256(packed).hexdigest(),
         "url": None,
         "licence": "MIT for the weights' file; the data it learned from have their own terms",
-        "what": f"{saved.architecture}, recipe {saved.recipe['name']}, epoch {made['epoch']}, seed {made['seed']}",
+        "architecture": saved.architecture,
+        "parameters": sum(weight.numel() for weight in network.parameters()),
+        "multiply_adds": multiply_adds(network, SIZE[problem]),
+        "side": SIZE[problem],
+        "recipe": saved.recipe["name"],
+        "initial_weights": "random" if begin in ("None", None) else str(begin),
+        "what": f"{saved.architecture}, recipe {saved.recipe['name']}, epoch {made['epoch']}, "
+        f"seed {made['seed']}",
+        "command": made["command"],
         "made": f"{made['command']} at commit {made['commit']}",
-        "score": f"validation {watched} {saved.scores[watched]:.4f} (in training)",
+        "score": f"validation {metric} {value:.4f} (in training)",
+        "metric": metric,
+        "value": value,
+        "validation_images": images,
     }
+
+
+def validation_images(data: Path, problem: str) -> int | None:
+    """How many there are in a folder of the course's layout; None if it is not there."""
+    try:
+        if problem == "p2":
+            with (data / "p2_data/office/val.csv").open(newline="") as table:
+                return sum(1 for _ in csv.DictReader(table))
+        if problem == "p1":
+            return len(list_files(data / "p1_data/val_50", (".png",)))
+        return len(list((data / "p3_data/validation").glob("*_sat.jpg"))) or None
+    except (OSError, InputError):
+        return None
+
+
+@torch.no_grad()
+def multiply_adds(network: torch.nn.Module, side: int) -> int:
+    """Of convolutions and linear layers, for one pass of one image of ``side`` x ``side`` pixels."""
+    with FlopCounterMode(display=False) as counter:
+        network.eval()(torch.zeros(1, 3, side, side))
+    return counter.get_total_flops() // 2
 
 
 if __name__ == "__main__":

@@ -279,7 +279,7 @@ def test_a_foreign_part_and_a_lying_server_end(run, manifest, server, file):
     [
         (["lie"] * 9, 1, "its sha256 is "),
         (["short"] * 9, 1, "it has 299,990 bytes instead of 300,000"),
-        (["long"] * 9, 1, "it has 300,004 bytes instead of 300,000"),
+        (["long"] * 9, 1, "the server sends more than 300,000 bytes"),
         ([404] * 9, 1, "the server answered 404 Not Found"),
         ([500] * 9, 3, "the server answered 500 Internal Server Error"),
         (["half, then silent"] * 9, 3, "the server was silent for 1 s"),
@@ -305,6 +305,51 @@ def test_a_failure_keeps_the_old_file_and_says_what_to_do(
     assert run(*manifest())[0] == 0 and alone(
         file
     )  # and the next run, with the server in order, replaces it
+
+
+def test_two_downloads_at_once_do_not_share_a_part(run, manifest, server, file):
+    server.modes = ["half, then silent"]  # until a second has passed
+    flags = manifest()
+    command = [sys.executable, "-m", "checkpoints.download", *map(str, flags)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as first:
+        while not file.with_name("weights.pt.part").exists():
+            assert first.poll() is None
+            time.sleep(0.01)
+        status, out, err = run(*flags)
+        assert first.wait() == 0 and "fetched weights.pt" in first.stdout.read()
+    assert (status, err) == (0, "") and alone(file)
+    assert "another download of" in out and "\nok weights.pt" in out
+    assert len(server.ranges) == 2  # both of the first one: it went on after the silence
+
+
+@pytest.mark.parametrize("mode", ["whole", "half, no length"])
+def test_a_download_of_unknown_size_has_a_limit(run, manifest, server, file, monkeypatch, mode):
+    monkeypatch.setitem(download.LIMITS, "checkpoints", 100_000)
+    server.modes = [mode]
+    status, _, err = run(*manifest(bytes=None))
+    assert status == 1 and "the server sends more than 100,000 bytes" in err
+    assert err.count("\n") == 1 and os.listdir(file.parent) == []
+
+
+def test_one_file_may_be_named(run, server, file, tmp_path):
+    listed = [{"name": name, "url": server.url, "sha256": SHA256} for name in ("a", file.name)]
+    (tmp_path / "manifest.json").write_text(json.dumps({"pretrained": listed}))
+    flags = ("--manifest", tmp_path / "manifest.json", "--to", file.parent)
+    status, out, _ = run("pretrained", file.name, *flags)
+    assert status == 0 and out.startswith("fetched weights.pt") and alone(file)
+    with pytest.raises(InputError, match=r"no b in pretrained; the manifest lists a, weights\.pt"):
+        run("pretrained", "b", *flags)
+
+
+@pytest.mark.parametrize(("content", "fault"), [(None, "missing"), (b"x", "wrong: it has 1 bytes")])
+def test_a_shipped_file_that_is_not_there_or_broken_says_how_to_restore_it(
+    run, manifest, server, file, content, fault
+):
+    if content:
+        file.write_bytes(content)
+    status, _, err = run(*manifest(url=None))
+    assert status == 1 and err.count("\n") == 1 and server.ranges == []
+    assert f"{file} is {fault}" in err and err.endswith("git checkout -- checkpoints\n")
 
 
 def test_nobody_listens(run, manifest, file):
@@ -334,8 +379,7 @@ def test_the_other_files_are_fetched_all_the_same(run, server, file, tmp_path):
     gone, shipped = err.splitlines()
     assert (
         "404" in gone
-        and f"{file.parent / 'shipped.pt'} is missing; it ships with the repository: git checkout"
-        in shipped
+        and f"{file.parent / 'shipped.pt'} is missing; it ships with the repository" in shipped
     )
 
 
@@ -369,6 +413,7 @@ def test_a_folder_that_cannot_be_made_is_bad_input(run, manifest, server, tmp_pa
         '{"checkpoints": 3}',
         '{"checkpoints": ["a.pt"]}',
         '{"checkpoints": [{"bytes": 3}]}',
+        "[" * 100_000,
         '{"checkpoints": [{"name": "../a.pt"}]}',
         '{"checkpoints": [{"name": "a.pt", "bytes": "many"}]}',
         '{"checkpoints": [{"name": "a.pt", "sha256": "abcd"}]}',
@@ -551,6 +596,18 @@ def test_an_archive_that_is_not_in_order_leaves_nothing(run, manifest, server, t
     assert after == before and not Path("/tmp/hw1_evil.txt").exists()
 
 
+@pytest.mark.parametrize(("name", "most"), [("MAX_BYTES", 1000), ("MAX_FILES", 2)])
+@pytest.mark.parametrize("make", [make_zip, make_tar])
+def test_an_archive_that_would_fill_the_disk_leaves_nothing(
+    run, manifest, server, tmp_path, monkeypatch, make, name, most
+):
+    monkeypatch.setattr(f"checkpoints.archive.{name}", most)
+    server.body = make(FILES | {"p1_data/zeros": bytes(10**6)})  # a thousandth of that, packed
+    status, _, err = run(*manifest("data", **wants(server.body)))
+    assert status == 1 and "for which there is room" in err and err.count("\n") == 1
+    assert os.listdir(tmp_path / "to") == ["hw1_data.zip"]
+
+
 # The repository's own manifest, and the script
 
 
@@ -600,6 +657,8 @@ def test_the_script_on_the_repository_as_it_is(tmp_path):
     done = shell("checkpoints", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "") and done.stdout
     assert shell(cwd=ROOT).stdout == done.stdout
+    by_graders = ["bash", ROOT / "hw1_download_ckpt.sh"]  # the name that the course's graders run
+    assert subprocess.check_output(by_graders, cwd=tmp_path, text=True) == done.stdout
 
 
 def test_the_script_from_elsewhere(server, manifest, tmp_path):
@@ -618,7 +677,7 @@ def test_the_script_from_elsewhere(server, manifest, tmp_path):
         "hw1_download.sh: cannot read the manifest none.json"
     )
     done = shell("everything", cwd=elsewhere)
-    assert done.returncode == 2 and "hw1_download.sh: error:" in done.stderr
+    assert done.returncode == 2 and "hw1_download.sh: argument what" in done.stderr
 
 
 def test_what_is_there_needs_no_library(run, manifest, server, file, monkeypatch):

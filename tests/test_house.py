@@ -33,7 +33,9 @@ def test_the_metric_stands_alone():
     assert not set(imported(ROOT / "mean_iou_evaluate.py")) & (ours | {"torch", "scipy"})
 
 
-@pytest.mark.parametrize("script", ["hw1_1.sh", "hw1_2.sh", "hw1_3.sh", "hw1_download.sh"])
+@pytest.mark.parametrize(
+    "script", ["hw1_1.sh", "hw1_2.sh", "hw1_3.sh", "hw1_download.sh", "hw1_download_ckpt.sh"]
+)
 def test_the_graders_scripts_change_nothing_on_the_machine(script):
     text = (ROOT / script).read_text()
     commands = re.sub(r"(?m)^#.*$", "", text)

@@ -1,9 +1,13 @@
 """Checkpoints that ship: what cannot is refused in one line. What does, with its manifest, is in test_training."""
 
 import dataclasses
+import json
 
 import pytest
+from conftest import ROOT
 
+from checkpoints.__main__ import main as show
+from checkpoints.__main__ import page
 from checkpoints.ship import describe, main
 from core import checkpoint
 from core.cli import InputError
@@ -41,3 +45,31 @@ def test_a_manifest_that_is_missing_or_broken_is_one_line_and_nothing_is_copied(
         and err.count("\n") == 1
     )
     assert not (folder / "p1_a.pt").exists()
+
+
+def test_the_page_of_models_is_the_manifests(call):
+    status, out, err = call(show)
+    assert (status, err) == (0, "")
+    assert out == (ROOT / "checkpoints" / "README.md").read_text()
+    manifest = json.loads((ROOT / "checkpoints" / "manifest.json").read_text())
+    for listed in manifest["checkpoints"]:
+        (line,) = [line for line in out.splitlines() if line.startswith(f"| `{listed['name']}`")]
+        assert f"{listed['parameters']:,}" in line and f"{listed['value']:.4f}" in line
+        assert listed["command"] in line and listed["licence"] in line
+    assert "p9.pt` | - | -" in page({"checkpoints": [{"name": "p9.pt"}]})
+
+
+def test_an_entry_is_counted_in_the_network_and_the_data(p1_checkpoint, tmp_path):
+    saved = checkpoint.load(p1_checkpoint, "p1")
+    made = {"command": "python3 -m p1.train", "commit": "abc", "seed": 0, "epoch": 1}
+    of_four = dataclasses.replace(saved, scores={"accuracy": 0.75}, made=made)
+    checkpoint.save(tmp_path / "last.pt", of_four)
+    folder = tmp_path / "data" / "p1_data" / "val_50"
+    folder.mkdir(parents=True)
+    for number in range(4):
+        (folder / f"{number}_0.png").write_bytes(b"")
+    listed = describe(tmp_path / "last.pt", "p1_a.pt", tmp_path / "data")
+    assert (listed["parameters"], listed["multiply_adds"]) == (4_405_426, 170_145_024)
+    assert listed["validation_images"] == 4
+    (folder / "9_0.png").write_bytes(b"")  # 0.75 is no share of five images
+    assert describe(tmp_path / "last.pt", "p1_a.pt", tmp_path / "data")["validation_images"] is None

@@ -1,0 +1,125 @@
+"""The table of models, made from the manifest: ``python3 -m checkpoints``.
+
+``checkpoints/README.md`` is what it prints.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from checkpoints.download import read_manifest
+from core.cli import Parser, entry, say
+from core.predictions import wilson
+
+MANIFEST = Path(__file__).resolve().parent / "manifest.json"
+DATA = {
+    "p1": "the course's p1_data",
+    "p2": "a stand-in for p2_data (Tiny-ImageNet, Caltech-101)",
+    "p3": "the course's p3_data",
+}
+HEADER = (
+    "file",
+    "network",
+    "parameters",
+    "multiply-adds",
+    "MB",
+    "validation score",
+    "data",
+    "initial weights",
+    "recipe",
+    "command",
+    "licence",
+)
+TEXT = """# Weights
+
+What ships, and what trainings can start from. `python3 -m checkpoints` makes this page from
+`manifest.json`.
+
+```python
+from checkpoints.models import load
+
+model = load("checkpoints/p1_a.pt")
+logits = model(images)  # (N, 3, 32, 32) uint8, RGB -> (N, 50); p2: 128x128 -> (N, 65); p3: any size
+```
+
+{shipped}
+
+Multiply-adds are of one pass of one image of the side named. An accuracy's 95 % interval is Wilson's.
+The scores are of the last epoch, as the training measured them. `bash hw1_download.sh` checks these
+files; they lie in the repository and on no server, so `git checkout -- checkpoints` brings back what is
+missing or broken. `python3 -m checkpoints.ship runs/RUN/last.pt NAME` adds one, and
+`python3 -m checkpoints.export --checkpoint FILE --onnx FILE` writes one as ONNX.
+
+## To start from
+
+`bash hw1_download.sh pretrained NAME` fetches one, `bash hw1_download.sh pretrained` all of them, to
+`pretrained/`.
+
+{pretrained}
+"""
+
+
+def main() -> None:
+    parser = Parser(prog="checkpoints", description=__doc__)
+    parser.add_argument("--manifest", type=Path, default=MANIFEST, help="%(default)s")
+    args = parser.parse_args()
+    for part in ("checkpoints", "pretrained"):
+        read_manifest(args.manifest, part)  # raises if it is missing or broken
+    say(page(json.loads(args.manifest.read_text())).rstrip())
+
+
+def page(manifest: dict[str, Any]) -> str:
+    """The text of README.md; a dash stands for what an entry of ``manifest`` does not tell."""
+    header = ("name", "what", "score as published", "licence")
+    rows = [
+        (
+            f"`{one['name']}`",
+            *(str(one.get(field) or "-") for field in ("what", "score", "licence")),
+        )
+        for one in manifest.get("pretrained", [])
+    ]
+    shipped = table(HEADER, [row(one) for one in manifest["checkpoints"]])
+    return TEXT.format(shipped=shipped, pretrained=table(header, rows))
+
+
+def row(entry: dict[str, Any]) -> tuple[str, ...]:
+    """The cells of a checkpoint that ships, as ``checkpoints.ship`` describes it."""
+    return (
+        f"`{entry['name']}`",
+        entry.get("architecture", "-"),
+        f"{entry['parameters']:,}" if "parameters" in entry else "-",
+        f"{entry['multiply_adds'] / 1e6:,.0f} M at {entry['side']} px"
+        if "multiply_adds" in entry
+        else "-",
+        f"{entry['bytes'] / 1e6:.1f}" if entry.get("bytes") else "-",
+        score(entry) if "value" in entry else "-",
+        DATA.get(entry["name"].split("_")[0], "-"),
+        entry.get("initial_weights", "-"),
+        entry.get("recipe", "-"),
+        f"`{entry['command']}`" if "command" in entry else "-",
+        entry.get("licence", "-"),
+    )
+
+
+def score(entry: dict[str, Any]) -> str:
+    """A checkpoint's validation score with, where the images were counted, an accuracy's interval."""
+    words = f"{entry['metric'].replace('mean_iou', 'mean IoU')} {entry['value']:.4f}"
+    images = entry.get("validation_images")
+    if not images:
+        return words
+    if entry["metric"] != "accuracy":
+        return f"{words} ({images:,} images)"
+    low, high = wilson(round(entry["value"] * images), images)
+    return f"{words} ({low:.3f} to {high:.3f}, {images:,} images)"
+
+
+def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A Markdown table."""
+    lines = [header, ("---",) * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    entry(main)
