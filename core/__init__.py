@@ -1,8 +1,9 @@
-"""What the three problems stand on: images, batched augmentation, checkpoints, runs, devices. No model, no loss.
+"""What the three problems stand on: images, batched augmentation, checkpoints, runs, devices.
 
-Every program imports this package first. So what must be right before anything else is imported stands here: the versions
-of Python and of the packages, the standard streams, and what Ctrl-C prints. Python 3.8 must be able to read this file,
-and those that import it first, or it could not say that it is too old.
+Every program imports this package first. So what must be right before anything else is imported
+stands here: the versions of Python and of the packages, the standard streams, and what Ctrl-C
+prints. Python 3.8 must be able to read this file, and those that import it first, or it could not
+say that it is too old.
 """
 
 import importlib.util as _util
@@ -10,7 +11,8 @@ import os as _os
 import sys as _sys
 
 PYTHON = (3, 10)
-# Of each module, the package that brings it and the lowest version that does. requirements.txt says why.
+# Of each module, the package that brings it and the lowest version that will do. requirements.txt
+# says why.
 PACKAGES = {
     "torch": ("torch", "2.6"),
     "torchvision": ("torchvision", "0.21"),
@@ -23,7 +25,7 @@ PACKAGES = {
 
 
 def require(*modules: str) -> None:
-    """End the program with one line and status 2 if Python or one of ``modules`` is missing or too old."""
+    """End the program, with one line and status 2, if Python or one of ``modules`` does not do."""
     faults = []
     if _sys.version_info < PYTHON:
         version = ".".join(map(str, _sys.version_info[:3]))
@@ -70,8 +72,9 @@ def _complain(message: str) -> None:
 
 
 def _open_streams() -> None:
-    # Python sets a stream to None if its descriptor was closed before the program's start, as by 2>&-. Then what prints
-    # fails, and the next file that is opened gets the descriptor, and with it all that C code prints there.
+    # Python sets a stream to None if its descriptor was closed before the program's start, as by
+    # 2>&-. Then what prints fails, and the next file that is opened gets the descriptor, and with
+    # it all that C code prints there.
     for name in ("stdin", "stdout", "stderr"):
         if (
             getattr(_sys, name) is None

@@ -1,9 +1,9 @@
-"""A data set is decoded once: it is kept as uint8 in a file that every later run reads into memory, or maps.
+"""A data set is decoded once and kept as uint8 in a file that every later run reads, or maps.
 
-The file, ``FOLDER.KIND.DIGEST.npy``, lies in a hidden folder ``.cache`` beside the image folder; where
-that cannot be written, in the user's own cache folder. It may be deleted at any time. After numpy's
-array it has checksums, which are compared whenever it is read: a data set that the disk has damaged is
-decoded anew.
+The file, ``FOLDER.KIND.DIGEST.npy``, lies in a hidden folder ``.cache`` beside the image folder or,
+where that cannot be written, in the user's own cache folder. It may be deleted at any time. After
+numpy's array it has checksums, which are compared whenever it is read: a data set that the disk has
+damaged is decoded anew.
 """
 
 from __future__ import annotations
@@ -42,12 +42,13 @@ def load(
     memory: float,
     beside: list[Path] | None = None,
 ) -> Tensor:
-    """What ``images.load`` gives, (N, C, H, W) uint8 with channels-last memory, decoded only if that was not done before.
+    """What ``images.load`` gives, (N, C, H, W) uint8 in channels-last memory, decoded only once.
 
-    ``kind`` names what ``decode`` makes of a file; the paths are of one folder; ``beside`` are further files that
-    ``decode`` reads. A set of more than ``memory`` bytes is memory-mapped and must not be written to; so is every set in
-    one of several processes, which then share its pages. Of a folder and a kind only the newest set is kept. Raises
-    InputError as ``images.load`` does.
+    ``kind`` names what ``decode`` makes of a file; the paths are of one folder; ``beside`` are
+    further files that ``decode`` reads. A set that, with those loaded before, takes more than
+    ``memory`` bytes is memory-mapped and must not be written to; so is every set in one of several
+    processes, which then share its pages. Of a folder and a kind only the newest set is kept.
+    Raises InputError as ``images.load`` does.
     """
     folder = paths[0].parent.resolve()
     try:
@@ -62,9 +63,8 @@ def load(
     place = writable_place(folder)
     if place:
         with locked(place / f"{stem}.lock", folder):
-            data = read(
-                place / name, len(paths), memory
-            )  # of another process, while this one waited
+            # Another process may have written it while this one waited.
+            data = read(place / name, len(paths), memory)
             if data is None:
                 remove(place, stem)
                 if write(place / name, paths, decode):
@@ -75,10 +75,10 @@ def load(
 def places(folder: Path) -> list[Path]:
     """Where the caches of an image folder may be: beside it, or in the user's cache folder."""
     user = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    of_user = (
-        [user / "hw1" / f"{seed_of(0, str(folder.parent)):016x}"] if user.is_absolute() else []
-    )  # not: no home
-    return [folder.parent / ".cache", *of_user]
+    beside = folder.parent / ".cache"
+    if not user.is_absolute():  # there is no home
+        return [beside]
+    return [beside, user / "hw1" / f"{seed_of(0, str(folder.parent)):016x}"]
 
 
 def writable_place(folder: Path) -> Path | None:
@@ -97,7 +97,7 @@ def writable_place(folder: Path) -> Path | None:
 def locked(path: Path, folder: Path) -> Iterator[None]:
     """Hold the file ``path`` as a lock. It ends with the process, however that ends."""
     with contextlib.ExitStack() as stack:
-        # Where a file system has no locks, or the file is another user's, the worst is that two decode the same.
+        # Without locks, or if the file is another user's, the worst is that two decode the same.
         with contextlib.suppress(OSError):
             file = stack.enter_context(open(path, "ab"))
             try:
@@ -109,7 +109,7 @@ def locked(path: Path, folder: Path) -> Iterator[None]:
 
 
 def remove(place: Path, stem: str) -> None:
-    """Remove the superseded caches of a folder and a kind, and what killed processes left half written."""
+    """Remove the superseded caches of a folder and a kind, and what killed processes have left."""
     for path in place.iterdir():
         if path.name.startswith((f"{stem}.", f".{stem}.")) and path.suffix in (".npy", ".part"):
             with contextlib.suppress(OSError):
@@ -132,7 +132,7 @@ def write(path: Path, paths: list[Path], decode: Callable[[Path], np.ndarray]) -
             np.lib.format.write_array_header_1_0(
                 file, {"descr": "|u1", "fortran_order": False, "shape": shape}
             )
-            # The space is taken at once: a disk that is too full says so now, and not when an hour was decoded.
+            # The space is taken at once: a disk that is too full says so now, not after an hour.
             size = file.tell() + len(paths) * first.nbytes + checksums.nbytes
             os.posix_fallocate(file.fileno(), 0, size)
             for number, image in enumerate(chain([first], stream)):
@@ -150,7 +150,7 @@ def write(path: Path, paths: list[Path], decode: Callable[[Path], np.ndarray]) -
 
 
 def _pieces(shape: tuple[int, ...]) -> list[range]:
-    # The images, in pieces of some 16 MiB that have a checksum each, so that threads can share the checking.
+    # The images in pieces of some 16 MiB that have a checksum each, so that threads can check them.
     length = max(1, PIECE // math.prod(shape[1:]))
     return [range(start, min(start + length, shape[0])) for start in range(0, shape[0], length)]
 
@@ -195,7 +195,7 @@ def read(path: Path, count: int, memory: float) -> Tensor | None:
             warn(f"{path} is damaged; its images are decoded anew")
             return None
     with warnings.catch_warnings():
-        # Of torch, that this cannot be written to. A mapping that can be has to fit in memory, for Linux to allow it.
+        # torch warns that this cannot be written to. What can be has to fit in memory, says Linux.
         warnings.simplefilter("ignore")
         return torch.from_numpy(kept).permute(0, 3, 1, 2)
 
@@ -209,9 +209,10 @@ def _count(change: int) -> None:
 
 
 def resident(data: Tensor, device: torch.device, memory: float) -> Tensor:
-    """A data set on ``device`` if it has at most ``memory`` bytes, else as it is: then ``gather`` moves each batch.
+    """A data set on ``device`` if it takes at most ``memory`` bytes; else as it is.
 
-    On a GPU it takes no more than half of the memory that is free there.
+    Then ``gather`` moves each batch. On a GPU it takes no more than half of the memory that is free
+    there.
     """
     if device.type == "cuda":
         memory = min(memory, torch.cuda.mem_get_info(device)[0] // 2)
@@ -219,5 +220,5 @@ def resident(data: Tensor, device: torch.device, memory: float) -> Tensor:
 
 
 def gather(data: Tensor, index: Tensor, device: torch.device) -> Tensor:
-    """The images of a data set that ``index`` (B,) int64 names, on ``device``, wherever the set itself is."""
+    """The images at ``index`` (B,) int64 of a data set, which may lie elsewhere, on ``device``."""
     return data[index.to(data.device)].to(device)

@@ -30,9 +30,9 @@ MAX_BYTES = 50_000_000  # the course's limit for a file that lies in the reposit
 class Checkpoint:
     """What a checkpoint file holds.
 
-    ``input_size`` is the square's side in pixels, or None where any size is taken. ``mean`` and ``std`` normalise
-    channels in 0..1. ``classes`` are the labels as the outputs name them. ``scores`` are measured on the validation set
-    named in ``made``.
+    ``input_size`` is the square's side in pixels, or None where any size is taken. ``mean`` and
+    ``std`` normalise channels in 0..1. ``classes`` are the labels as the outputs name them.
+    ``scores`` are measured on the validation set named in ``made``.
     """
 
     problem: str
@@ -52,8 +52,8 @@ class Checkpoint:
 def save(path: Path, checkpoint: Checkpoint) -> None:
     """Write ``checkpoint`` to ``path`` in whole, its weight matrices as float16.
 
-    Vectors (biases, BatchNorm's scales and statistics) stay float32: they are few, and a running variance may lie
-    outside float16. Raises InputError if a weight is not finite in its format.
+    Vectors (biases, BatchNorm's scales and statistics) stay float32: they are few, and a running
+    variance may lie outside float16. Raises InputError if a weight is not finite in its format.
     """
     fields = {
         field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(checkpoint)
@@ -94,7 +94,8 @@ def load(path: Path, problem: str) -> Checkpoint:
     fields = read(path)
     if "format" not in fields or "weights" not in fields:
         raise InputError(
-            f"{path} is not a checkpoint of this project (bare weights?); make one with {problem}.train"
+            f"{path} is not a checkpoint of this project (bare weights?); "
+            f"make one with {problem}.train"
         )
     version = fields.pop("format")
     if not isinstance(version, int) or version != FORMAT:
@@ -142,7 +143,7 @@ def _is_named(value: Any, holds: Callable[[Any], bool] = lambda _: True) -> bool
 
 
 def _is_finite(value: Any) -> bool:
-    # A tensor may claim to be larger than its storage; then a look at its values would need what it claims.
+    # A tensor may claim to be larger than its storage; to look at its values would take as much.
     if not isinstance(value, torch.Tensor) or value.nbytes > value.untyped_storage().nbytes():
         return False
     # A sum is finite only if all it adds is, and takes an eighth of the time of a look at each.
@@ -189,7 +190,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """``torch.load`` of plain data by name onto the CPU, with every failure an InputError of one line."""
+    """``torch.load`` of plain data by name, onto the CPU. Every failure is an InputError."""
     if not path.is_file():
         raise InputError(f"no checkpoint {path}; fetch what ships with: bash hw1_download.sh")
     try:
@@ -207,35 +208,37 @@ def read(path: Path) -> dict[str, Any]:
         raise InputError(f"cannot load {path}: {why}; fetch it again or train it again") from error
     if not _is_named(content):
         raise InputError(
-            f"{path} holds a {type(content).__name__}, not weights by their names; name another file"
+            f"{path} holds a {type(content).__name__}, not weights by their names; "
+            "name another file"
         )
     return content
 
 
-# The classes and functions that pickled weights name. torch allows some more, of which bytearray and
-# torch.Tensor make gigabytes out of a number.
+# The classes and functions that pickled weights name. torch allows some more, of which bytearray
+# and torch.Tensor make gigabytes out of a number.
 PLAIN = re.compile(
-    r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch (\w+Storage|Size|device)"
+    r"collections OrderedDict|torch (\w+Storage|Size|device)"
+    r"|torch\._utils _rebuild_(tensor_v2|parameter)"
 )
 
 
 def _check_file(path: Path) -> None:
-    # Raises something if the file is damaged, UnpicklingError if loading it could take more memory than it is large.
+    # Raises something if the file is damaged, and UnpicklingError if loading it could take more
+    # memory than the file is large.
     with path.open("rb") as file:
         if zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as archive:
                 parts = archive.infolist()
                 compressed = any(part.compress_type != zipfile.ZIP_STORED for part in parts)
-                if (
-                    compressed
-                    or sum(part.file_size for part in parts) > os.fstat(file.fileno()).st_size
-                ):
+                size = sum(part.file_size for part in parts)
+                if compressed or size > os.fstat(file.fileno()).st_size:
                     raise pickle.UnpicklingError("torch does not compress")
                 if archive.testzip():  # torch itself does not look at the checksums
                     raise zipfile.BadZipFile
                 names = [part.filename for part in parts if part.filename.endswith(".pkl")]
                 pickles = [io.BytesIO(archive.read(name)) for name in names]
-        else:  # torch's older format: a mark, a version, the system, the data, the order of the storages
+        else:
+            # torch's older format: a mark, a version, the system, the data, the storages' order
             file.seek(0)
             pickles = [file] * 5
         for stream in pickles:
@@ -247,17 +250,14 @@ def _check_file(path: Path) -> None:
 def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], source: str) -> None:
     """Copy ``weights`` into ``model``, all of them or none.
 
-    Raises InputError naming the missing, unexpected and mis-shaped keys if the two do not match key for key; ``source``
-    says in that message where the weights come from.
+    If the two do not match key for key, raises InputError, which names the missing, unexpected and
+    mis-shaped keys. ``source`` says in that message where the weights come from.
     """
-    own = model.state_dict()
-    faults = (
-        [f"missing: {some(sorted(own.keys() - weights.keys()))}"]
-        if own.keys() - weights.keys()
-        else []
-    )
-    if weights.keys() - own.keys():
-        faults.append(f"unexpected: {some(sorted(weights.keys() - own.keys()))}")
+    own, faults = model.state_dict(), []
+    if missing := sorted(own.keys() - weights.keys()):
+        faults.append(f"missing: {some(missing)}")
+    if unexpected := sorted(weights.keys() - own.keys()):
+        faults.append(f"unexpected: {some(unexpected)}")
     shapes = [
         f"{name} is {tuple(weights[name].shape)} instead of {tuple(own[name].shape)}"
         for name in own

@@ -23,7 +23,7 @@ class InputError(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's parser, but a wrong command line is an InputError: one line, without the usage before it."""
+    """argparse's parser, but a wrong command line is an InputError: one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         """Raises InputError, always."""
@@ -33,8 +33,8 @@ class Parser(argparse.ArgumentParser):
 def entry(main: Callable[[], int | None]) -> None:
     """Run ``main`` as a program and exit with its status.
 
-    Bad input is one line on stderr and exit status 2, never a traceback. SIGTERM ends the program as Ctrl-C does, so that
-    what it was writing is removed.
+    Bad input is one line on stderr and exit status 2, never a traceback. SIGTERM ends the program
+    as Ctrl-C does, so that what it was writing is removed.
     """
     try:
         with contextlib.suppress(ValueError):  # signals belong to the main thread
@@ -65,10 +65,9 @@ def _terminate(*_: Any) -> NoReturn:
 
 
 def some(names: list[str], at_most: int = 5) -> str:
-    """The first few of ``names`` in words, and how many more there are: what an error's one line has room for."""
-    return ", ".join(names[:at_most]) + (
-        f" and {len(names) - at_most} more" if len(names) > at_most else ""
-    )
+    """The first few of ``names`` in words, and how many more there are, for an error's one line."""
+    more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
+    return ", ".join(names[:at_most]) + more
 
 
 def answer(text: str) -> None:
@@ -96,10 +95,8 @@ def warn(message: str) -> None:
 
 def _write(stream: TextIO, message: str, end: str = "\n") -> None:
     # A program must not end because its terminal, its pipe or the disk under its log has.
-    encoding = (
-        getattr(stream, "encoding", None) or "utf-8"
-    )  # which may lack a letter of a file's name
-    try:
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    try:  # the encoding may lack a letter of a file's name
         message = message.encode(encoding, "backslashreplace").decode(encoding)
         print(message, end=end, file=stream, flush=True)
     except (OSError, ValueError):  # ValueError: it is closed
@@ -109,7 +106,7 @@ def _write(stream: TextIO, message: str, end: str = "\n") -> None:
 
 
 def file_path(text: str) -> Path:
-    """An argparse type: the path of a file to write. ``out/`` is a folder's, whether it exists or not."""
+    """An argparse type: the path of a file to write. ``out/`` would be a folder's."""
     if text.endswith(os.sep):
         raise argparse.ArgumentTypeError(f"{text} is a folder; name a file")
     return Path(text)
@@ -132,22 +129,21 @@ def minutes(text: str) -> float:
 
 
 def minutes_from_start(text: str) -> float:
-    """An argparse type: when so many minutes have gone by since the program's start, of ``time.monotonic``.
+    """An argparse type: so many minutes after the program's start, as a time of ``time.monotonic``.
 
-    Under torchrun, since torchrun's: the processes that it starts again after a failure have what is left.
+    Under torchrun they count from its own start, so that processes which it starts again after a
+    failure have what is left.
     """
-    return _started(
-        os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else os.getpid()
-    ) + 60 * minutes(text)
+    process = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else os.getpid()
+    return _started(process) + 60 * minutes(text)
 
 
 def _started(process: int) -> float:
-    """When ``process`` started, of ``time.monotonic``; now, where the system does not tell."""
+    """When ``process`` started, by ``time.monotonic``; now, if the system does not tell."""
     now = time.monotonic()
     try:
-        ticks = int(
-            Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
-        )  # since boot: see proc(5)
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        ticks = int(fields[19])  # since boot: see proc(5)
         return now - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
     except (OSError, AttributeError, ValueError, IndexError):
         return now
@@ -162,7 +158,7 @@ def gibibytes(text: str) -> float:
 
 
 def free_memory() -> int:
-    """Bytes that programs can have without swapping: Linux's MemAvailable, or the less that a container is allowed."""
+    """Bytes to be had without swapping: Linux's MemAvailable, or what a container is allowed."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = 1024 * next(
@@ -172,10 +168,9 @@ def free_memory() -> int:
         free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     try:
         group = Path("/sys/fs/cgroup")
-        allowed = int((group / "memory.max").read_text()) - int(
-            (group / "memory.current").read_text()
-        )
-        # What is counted as used holds files that were read or written lately, as the cache of a data set; they make way.
+        allowed = int((group / "memory.max").read_text())
+        allowed -= int((group / "memory.current").read_text())
+        # Files that were read or written lately count as used, but they make way.
         lines = (group / "memory.stat").read_text().splitlines()
         allowed += sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
         return max(0, min(free, allowed))

@@ -19,7 +19,7 @@ ABANDONED = 3600  # seconds without a byte after which a hidden file's writer wa
 
 
 class Unwritable(InputError):
-    """A file cannot be written: no permission, no space, no disk. The message says which and why."""
+    """A file cannot be written: no permission, no space, no disk. The message says why."""
 
 
 @contextlib.contextmanager

@@ -1,15 +1,17 @@
-"""Training by several processes, one for each GPU or each part of the CPU: ``torchrun --nproc-per-node 2 -m p1.train ...``.
+"""Training by several processes, one a GPU or one a part of the CPU: ``torchrun ... -m p1.train``.
 
-Each process holds the whole data set and the whole network and works on its share of every batch; PyTorch's
-DistributedDataParallel averages their gradients. Rank 0 alone prints and writes. Without torchrun, what is here changes
-nothing. The flag ``--run`` needs ``-m -- p1.train``, as torchrun would take it for a short form of its own ``--run-path``.
+Each process holds the whole data set and the whole network and works on its share of every batch;
+PyTorch's DistributedDataParallel averages their gradients. Rank 0 alone prints and writes. Without
+torchrun, what is here changes nothing. The flag ``--run`` needs ``torchrun --nproc-per-node 2 -m --
+p1.train``, as torchrun would take it for a short form of its own ``--run-path``.
 
-torchrun starts all processes again (``--max-restarts``) when one of them ends with another status than 0. So they end with
-    0     done; or stopped and saved, which is 75 without torchrun: what was asked to stop must not be started again
+torchrun starts all processes again (``--max-restarts``) when one of them ends with another status
+than 0. So they end with
+    0     done; or stopped and saved, which is 75 without torchrun, as it is not to be started again
     2     bad input, in one line of one of them
     75    another process was lost; the next start goes on from the last save
-torchrun's own status is 0 if theirs are, else 1. A signal to torchrun goes on to all of them, which have 30 seconds to save;
-torchrun then ends with 1.
+torchrun's own status is 0 if theirs are, else 1. A signal to torchrun goes on to all of them, which
+have 30 seconds to save; torchrun then ends with 1.
 """
 
 from __future__ import annotations
@@ -49,11 +51,11 @@ def launch() -> str:
     return f"{of} of process {os.getppid()}" if of else ""
 
 
-# --- start and end ----------------------------------------------------------------------------------------------------
+# --- start and end --------------------------------------------------------------------------------
 
 
 def entry(main: Callable[[], int | None]) -> None:
-    """``core.cli.entry`` for a training program; where torchrun has started it, in the group of its processes."""
+    """``core.cli.entry`` for a training program; under torchrun, in the group of its processes."""
     main = functools.partial(_in_memory, main)
     several = {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= os.environ.keys()
     cli.entry(functools.partial(_in_the_group, main) if several else main)
@@ -64,15 +66,15 @@ def _in_memory(main: Callable[[], int | None]) -> int | None:
         return main()
     except torch.OutOfMemoryError as error:
         raise InputError(
-            "the GPU's memory is too small for this training; lower --batch-size, or --data-memory, which keeps the data off it"
+            "the GPU's memory is too small for this training; lower --batch-size, or "
+            "--data-memory, which keeps the data off it"
         ) from error
 
 
 def _in_the_group(main: Callable[[], int | None]) -> int | None:
     store, number, count = next(distributed.rendezvous("env://"))
-    store = distributed.PrefixStore(
-        f"start {restarts()}", store
-    )  # torchrun's holds the addresses of the failed ones still
+    # torchrun's store still holds the addresses of processes that have failed.
+    store = distributed.PrefixStore(f"start {restarts()}", store)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     distributed.init_process_group(backend, store=store, rank=number, world_size=count)
     try:
@@ -89,7 +91,8 @@ def _in_the_group(main: Callable[[], int | None]) -> int | None:
             raise
         if _is_first(store):
             cli.warn(
-                "another process of the training was lost; the same command, without --fresh, goes on from the last save"
+                "another process of the training was lost; "
+                "the same command, without --fresh, goes on from the last save"
             )
         return STOPPED
     distributed.destroy_process_group()
@@ -108,15 +111,13 @@ def _silence() -> Iterator[None]:
 
 
 def _is_first(store: distributed.Store) -> bool:
-    # Of the processes that fail, one speaks. An error of one makes the others lose it, so the first one knows why.
+    # Of the processes that fail, the first one speaks: it knows why, the others have only lost it.
     try:
         if store.add("failed", 1) == 1:
             return True
     except RuntimeError:  # the store was kept by a process that is lost
         pass
-    time.sleep(
-        1
-    )  # torchrun ends the others as soon as one ends: the first one must have spoken by then
+    time.sleep(1)  # as soon as one ends, torchrun ends the others: the first must have spoken
     return False
 
 
@@ -127,36 +128,39 @@ def _is_loss(error: RuntimeError) -> bool:
     )
 
 
-# --- device and network -----------------------------------------------------------------------------------------------
+# --- device and network ---------------------------------------------------------------------------
 
 
 def choose(name: str) -> torch.device:
-    """``core.devices.choose`` for this process: with several, ``auto`` and ``cuda`` are the GPU of its number (LOCAL_RANK).
+    """``core.devices.choose`` for this process.
 
-    Raises InputError if there is no such device, if there are fewer GPUs than processes, or if they would share one.
+    With several, ``auto`` and ``cuda`` are the GPU of its number (LOCAL_RANK). Raises InputError if
+    there is no such device, if there are fewer GPUs than processes, or if they would share one.
     """
     if world_size() > 1 and torch.cuda.is_available() and name != "cpu":
         local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if name not in ("auto", "cuda"):
             raise InputError(
-                f"--device {name} is one GPU for {world_size()} processes; leave it out, or --device cpu"
+                f"--device {name} is one GPU for {world_size()} processes; "
+                "leave it out, or --device cpu"
             )
         if local >= gpus:
             raise InputError(
-                f"more processes than the {gpus} GPUs of this machine; start {gpus}, or --device cpu"
+                f"more processes than the {gpus} GPUs of this machine; "
+                f"start {gpus}, or --device cpu"
             )
         torch.cuda.set_device(local)  # the one that "cuda" means from here on
-        return devices.choose(
-            "cuda"
-        )  # not "auto": one process on the CPU would leave the others waiting for it
+        # Not "auto": one process on the CPU would leave the others waiting for it.
+        return devices.choose("cuda")
     return devices.choose(name)
 
 
 def wrap(network: nn.Module, device: torch.device) -> nn.Module:
-    """What the training calls in ``network``'s place, so that ``backward`` gives the mean of all processes' gradients.
+    """What the training calls in ``network``'s place, to have the mean of all processes' gradients.
 
-    The parameters are ``network``'s own: evaluate and save that. On GPUs its BatchNorm becomes SyncBatchNorm, with the
-    statistics of the whole batch. NOTE: torch has none for the CPU, where each process normalises by its share.
+    The parameters are ``network``'s own: evaluate and save that. On GPUs its BatchNorm becomes
+    SyncBatchNorm, with the statistics of the whole batch. NOTE: torch has none for the CPU, where
+    each process normalises by its share.
     """
     if world_size() == 1:
         return network
@@ -168,11 +172,11 @@ def wrap(network: nn.Module, device: torch.device) -> nn.Module:
     return trained
 
 
-def _mean_in_order(
-    _, bucket
-):  # GradBucket -> Future[Tensor]; torch refuses annotations that are strings, as here
-    # gloo's own sum of three or more adds a number's parts in an order that depends on where in the bucket it stands, and
-    # after its first step DistributedDataParallel fills the buckets anew: a run that goes on would end at other bits.
+def _mean_in_order(_, bucket):
+    # GradBucket -> Future[Tensor]; torch refuses annotations that are strings, as here.
+    # gloo's own sum of three or more adds a number's parts in an order that depends on where in the
+    # bucket it stands, and after its first step DistributedDataParallel fills the buckets anew: a
+    # run that goes on would end at other bits.
     own = bucket.buffer()
     parts = [torch.empty_like(own) for _ in range(world_size())]
 
@@ -185,10 +189,10 @@ def _mean_in_order(
 
 @torch.no_grad()
 def copy_buffers(network: nn.Module) -> None:
-    """Give every process rank 0's buffers, in one message, after a step in which each saw other images.
+    """Give every process rank 0's buffers, in one message, after a step on different images.
 
-    So what is averaged, evaluated and saved is the same everywhere: DistributedDataParallel itself does this only before
-    its next forward pass. SyncBatchNorm's are the same already.
+    So what is averaged, evaluated and saved is the same everywhere: DistributedDataParallel itself
+    does this only before its next forward pass. SyncBatchNorm's are the same already.
     """
     buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
     if world_size() == 1 or not buffers or buffers[0].is_cuda:
@@ -201,29 +205,33 @@ def copy_buffers(network: nn.Module) -> None:
         buffer.copy_(values.view_as(buffer))
 
 
-# --- shares -----------------------------------------------------------------------------------------------------------
+# --- shares ---------------------------------------------------------------------------------------
 
 
 def local_share(items: Any) -> Any:
-    """This process's share of a tensor or sequence, every so many-th: together the shares are all of it."""
+    """This process's share of a tensor or sequence; together the shares are all of it."""
     return items[rank() :: world_size()]
 
 
 def local_batch(index: Tensor) -> Tensor:
-    """This process's share of a batch. Raises InputError if the shares would not be of one size, so of one weight."""
+    """This process's share of a batch, (batch,) to (batch / processes,) int64.
+
+    Raises InputError if the shares would not be of one size: they would not weigh the same.
+    """
     if len(index) % world_size():
         raise InputError(
-            f"{world_size()} processes cannot share a batch of {len(index)} evenly; name another --batch-size"
+            f"{world_size()} processes cannot share a batch of {len(index)} evenly; "
+            "name another --batch-size"
         )
     return local_share(index)
 
 
 def keys() -> tuple[int | str, ...]:
-    """What ``core.randomness`` needs beside (seed, epoch, step) for draws that differ between processes; () for one."""
+    """Further keys for ``core.randomness``, so that draws differ between processes; () for one."""
     return ("rank", rank()) if world_size() > 1 else ()
 
 
-# --- what they must agree on ------------------------------------------------------------------------------------------
+# --- what they must agree on ----------------------------------------------------------------------
 
 
 def total(counts: Tensor) -> Tensor:
@@ -236,11 +244,9 @@ def total(counts: Tensor) -> Tensor:
 
 def means(numbers: list[float]) -> list[float]:
     """The mean of each number over the processes."""
-    return (
-        (total(torch.tensor(numbers, dtype=torch.float64)) / world_size()).tolist()
-        if world_size() > 1
-        else numbers
-    )
+    if world_size() == 1:
+        return numbers
+    return (total(torch.tensor(numbers, dtype=torch.float64)) / world_size()).tolist()
 
 
 def highest(*values: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Where a run comes from: the code, command and machine of its start, and of later ones that went on differently."""
+"""Where a run comes from: code, command and machine of its start, and of later, different ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ PIECE = 2**24  # bytes that are digested together
 
 
 def start(device: torch.device) -> dict[str, Any]:
-    """What a reader of the log needs to know of this program's start; ``processes`` only where they are several."""
+    """What a reader of the log needs to know of this program's start.
+
+    ``processes`` is in it only if there are several.
+    """
     several = {"processes": processes.world_size()} if processes.world_size() > 1 else {}
     return (
         {"command": shlex.join(["python3", *sys.orig_argv[1:]]), "commit": commit()}
@@ -43,9 +46,10 @@ def start(device: torch.device) -> dict[str, Any]:
 def continued(
     metadata: dict[str, Any], now: dict[str, Any], epoch: int, step: int
 ) -> dict[str, Any]:
-    """``metadata`` of a run, and that ``now``, another start, went on with it from ``step`` of ``epoch``, both from 1.
+    """``metadata`` of a run, and that another start went on with it from ``step`` of ``epoch``.
 
-    A start that differs from the one before in nothing but its time is not noted.
+    ``now`` is what ``start`` tells of that; steps and epochs count from 1. A start that differs
+    from the one before in nothing but its time is not noted.
     """
     latest = metadata.get("continued", [metadata])[-1]
     known = {
@@ -120,9 +124,10 @@ def read(path: Path) -> dict[str, Any] | None:
 
 
 def digest(*parts: Tensor | Path) -> str:
-    """A short digest of what tensors, (N, ...) on the CPU, and files hold, wherever they lie and whenever they were made.
+    """A short digest of what tensors, (N, ...) on the CPU, and files hold.
 
-    So a run goes on where its data were unpacked anew. All of it is read: a second or so for each GiB.
+    Names, places and times do not count, so that a run goes on when its data were unpacked anew.
+    All of it is read: a second or so for each GiB.
     """
     total = hashlib.blake2b(digest_size=8)
     with ThreadPoolExecutor() as pool:
@@ -130,9 +135,8 @@ def digest(*parts: Tensor | Path) -> str:
             if isinstance(part, Path):
                 pieces: list[Any] = [part.read_bytes()]
             else:
-                rows = (
-                    part.movedim(1, -1) if part.ndim == 4 else part
-                )  # as the bytes lie, channels last
+                # Images as their bytes lie, channels last.
+                rows = part.movedim(1, -1) if part.ndim == 4 else part
                 total.update(f"{tuple(rows.shape)} {rows.dtype}".encode())
                 pieces = [
                     piece.contiguous().numpy()
@@ -144,8 +148,10 @@ def digest(*parts: Tensor | Path) -> str:
 
 
 def fingerprint(paths: list[Path]) -> str:
-    """A short digest of the files' names, sizes and times of change: whether they have to be read again."""
-    return f"{seed_of(0, *(f'{p.name}:{(s := p.stat()).st_size}:{s.st_mtime_ns}' for p in paths)):016x}"
+    """A short digest of the files' names, sizes and times of change, which says if they changed."""
+    found = [(path.name, path.stat()) for path in paths]
+    texts = (f"{name}:{stat.st_size}:{stat.st_mtime_ns}" for name, stat in found)
+    return f"{seed_of(0, *texts):016x}"
 
 
 def commit() -> str:

@@ -39,8 +39,9 @@ from core.progress import Bar, duration
 from core.randomness import batches, seed_of, steps_per_epoch
 
 CHECK_EVERY = 25  # steps between two looks at the losses; a look waits for the GPU
-STATE = {  # of a state.pt
-    "identity": dict, "epoch": int, "next_step": int, "total_steps": int, "sums": dict, "history": list, "state": dict,
+STATE = {  # what a state.pt holds
+    "identity": dict, "epoch": int, "next_step": int, "total_steps": int, "sums": dict,
+    "history": list, "state": dict,
 }  # fmt: skip
 ONE_REQUEST = 1.0  # seconds in which a further signal is the same request, sent to all processes
 
@@ -134,7 +135,8 @@ class Run:
             yield self.epoch
         if self._continues:
             say(
-                f"{self.folder} is done: {self.epoch} epochs. A new run needs another --run, or --fresh"
+                f"{self.folder} is done: {self.epoch} epochs. "
+                "A new run needs another --run, or --fresh"
             )
         self._write_log()
         self._release()
@@ -283,7 +285,7 @@ class Run:
         return self._read_values()[name] / self.next_step
 
     def best_epoch(self) -> int:
-        """The number (from 1) of the first epoch with the best ``watch`` so far; 0 if there is none yet."""
+        """The first epoch (from 1) with the best ``watch`` so far; 0 if there is none yet."""
         return best_line(self.history, self.watch, self.better)["epoch"] if self.history else 0
 
     def _release(self) -> None:
@@ -296,7 +298,7 @@ class Run:
         return self.folder / "best.next.pt"
 
     def _settle_best(self) -> None:
-        # After a kill: best.next.pt becomes best.pt, or is of an epoch that the state does not know.
+        # After a kill: best.next.pt becomes best.pt, unless the state does not know its epoch.
         if processes.rank() == 0 and self._next_best.exists():
             made = checkpoint.read(self._next_best).get("made")
             if isinstance(made, dict) and made.get("epoch") == self.best_epoch():
@@ -362,27 +364,26 @@ class Run:
     def _resume(self) -> None:
         saved = checkpoint.read(self.folder / "state.pt")
         faults = [name for name, kind in STATE.items() if not isinstance(saved.get(name), kind)]
-        if faults or not all(isinstance(line, dict) for line in saved["history"]):
+        if not faults:
+            recipe = saved["identity"].get("recipe")
+            faults += [] if isinstance(recipe, dict) else ["identity.recipe"]
+            whole = all(isinstance(line, dict) and "epoch" in line for line in saved["history"])
+            faults += [] if whole else ["history"]
+        if faults:
             raise InputError(
-                f"{self.folder}/state.pt is not a run's state ({some(faults or ['history'])}); "
+                f"{self.folder}/state.pt is not a run's state ({some(faults)}); "
                 "name another --run, or start over with --fresh"
             )
         if why := provenance.why_not_on(
             saved["identity"], self.identity, self._recipe, saved["epoch"]
         ):
             raise InputError(
-                f"{self.folder} holds another run: {why}. Name another --run, or start over with --fresh"
+                f"{self.folder} holds another run: {why}. "
+                "Name another --run, or start over with --fresh"
             )
-        self.epoch, self.next_step, self.total_steps = (
-            saved["epoch"],
-            saved["next_step"],
-            saved["total_steps"],
-        )
-        self._sums, self.history, self._saved_step = (
-            saved["sums"],
-            saved["history"],
-            self.total_steps,
-        )
+        self.epoch, self.next_step = saved["epoch"], saved["next_step"]
+        self.total_steps = self._saved_step = saved["total_steps"]
+        self._sums, self.history = saved["sums"], saved["history"]
         self._earlier_seconds = saved.get("seconds", 0.0)  # older states have none
         try:
             for name, part in self._state.items():
@@ -442,7 +443,7 @@ def is_over(
     patience: int,
     patience_from: int = 0,
 ) -> bool:
-    """Whether a run has come to its end: after ``epochs``, or after ``patience`` epochs without a better one.
+    """Whether a run has come to its end: ``epochs`` are done, or ``patience`` without a better one.
 
     A ``patience`` of 0 never ends a run. The first ``patience_from`` epochs are left out: they do
     not count as waiting, and later epochs are not compared with them.

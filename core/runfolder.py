@@ -1,4 +1,4 @@
-"""A training run's folder: one program's at a time, older runs kept aside, few snapshots however long the run is."""
+"""A training run's folder: one program's at a time; older runs are kept aside, snapshots few."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def claim(folder: Path) -> IO[bytes] | None:
 def lock(folder: Path) -> IO[bytes] | None:
     """Hold ``folder`` as this program's own until it ends; None where the file system has no locks.
 
-    Raises InputError if another program holds it. The lock's file names the launch of the several processes, if they are.
+    Raises InputError if another program holds it. If there are several processes, the lock's file
+    names their launch.
     """
     file = open(folder / ".lock", "a+b", buffering=0)  # noqa: SIM115  # held open
     try:
@@ -53,9 +54,10 @@ def lock(folder: Path) -> IO[bytes] | None:
 
 
 def start_over(folder: Path) -> None:
-    """Keep the older run in ``folder``, if there is one, aside. It is none if torchrun has begun it, before a restart.
+    """Keep the older run in ``folder``, if there is one, aside.
 
-    Raises InputError if another program is at it.
+    A run that the same torchrun began, before it started its processes again, is not an older one.
+    Raises InputError if another program is training in the folder.
     """
     if not any((folder / name).exists() for name in ("run.json", "state.pt")):
         return
@@ -70,11 +72,8 @@ def start_over(folder: Path) -> None:
 
 
 def set_aside(folder: Path) -> Path:
-    """Rename a run's folder to the first free one of ``FOLDER.old-1``, ``FOLDER.old-2``, ...; the new name."""
-    folder, number = (
-        Path(os.path.abspath(folder)),
-        1,
-    )  # a link is renamed itself, not what it leads to
+    """Rename a run's folder to the first free of FOLDER.old-1, FOLDER.old-2, ...: the new name."""
+    folder, number = Path(os.path.abspath(folder)), 1  # a link itself is renamed
     while (aside := folder.with_name(f"{folder.name}.old-{number}")).exists():
         number += 1
     os.rename(folder, aside)
@@ -82,10 +81,10 @@ def set_aside(folder: Path) -> Path:
 
 
 def keep_snapshot(folder: Path, epoch: int, final: checkpoint.Checkpoint) -> None:
-    """Save ``final``, of ``epoch`` (from 1), among the snapshots if it is one, and drop those that are none any more.
+    """Save ``final``, of ``epoch`` (from 1), if that is one to keep, and drop those that are not.
 
-    Epochs 1, 1+k, 1+2k, ... are kept; when they grow too many, k doubles. So they stay few and evenly spread however long
-    the run turns out to be. The last epoch is ``last.pt``.
+    Epochs 1, 1+k, 1+2k, ... are kept; when they grow too many, k doubles. So they stay few and
+    evenly spread however long the run turns out to be. The last epoch is ``last.pt``.
     """
     spacing = 1
     while (epoch - 1) // spacing >= MAX_SNAPSHOTS:

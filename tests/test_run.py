@@ -704,6 +704,8 @@ def test_a_damaged_state_is_refused_by_name(tmp_path):
         lambda state: state.pop("identity"),
         lambda state: state.pop("epoch"),
         lambda state: state.update(identity=["recipe"]),
+        lambda state: state.update(identity={}),
+        lambda state: state.update(history=[{}]),
         lambda state: state.update(total_steps="3"),
         lambda state: state.update(history=[1, 2]),
         lambda state: state.update(sums=None),
