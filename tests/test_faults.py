@@ -45,3 +45,10 @@ def test_many_files_that_are_broken_or_crafted_are_read_or_refused():
 @pytest.mark.slow
 def test_every_kind_of_fault_at_every_step_loses_nothing():
     assert harness("faults").endswith("7 tasks, 0 promises broken")
+
+
+def test_each_promise_names_a_test_that_there_is():
+    named = re.findall(r"(test_\w+\.py)::(\w+)", (ROOT / "tests" / "README.md").read_text())
+    assert len(named) > 15
+    for file, test in named:
+        assert f"\ndef {test}(" in (ROOT / "tests" / file).read_text(), f"{file}::{test}"
