@@ -956,3 +956,25 @@ def test_a_large_image_in_tiles_is_what_it_is_at_once(monkeypatch, call, tmp_pat
         masks.append(np.asarray(Image.open(out / "1.png")))
     assert len(np.unique(masks[0].reshape(-1, 3), axis=0)) > 2
     assert (masks[0] == masks[1]).all(-1).mean() > 0.9999
+
+
+def test_names_keep_their_letters_where_the_locale_is_not_utf_8(
+    p1_checkpoint, p2_checkpoint, tmp_path
+):
+    made = subprocess.run(
+        ["localedef", "-i", "en_US", "-f", "ISO-8859-1", tmp_path / "en_US.ISO-8859-1"],
+        capture_output=True,
+    )
+    if made.returncode:
+        pytest.skip("localedef cannot make a locale here")
+    latin = os.environ | {"LOCPATH": str(tmp_path), "LC_ALL": "en_US.ISO-8859-1"}
+    draw(tmp_path / "images" / "Müller.png", 32, 32, 0)
+    (tmp_path / "in.csv").write_text("id,filename\n0,Müller.png\n", encoding="utf-8")
+    for name, arguments, file in (
+        ("hw1_1.sh", ("images",), p1_checkpoint),
+        ("hw1_2.sh", ("in.csv", "images"), p2_checkpoint),
+    ):
+        command = ["bash", ROOT / name, *arguments, "out.csv", "--checkpoint", file]
+        done = subprocess.run(command, cwd=tmp_path, env=latin, capture_output=True)
+        assert done.returncode == 0, done.stderr
+        assert "Müller.png,".encode() in (tmp_path / "out.csv").read_bytes()
