@@ -217,8 +217,8 @@ def read(path: Path) -> dict[str, Any]:
 # The classes and functions that pickled weights name. torch allows some more, of which bytearray
 # and torch.Tensor make gigabytes out of a number.
 PLAIN = re.compile(
-    r"collections OrderedDict|torch (\w+Storage|Size|device)"
-    r"|torch\._utils _rebuild_(tensor_v2|parameter)"
+    r"collections OrderedDict|torch (\w+Storage|Size|device|b?float\d+|u?int\d+|bool)"
+    r"|torch\._utils _rebuild_(tensor(_v2)?|parameter)"
 )
 
 
