@@ -13,6 +13,7 @@ import dataclasses
 import difflib
 import json
 import math
+import shlex
 import sys
 import types
 import typing
@@ -279,8 +280,9 @@ def _listed(recipe: Any, prefix: str) -> str:
     former = [old for old, new in ALIASES.items() if new == recipe.name]
     found = [_measured(RESULTS / f"{prefix}_{name}") for name in (recipe.name, *former)]
     lines = [f"{recipe.name}: {recipe.source}", *(line for line in found if line)]
-    words = [word for word in sys.orig_argv[1:] if word != "list"]
-    return "\n    ".join([*lines, f"python3 {' '.join(words)} {recipe.name}"])
+    asked = ("--recipe", "list", "--recipe=list")
+    command = ["python3", *(word for word in sys.orig_argv[1:] if word not in asked)]
+    return "\n    ".join([*lines, f"{shlex.join(command)} --recipe {recipe.name}"])
 
 
 def _measured(folder: Path) -> str:

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from conftest import ROOT
 from PIL import Image
 from torch import nn
 
@@ -17,6 +18,7 @@ from p1 import train as p1
 from p1.model import mobilenet_v2
 from p2 import inference as p2_inference
 from p2 import pretrain as p2_pretrain
+from p2 import supervise as p2_supervise
 from p2 import train as p2
 from p3 import inference as p3_inference
 from p3 import train as p3
@@ -327,3 +329,83 @@ def test_model_b_starts_from_weights_made_of_other_images(call, tiny, tmp_path):
     (tmp_path / "labels.csv").write_text("filename,label\nnowhere.jpg,a\n")
     status, _, err = call(p1_pretrain.main, "--data", tmp_path, "--run", tmp_path / "third", *flags)
     assert status == 2 and "nowhere.jpg" in err
+
+
+# --- before and about a training ------------------------------------------------------------------
+
+ALL = {**PROGRAMS, "supervised": (p2_supervise.main, "p2_data", SHARED)}
+
+
+@pytest.fixture
+def labelled(tiny, tmp_path):
+    """The drawn data, with labels for mini."""
+    folder = tmp_path / "labelled"
+    shutil.copytree(tiny, folder)
+    names = sorted(path.name for path in (folder / "p2_data/mini/train").iterdir())
+    rows = "".join(f"{k},{name},{k % 2}\n" for k, name in enumerate(names))
+    (folder / "p2_data/mini/labels.csv").write_text(f"id,filename,label\n{rows}")
+    return folder
+
+
+@pytest.mark.parametrize("name", list(ALL))
+def test_a_preview_shows_the_first_batch_and_trains_nothing(call, labelled, tmp_path, name):
+    main, data, flags = ALL[name]
+    picture, run = tmp_path / "seen.png", tmp_path / "run"
+    flags = (*flags, "--data", labelled / data, "--run", run)
+    status, out, err = call(main, *flags, "--preview", picture)
+    assert (status, err) == (0, "") and f"wrote {picture}: the first batch" in out
+    assert not run.exists()
+    with Image.open(picture) as image:
+        assert image.format == "PNG" and image.width >= 128
+        assert len(image.convert("RGB").getcolors(2**24)) > 100
+    first = picture.read_bytes()
+    assert call(main, *flags, "--preview", picture)[0] == 0 and picture.read_bytes() == first
+    assert call(main, *flags, "--seed", "1", "--preview", picture)[0] == 0
+    assert picture.read_bytes() != first
+    status, _, err = call(main, *flags, "--preview", tmp_path)
+    assert status == 2 and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", list(ALL))
+def test_help_and_the_list_of_recipes_name_values_scores_and_commands(call, name):
+    main, _, _ = ALL[name]
+    status, out, err = call(main, "--help", "--recipe", "hour", "--set", "lr=0.125")
+    assert (status, err) == (0, "") and "--max-minutes" in out and "\n  lr=0.125\n" in out
+    status, out, err = call(main, "--recipe", "list")
+    assert (status, err) == (0, "")
+    assert "original: " in out and "hour: " in out and "--recipe hour" in out
+    if name == "p1":
+        log = (ROOT / "results/p1_A_report/log.jsonl").read_text().splitlines()
+        last = json.loads(log[-1])
+        reached = f"measured: accuracy {last['accuracy']:.4f} after {last['epoch']} epochs"
+        assert reached in out
+
+
+def test_a_changed_value_is_trained_with_and_names_the_runs_folder(
+    call, tiny, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    flags = ("--data", tiny / "p1_data", "--recipe", "report", "--epochs", "1", *CPU)
+    assert call(p1.main, *flags, "--set", "batch_size=25", "--set", "lr=0.01")[0] == 0
+    run = tmp_path / "runs/p1_A_original_batch_size=25_lr=0.01"
+    assert log(run)[0]["lr"] == 0.01 and log(run)[0]["steps"] == 2
+    assert json.loads((run / "run.json").read_text())["recipe"]["lr"] == 0.01
+    status, _, err = call(p1.main, *flags, "--set", "learning_rate=1")
+    assert status == 2 and "no value 'learning_rate'" in err and err.count("\n") == 1
+    status, _, err = call(p1.main, *flags, "--set", "lr=0.02", "--run", run, "--batch-size", "25")
+    assert status == 2 and "recipe.lr was 0.01, is now 0.02" in err
+
+
+@pytest.mark.parametrize("name", ["p1", "p3"])
+def test_tuning_holds_out_a_part_of_the_training_split(call, tiny, tmp_path, name):
+    main, data, flags = PROGRAMS[name]
+    folder = tmp_path / "data"
+    shutil.copytree(tiny / data, folder)
+    for path in (folder / "train_50").glob("*.png"):
+        shutil.copy(path, path.with_name(f"{path.stem}again.png"))
+    shutil.rmtree(folder / ("val_50" if name == "p1" else "validation"))  # it is not looked at
+    flags = (*flags, "--data", folder, "--tune", "--epochs", "1", "--run", tmp_path / "run")
+    assert call(main, *flags)[0] == 0
+    line = log(tmp_path / "run")[0]
+    assert line["steps"] == 2  # of 50 in place of 100 images, and of 4 in place of 5 pairs
+    assert 0 <= line["accuracy" if name == "p1" else "mean_iou"] <= 1

@@ -1,0 +1,55 @@
+"""The look at the data: what is counted, what is found out, and with which status it ends."""
+
+import shutil
+
+from PIL import Image
+
+import check_data
+
+
+def rows(out):
+    return {
+        cells[0]: cells[1:]
+        for line in out.splitlines()
+        if line.startswith("| ")
+        for cells in [[cell.strip() for cell in line.strip("|").split("|")]]
+    }
+
+
+def test_sound_data_are_counted(call, tiny):
+    status, out, err = call(check_data.main, tiny)
+    assert (status, err) == (0, "")
+    table = rows(out)
+    assert table["p1_data/train_50"] == ["50", "32x32", "50", "1 to 1", "0", "0"]
+    assert table["office/val"][0] == "65" and table["office/val"][2:4] == ["65", "1 to 1"]
+    assert table["mini/train"][2:4] == ["-", "-"]
+    assert table["p3_data/train"][:2] == ["5", "64x64"]
+    assert "p1_data/val_50: 0 of 50 images are in p1_data/train_50 too" in out
+    shares = next(line for line in out.splitlines() if line.startswith("p3_data/train: urban"))
+    assert sum(float(part.split()[-1].rstrip("%")) for part in shares.split(",")) > 99
+
+
+def test_what_is_double_unreadable_or_in_both_splits_is_named(call, tiny, tmp_path):
+    folder = tmp_path / "data"
+    shutil.copytree(tiny / "p1_data", folder / "p1_data")
+    shutil.copytree(tiny / "p3_data", folder / "p3_data")
+    train, val = folder / "p1_data/train_50", folder / "p1_data/val_50"
+    first = sorted(train.iterdir())[0]
+    shutil.copy(first, train / "0_copy.png")
+    shutil.copy(first, val / "0_leaked.png")
+    (train / "1_broken.png").write_bytes(b"no image")
+    (train / "nolabel.png").write_bytes(first.read_bytes())
+    mask = next((folder / "p3_data/train").glob("*_mask.png"))
+    Image.new("RGB", (9, 9)).save(mask)
+    status, out, _ = call(check_data.main, folder)
+    assert status == 3
+    table = rows(out)
+    assert table["p1_data/train_50"][4:] == ["2", "2"] and table["p3_data/train"][5] == "1"
+    assert "1_broken.png: cannot be read as an image" in out and "nolabel.png: no label" in out
+    assert f"{mask.name} is 9x9" in out
+    assert "1 of 51 images are in p1_data/train_50 too: 0_leaked.png" in out
+
+
+def test_a_folder_without_the_data_is_one_line(call, tmp_path):
+    status, _, err = call(check_data.main, tmp_path)
+    assert status == 2 and "has none of p1_data, p2_data, p3_data" in err and err.count("\n") == 1
