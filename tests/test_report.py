@@ -263,6 +263,17 @@ def test_logs_alone_make_a_report_with_stated_gaps(tmp_path):
     assert [block for block in blocks if isinstance(block, Table)]
 
 
+def test_the_committed_runs_make_a_page_without_weights_or_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "results", "results")
+    assert run(report.main, "results", "--data", "none", "--device", "cpu") == 0
+    page = (tmp_path / "runs" / "report_results" / "report.html").read_text()
+    opening = page[page.index("At a glance") : page.index("<table")]
+    for what in (*overview.ROWS.values(), "best published", "original report", "here"):
+        assert html.escape(what) in opening  # the chart of all scores comes first
+    assert "0.7220" in page and "Missing:" in page
+
+
 def glance(runs, out):
     """The first table's rows, by what they are, and the text below it."""
     site = Site(runs, runlog.read_all(runs), out, (), Measures(out), report.devices.choose("cpu"))

@@ -1,13 +1,15 @@
 """Reading runs: what is finished is what ``core.run`` would not go on with, and what was set aside stays so."""
 
 import dataclasses
+import hashlib
 import json
 import math
 
 import pytest
 import torch
-from conftest import metadata
+from conftest import ROOT, metadata
 
+from core.cli import InputError
 from core.run import Run
 from core.runfolder import set_aside
 from report import runs as runlog
@@ -109,3 +111,71 @@ def test_of_several_runs_the_best_of_those_that_are_finished_is_shown(tmp_path):
     ]
     assert runlog.best_of([unfinished, *finished]).name == "c"
     assert runlog.best_of([unfinished]).name == "a" and runlog.best_of([]) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"recipe": None}, "has a recipe that is a NoneType"),
+        ({"recipe": {"epochs": "many"}}, "whose epochs is no whole number"),
+        ({"recipe": {"epochs": 3, "patience": "long"}}, "whose patience is no whole number"),
+        ({"seed": "<script>"}, "has a seed that is a str"),
+        ({"command": ["python3"]}, "has a command that is a list"),
+        ({"data": None}, "has a data that is a NoneType"),
+        ({"continued": [{"command": "python3"}]}, "without command or commit"),
+        ({"continued": "later"}, "without command or commit"),
+    ],
+)
+def test_a_broken_record_is_one_line_that_names_the_file(tmp_path, change, says):
+    folder = write_run(tmp_path / "run", [0.1])
+    (folder / "run.json").write_text(json.dumps(metadata() | change))
+    with pytest.raises(InputError, match=f"run.json {says}|run.json .*{says}"):
+        runlog.read(folder)
+
+
+def test_a_record_without_a_recipe_is_one_line(tmp_path):
+    folder = write_run(tmp_path / "run", [0.1])
+    record = metadata()
+    del record["recipe"]
+    (folder / "run.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match="run.json has no recipe"):
+        runlog.read(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"epoch": 1, "accuracy": "0.5"}', "line 1 says '0.5' for accuracy, which is no number"),
+        ('{"epoch": 1, "accuracy": [0.5]}', "line 1 says \\[0.5\\] for accuracy"),
+        ('{"epoch": "1", "accuracy": 0.5}', "line 1 has no epoch"),
+        ("[1]", "line 1 has no epoch"),
+        ('{"epoch": 1, "loss": 1}\n{"epoch": 2, "accuracy": 0.5}', "no accuracy for epoch 1"),
+        ('{"epoch": 1, "seconds": 3}', "without a finished epoch"),
+        ("[" * 100_000, "holds no run that can be read"),
+    ],
+)
+def test_a_broken_log_is_one_line_that_names_the_file(tmp_path, text, says):
+    folder = write_run(tmp_path / "run", [0.1])
+    (folder / "log.jsonl").write_text(text + "\n")
+    with pytest.raises(InputError, match=says):
+        runlog.read(folder)
+
+
+def test_a_contaminated_start_is_known_by_its_digest_under_any_name(tmp_path, monkeypatch):
+    weights = tmp_path / "mine.pt"
+    weights.write_bytes(b"weights")
+    folder = write_run(tmp_path / "p1_B_hour", [0.9])
+    (folder / "run.json").write_text(json.dumps(metadata(data={"pretrained": str(weights)})))
+    assert not runlog.read(folder).is_contaminated
+    published = hashlib.sha256(b"weights").hexdigest()[:8]
+    monkeypatch.setattr(runlog, "CONTAMINATED", published)
+    assert runlog.read(folder).is_contaminated
+    weights.unlink()
+    runlog.sha256.cache_clear()
+    assert not runlog.read(folder).is_contaminated
+
+
+def test_the_digest_of_the_contaminated_weights_is_the_manifests():
+    listed = json.loads((ROOT / "checkpoints" / "manifest.json").read_text())["pretrained"]
+    (known,) = [one["sha256_prefix"] for one in listed if "cifar100" in one["name"]]
+    assert known == runlog.CONTAMINATED
