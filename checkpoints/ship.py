@@ -29,7 +29,7 @@ FOLDER = Path(__file__).resolve().parent
 def main() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("source", type=Path, help="a run's last.pt or best.pt")
-    parser.add_argument("name", help="file name in checkpoints/: p1_a.pt, p2_c.pt, p3_b.pt, ...")
+    parser.add_argument("name", help="file name in checkpoints/: p1_a.pt, p2_c.pt, p3_c.pt, ...")
     parser.add_argument(
         "--data",
         type=Path,

@@ -46,7 +46,7 @@ def arguments() -> argparse.Namespace:
         help="folder of xxxx_sat.jpg (or xxxx.jpg), of any size; files; or 'a/*.jpg'",
     )
     parser.add_argument("output", type=Path, help="folder for xxxx_mask.png (or xxxx.png)")
-    flags(parser, ROOT / "checkpoints" / "p3_b.pt")
+    flags(parser, ROOT / "checkpoints" / "p3_c.pt")
     parser.add_argument(
         "--confidence",
         type=Path,
