@@ -225,10 +225,11 @@ SHARES = (_on(32) + _on(16) + _on(8), _on(4) + _on(2) + _on(1))
 def read(path: Path) -> Image.Image:
     """A mask in RGB, from every colour mode: alpha is dropped, 16 bits become the upper 8. Raises BadPair."""
     try:
-        with Image.open(path, formats=["PNG"]) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise BadPair(f"{path} is {size_of(image)}; at most {MAX_PIXELS:,} pixels are read")
-            image.load()
+        with Image.open(path, formats=["PNG"]) as file:
+            if file.width * file.height > MAX_PIXELS:
+                raise BadPair(f"{path} is {size_of(file)}; at most {MAX_PIXELS:,} pixels are read")
+            file.load()
+            image: Image.Image = file
             bytes_of_pixel = {"I;16": 2, "I": 4}.get(image.mode)
             if bytes_of_pixel:  # Pillow would clip 16 bits to 255 instead of scaling them
                 upper = image.tobytes()[1::bytes_of_pixel]

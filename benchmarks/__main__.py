@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import platform
@@ -192,10 +193,7 @@ def as_fields(runs: dict[str, list[Use]]) -> dict[str, list[dict[str, float]]]:
 
 MEASURES: dict[str, Callable[[argparse.Namespace, Path], dict]] = {
     "metric": metric,
-    **{
-        problem: (lambda args, folder, problem=problem: inference(problem, args, folder))
-        for problem in ("p1", "p2", "p3")
-    },
+    **{problem: functools.partial(inference, problem) for problem in ("p1", "p2", "p3")},
     "growth": growth,
     "steps": training_steps,
 }

@@ -11,6 +11,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -55,7 +56,12 @@ def views(path: Path) -> float:
 
 if __name__ == "__main__":
     with torch.inference_mode():
-        found = {"peak": peak(), "gflop": {}, "views": {}, "torch": torch.__version__}
+        found: dict[str, Any] = {
+            "peak": peak(),
+            "gflop": {},
+            "views": {},
+            "torch": torch.__version__,
+        }
     for name in sys.argv[1:]:
         found["gflop"][name], found["views"][name] = gflop(Path(name)), views(Path(name))
     print(json.dumps(found))

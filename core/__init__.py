@@ -91,6 +91,6 @@ def _say_interrupted(kind, error, traceback) -> None:
     _sys.__excepthook__(kind, error, traceback)
 
 
+_sys.excepthook = _say_interrupted
 _open_streams()
 require("torch", "torchvision", "numpy", "PIL", "tqdm")
-_sys.excepthook = _say_interrupted

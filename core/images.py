@@ -80,7 +80,8 @@ def read_rgb(path: Path) -> np.ndarray:
         rows = max(1, AT_ONCE // image.width)  # a large image is then held but once
         for top in range(0, image.height, rows):
             box = (0, top, image.width, min(top + rows, image.height))
-            pixels[top : top + rows] = _as_rgb(image if rows >= image.height else image.crop(box))
+            part = image if rows >= image.height else image.crop(box)
+            pixels[top : top + rows] = np.asarray(_as_rgb(part))
         return pixels
 
 
@@ -301,7 +302,7 @@ def write_png(file: IO[bytes], indices: np.ndarray, colours: np.ndarray) -> None
         np.subtract(block[0], above, out=lines[0, 1:])
         np.subtract(block[1:], block[:-1], out=lines[1:, 1:])
         above = block[-1]
-        if data := deflate.compress(lines):
+        if data := deflate.compress(lines.data):
             file.write(_chunk(b"IDAT", data))
     file.write(_chunk(b"IDAT", deflate.flush()))
     file.write(_chunk(b"IEND", b""))

@@ -281,7 +281,7 @@ class Labels:
                 zip(paths, shares / shares.sum(1, keepdims=True), strict=True)
             )
 
-    def write_more(self, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    def write_more(self, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
         """Write the file of probabilities and print the ``--top`` labels, where they were asked for.
 
         ``columns`` and ``rows``, one an image, are what stands before the probabilities; the row of an

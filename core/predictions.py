@@ -7,7 +7,7 @@ import io
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -110,7 +110,7 @@ def locate(table: Path, folder: Path, rows: list[dict[str, str]]) -> list[Path]:
     return paths
 
 
-def write_rows(path: Path, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def write_rows(path: Path, columns: tuple[str, ...], rows: Iterable[Sequence[str]]) -> None:
     """Write a csv with ``columns`` as header, in whole or not at all. Names of files keep their bytes, UTF-8 or not."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

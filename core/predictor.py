@@ -90,6 +90,7 @@ def _fold_batch_norms(folded: fx.GraphModule) -> None:
         before = node.args[0]
         conv = _module(folded, before)
         if isinstance(conv, nn.Conv2d) and len(before.users) == 1:
+            assert norm.running_mean is not None and norm.running_var is not None
             conv.weight, conv.bias = fuse_conv_bn_weights(
                 conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps,
                 norm.weight, norm.bias,
@@ -119,14 +120,14 @@ def _fuse_convolutions(folded: fx.GraphModule) -> None:
 
 
 def _module(folded: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    return folded.get_submodule(node.target) if node.op == "call_module" else None
+    return folded.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
 def _only_user(node: fx.Node) -> fx.Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
-ACTIVATIONS: dict[type[nn.Module] | None, tuple[str, list[float]]] = {
+ACTIVATIONS: dict[type, tuple[str, list[float]]] = {
     nn.ReLU: ("relu", []),
     nn.ReLU6: ("hardtanh", [0.0, 6.0]),
     nn.Hardswish: ("hardswish", []),
@@ -153,7 +154,7 @@ class FusedConvolution(nn.Module):
             self.packed = torch.ops.mkldnn._reorder_convolution_weight(
                 conv.weight, *geometry, list(images.shape)
             )
-            conv.weight = None
+            del conv.weight
         if other is None:
             return torch.ops.mkldnn._convolution_pointwise(
                 images, self.packed, conv.bias, *geometry, self.activation, self.scalars, ""

@@ -34,6 +34,9 @@ LEAST = 32  # pixels a side that the networks need
 # An image with a side beyond TILE is segmented in tiles, in bounded memory. Where two tiles overlap,
 # the MARGIN pixels at their borders are not used.
 TILE, MARGIN = 1280, 256
+Planes = (
+    np.ndarray | Sequence[np.ndarray]
+)  # classes and, where asked for, confidences: (H, W) uint8
 GREY = np.arange(256, dtype=np.uint8)[:, None]
 
 
@@ -96,7 +99,7 @@ def segment(args: argparse.Namespace, stream: Stream, device: torch.device) -> i
     predict, views = predictor(args.checkpoint, device, args.flip, args.bf16, sure)
     confidences: dict[Path, str] = {}
 
-    def write(answer: tuple[Path, Sequence[np.ndarray]]) -> None:
+    def write(answer: tuple[Path, Planes]) -> None:
         path, planes = answer
         with atomic_write(args.output / data.mask_name(path.name)) as file:
             images.write_png(file, planes[0], data.COLOURS)
@@ -119,8 +122,8 @@ def segment(args: argparse.Namespace, stream: Stream, device: torch.device) -> i
 
 def answers(
     stream: Stream, predict: Predictor, batch_size: int, simplify: Callable[[], bool]
-) -> Iterator[tuple[Path, Sequence[np.ndarray]]]:
-    """Each image's path, with its classes and, where they are asked for, confidences: (H, W) uint8."""
+) -> Iterator[tuple[Path, Planes]]:
+    """Each image's path and planes, the fallback's last."""
     for batch in stream.batches(batch_size, simplify):
         if max(batch.images.shape[2:]) > TILE:
             for path, image in zip(batch.paths, batch.images, strict=True):
