@@ -6,4 +6,5 @@ source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/venv.sh"
 cd "$root"
 ruff check .
 ruff format --check .
+python3 -m mypy
 python3 -m pytest "$@"

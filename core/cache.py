@@ -60,15 +60,14 @@ def load(
     for place in places(folder):
         if (data := read(place / name, len(paths), memory)) is not None:
             return data
-    place = writable_place(folder)
-    if place:
-        with locked(place / f"{stem}.lock", folder):
+    if new := writable_place(folder):
+        with locked(new / f"{stem}.lock", folder):
             # Another process may have written it while this one waited.
-            data = read(place / name, len(paths), memory)
+            data = read(new / name, len(paths), memory)
             if data is None:
-                remove(place, stem)
-                if write(place / name, paths, decode):
-                    data = read(place / name, len(paths), memory)
+                remove(new, stem)
+                if write(new / name, paths, decode):
+                    data = read(new / name, len(paths), memory)
     return images.load(paths, decode, folder.name) if data is None else data
 
 
@@ -137,10 +136,10 @@ def write(path: Path, paths: list[Path], decode: Callable[[Path], np.ndarray]) -
             os.posix_fallocate(file.fileno(), 0, size)
             for number, image in enumerate(chain([first], stream)):
                 image = np.ascontiguousarray(image)
-                file.write(image)
+                file.write(image.data)
                 piece = number // len(pieces[0])
-                checksums[piece] = zlib.crc32(image, int(checksums[piece]))
-            file.write(checksums)
+                checksums[piece] = zlib.crc32(image.data, int(checksums[piece]))
+            file.write(checksums.data)
     except Unwritable as error:
         warn(f"{error}; {paths[0].parent} is decoded into memory, by the next run anew")
         return False
@@ -188,7 +187,7 @@ def read(path: Path, count: int, memory: float) -> Tensor | None:
         part = slice(piece.start, piece.stop)
         if in_memory:
             kept[part] = data[part]
-        return zlib.crc32(kept[part]) == checksum
+        return zlib.crc32(kept[part].data) == checksum
 
     with ThreadPoolExecutor(images.THREADS) as pool:
         if not all(pool.map(is_right, pieces, checksums)):

@@ -13,7 +13,7 @@ import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import nn
@@ -236,14 +236,14 @@ def _check_file(path: Path) -> None:
                 if archive.testzip():  # torch itself does not look at the checksums
                     raise zipfile.BadZipFile
                 names = [part.filename for part in parts if part.filename.endswith(".pkl")]
-                pickles = [io.BytesIO(archive.read(name)) for name in names]
+                pickles: list[IO[bytes]] = [io.BytesIO(archive.read(name)) for name in names]
         else:
             # torch's older format: a mark, a version, the system, the data, the storages' order
             file.seek(0)
             pickles = [file] * 5
         for stream in pickles:
             for opcode, argument, _ in pickletools.genops(stream):
-                if opcode.name == "GLOBAL" and not PLAIN.fullmatch(argument):
+                if opcode.name == "GLOBAL" and not PLAIN.fullmatch(str(argument)):
                     raise pickle.UnpicklingError(argument)
 
 

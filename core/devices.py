@@ -5,12 +5,15 @@ from __future__ import annotations
 import ctypes
 import platform
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from core import convolutions
 from core.cli import InputError, warn
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def choose(name: str = "auto") -> torch.device:
@@ -71,16 +74,16 @@ def autocast(device: torch.device, bf16: bool) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
 
 
-def prepare(model: nn.Module, device: torch.device) -> nn.Module:
+def prepare(model: M, device: torch.device) -> M:
     """Move ``model`` to ``device`` in channels-last layout, and take the CPU's slow paths out of its way."""
-    model = model.to(device, memory_format=torch.channels_last)
+    model = model.to(device).to(memory_format=torch.channels_last)
     if device.type == "cpu":
         keep_freed_memory()
         for module in model.modules():
             if isinstance(module, nn.Conv2d) and _is_slow_in_bf16(module):
-                module.forward = _float32_forward.__get__(module)
+                vars(module)["forward"] = _float32_forward.__get__(module)
             elif isinstance(module, nn.Conv2d) and convolutions.takes_over(module):
-                module.forward = convolutions.forward.__get__(module)
+                vars(module)["forward"] = convolutions.forward.__get__(module)
     return model
 
 

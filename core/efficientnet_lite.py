@@ -204,7 +204,9 @@ def load_imagenet(backbone: EfficientNetLite, weights: dict[str, Tensor], source
 def published_names(backbone: EfficientNetLite) -> dict[str, str]:
     """The name of each weight in the published file -> its name here."""
     prefixes = {"_conv_stem": "stem.0", "_bn0": "stem.1", "_conv_head": "head.0", "_bn1": "head.1"}
-    places = [(s, b) for s, stage in enumerate(backbone.stages) for b in range(len(stage))]
+    places = [
+        (s, b) for s, stage in enumerate(backbone.stages) for b, _ in enumerate(stage.children())
+    ]
     for number, (stage, block) in enumerate(places):
         published = ["_expand_conv", "_bn0", "_depthwise_conv", "_bn1", "_project_conv", "_bn2"]
         positions = [0, 1, 3, 4, 6, 7]

@@ -14,7 +14,7 @@ import threading
 import warnings
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
@@ -187,7 +187,7 @@ def load(
 
 def decoded(
     paths: list[Path], decode: Callable[[Path], np.ndarray], what: str = "images"
-) -> Iterator[np.ndarray]:
+) -> Generator[np.ndarray, None, None]:
     """Decode a data set by threads, in order, with a progress bar.
 
     ``decode`` gives (H, W, C) uint8. Raises InputError that names the first file which cannot be read or whose shape is

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -77,7 +77,7 @@ class LARS(torch.optim.Optimizer):
         )
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+    def step(self, closure: Any = None) -> Any:
         """One update of every parameter that has a gradient; returns the closure's loss, if any."""
         loss = None
         if closure is not None:
@@ -86,11 +86,11 @@ class LARS(torch.optim.Optimizer):
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
-                    self._update(weight, group)
+                    self._update(weight, weight.grad, group)
         return loss
 
-    def _update(self, weight: Tensor, group: dict[str, Any]) -> None:
-        change = weight.grad
+    def _update(self, weight: Tensor, change: Tensor, group: dict[str, Any]) -> None:
+        # ``change``: the gradient.
         if weight.ndim >= 2:
             change = change.add(weight, alpha=group["weight_decay"])
             length, step = weight.norm(), change.norm()

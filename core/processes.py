@@ -81,7 +81,7 @@ def _in_the_group(main: Callable[[], int | None]) -> int | None:
         with _silence() if number else contextlib.nullcontext():
             status = main()
     except SystemExit as stop:
-        status = 0 if stop.code == STOPPED else stop.code
+        status = 0 if stop.code == STOPPED else int(stop.code or 0)
     except (InputError, KeyboardInterrupt) as error:
         if _is_first(store):
             raise

@@ -12,15 +12,15 @@ from collections.abc import Iterator
 import torch
 
 
-def seed_of(seed: int, *keys: int | str) -> int:
+def seed_of(*keys: int | str) -> int:
     """A 63-bit seed for the draws named by ``keys``; different keys give unrelated seeds."""
-    digest = hashlib.blake2b(repr((seed, *keys)).encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(repr(keys).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
-def generator(seed: int, *keys: int | str) -> torch.Generator:
+def generator(*keys: int | str) -> torch.Generator:
     """A fresh CPU generator for the draws named by ``keys``. Parameters are drawn on the CPU for every device."""
-    return torch.Generator().manual_seed(seed_of(seed, *keys))
+    return torch.Generator().manual_seed(seed_of(*keys))
 
 
 def batches(

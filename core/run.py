@@ -203,8 +203,10 @@ class Run:
         self._close_bar()
         self._steps_done_at = now = time.monotonic()
         could_be_lost = now - self._saved_at + max(self._evaluations, default=math.inf)
-        late = now + max(self._evaluations, default=0.0) >= self._stop_at
-        late, due = processes.highest(self._has_moved and late, could_be_lost >= self._save_every)
+        too_late = now + max(self._evaluations, default=0.0) >= self._stop_at
+        late, due = processes.highest(
+            self._has_moved and too_late, could_be_lost >= self._save_every
+        )
         if late:
             self._stop("--max-minutes")
         if due and self._saved_step != self.total_steps:

@@ -17,7 +17,7 @@ import shlex
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -175,26 +175,30 @@ def named(recipes: Mapping[str, R], name: str) -> R:
 
 
 def overridden(
-    recipe: R, epochs: int | None = None, batch_size: int | None = None, changes: list[str] = ()
+    recipe: R,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    changes: Sequence[str] = (),
 ) -> R:
     """``recipe`` with other values. ``changes``: ``name=value`` each, as in ``--set``.
 
     Raises InputError if a field does not exist or if a text is not a value of its type.
     """
+    changed: Any = recipe
     for name, number in (("epochs", epochs), ("batch_size", batch_size)):
         if number:
-            recipe = dataclasses.replace(recipe, **{name: number})
+            changed = dataclasses.replace(changed, **{name: number})
     for change in changes:
         name, equals, text = change.partition("=")
         if not equals:
             raise InputError(f"--set {change}: write it as NAME=VALUE, such as lr=0.01")
         try:
-            recipe = _changed(recipe, type(recipe), name.strip().split("."), text.strip())
-            if recipe.epochs < 1 or recipe.batch_size < 1:
+            changed = _changed(changed, type(recipe), name.strip().split("."), text.strip())
+            if changed.epochs < 1 or changed.batch_size < 1:
                 raise ValueError(f"{name} must be 1 or more")
         except ValueError as error:
             raise InputError(f"--set {change}: {error}") from error
-    return recipe
+    return changed
 
 
 def _changed(value: Any, kind: Any, path: list[str], text: str) -> Any:
@@ -202,7 +206,7 @@ def _changed(value: Any, kind: Any, path: list[str], text: str) -> Any:
     if not path:
         return _parsed(text, kind)
     name, *rest = path
-    if dataclasses.is_dataclass(value):
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {k: v for k, v in typing.get_type_hints(type(value)).items() if k not in IDENTITY}
         if name not in fields:
             raise ValueError(f"no value {name!r} in the recipe. {_closest(name, list(fields))}")

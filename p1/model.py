@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -60,8 +61,8 @@ class EnlargedEfficientNet(nn.Module):
         self.side = side
         self.backbone = EfficientNetLite(variant, drop_path=drop_path)
         self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(1280, classes))
-        nn.init.normal_(self.classifier[1].weight, std=0.01)
-        nn.init.zeros_(self.classifier[1].bias)
+        nn.init.normal_(self.classifier.get_parameter("1.weight"), std=0.01)
+        nn.init.zeros_(self.classifier.get_parameter("1.bias"))
 
     def features(self, images: Tensor) -> Tensor:
         """(N, 3, 32, 32) float -> (N, 1280, side / 32, side / 32)."""
@@ -74,7 +75,7 @@ class EnlargedEfficientNet(nn.Module):
         return self.classifier(self.features(images).mean((2, 3)))
 
 
-def features(network: nn.Module, images: Tensor) -> Tensor:
+def features(network: Any, images: Tensor) -> Tensor:
     """The second-last layer, before dropout and the classifier.
 
     (N, 3, 32, 32) -> (N, 1792) of MobileNetV2, (N, 1280) of EfficientNet-Lite.

@@ -56,7 +56,7 @@ def load_labelled(
     if foreign:
         raise InputError(f"{table} has labels that the training csv has not: {some(foreign)}")
     index = {label: k for k, label in enumerate(classes)}
-    labels = torch.tensor([index[label] for label in labels])
+    indices = torch.tensor([index[label] for label in labels])
     # A csv of the whole folder shares the cache of the unlabelled images; another one must not take its place.
     kind = KIND if paths == list_files(folder, images.SUFFIXES) else f"{KIND}-labelled"
-    return cache.load(paths, decode, kind, memory), labels, paths, classes
+    return cache.load(paths, decode, kind, memory), indices, paths, classes

@@ -85,7 +85,8 @@ def main() -> None:
         measured = {"lr": optimizer.param_groups[0]["lr"]}
         if plateau and epoch >= recipe.plateau_from:
             plateau.step(run.mean("loss"))
-        if probe and ((epoch + 1) % recipe.probe_every == 0 or epoch + 1 == recipe.epochs):
+        is_probed = recipe.probe_every and (epoch + 1) % recipe.probe_every == 0
+        if probe and (is_probed or epoch + 1 == recipe.epochs):
             measured["knn"] = knn.accuracy(byol.backbone, probe, recipe, device)
         run.end_epoch(byol.backbone.state_dict(), **measured)
 

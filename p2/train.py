@@ -194,10 +194,10 @@ def train(setting: Setting, args: argparse.Namespace, recipe: TransferRecipe) ->
         **training.run_options(args),
     )
 
-    features = val_features = None
+    features = val_features = torch.empty(0)
     for _ in run.epochs(recipe.epochs, recipe.patience):
         network.train()
-        if head_only and features is None:
+        if head_only and not len(features):
             features = frozen.both_features(network.backbone, images, recipe, device)
             val_features = frozen.both_features(network.backbone, val_images, recipe, device)
         for index in run.batches(len(images), recipe.batch_size):

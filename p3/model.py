@@ -6,7 +6,7 @@ A: VGG16-FCN32s. B: DeepLabv3 on MobileNetV3-Large. C: DeepLabv3+ on EfficientNe
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -47,11 +47,11 @@ class FCN32s(nn.Module):
         self.score = nn.Conv2d(4096, classes, 1)
         self.upscore = Upscale(classes, classes, 64, stride=32, bias=False)
         # torch's own default dies out over these two wide layers.
-        for dense in (self.fc6[0], self.fc7[0]):
-            nn.init.kaiming_normal_(dense.weight, nonlinearity="relu")
-            nn.init.zeros_(dense.bias)
-        nn.init.zeros_(self.score.weight)
-        nn.init.zeros_(self.score.bias)
+        for dense in (self.fc6, self.fc7):
+            nn.init.kaiming_normal_(dense.get_parameter("0.weight"), nonlinearity="relu")
+            nn.init.zeros_(dense.get_parameter("0.bias"))
+        for parameter in self.score.parameters():
+            nn.init.zeros_(parameter)
         with torch.no_grad():
             self.upscore.weight.copy_(bilinear(classes, 64))
 
@@ -65,10 +65,10 @@ class FCN32s(nn.Module):
 class Upscale(nn.ConvTranspose2d):
     """A transposed convolution in float32, which on a CPU is 60 times as fast as in bfloat16."""
 
-    def forward(self, scores: Tensor) -> Tensor:
-        with torch.autocast(scores.device.type, enabled=False):
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        with torch.autocast(input.device.type, enabled=False):
             return nn.functional.conv_transpose2d(
-                scores.float(), self.weight.float(), stride=self.stride
+                input.float(), self.weight.float(), stride=self.stride
             )
 
 
@@ -174,7 +174,7 @@ def resize(images: Tensor, size: Sequence[int]) -> Tensor:
     return nn.functional.interpolate(images, size, mode="bilinear", align_corners=False)
 
 
-ARCHITECTURES = {
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "vgg16_fcn32s": FCN32s,
     "deeplabv3_mobilenet_v3_large": DeepLabv3,
     "deeplabv3plus_efficientnet_lite0": DeepLabv3Plus,
@@ -232,17 +232,16 @@ def load_pretrained(network: nn.Module, weights: dict[str, Tensor], source: str)
                 weights["classifier.0.bias"],
                 weights["classifier.3.bias"],
             )
-            kept, left_out = ("score.weight", "score.bias", "upscore.weight"), "classifier.6"
+            kept: tuple[str, ...] = ("score.weight", "score.bias", "upscore.weight")
+            left_out = "classifier.6"
         else:
             taken = {
                 f"network.{name}": value
                 for name, value in weights.items()
                 if not name.startswith("aux_classifier.")
             }
-            kept, left_out = (
-                ("network.classifier.4.weight", "network.classifier.4.bias"),
-                "classifier.4, aux_classifier",
-            )
+            kept = ("network.classifier.4.weight", "network.classifier.4.bias")
+            left_out = "classifier.4, aux_classifier"
     except (KeyError, RuntimeError) as error:
         raise InputError(
             f"{source} does not fit {type(network).__name__} ({error}). Nothing was loaded"
@@ -258,7 +257,7 @@ def logits(
 
     With ``flip_test`` over the mirror images too, mirrored back. A scale is of the image's sides.
     """
-    total = None
+    total: Tensor | None = None
     for scale in test_scales:
         scaled = images
         if scale != 1:
@@ -271,4 +270,6 @@ def logits(
             out = (out + network(scaled.flip(3)).float().flip(3)) / 2
         out = out if scale == 1 else resize(out, images.shape[2:])
         total = out if total is None else total + out
+    if total is None:
+        raise ValueError("there is no test scale")
     return total if len(test_scales) == 1 else total / len(test_scales)
