@@ -94,11 +94,15 @@ class Views:
     flip: bool
     scales: tuple[float, ...] = (1.0,)
 
-    def reduce(self) -> bool:
-        """Only the image itself from now on. Whether there were more views before."""
-        more = self.flip or self.scales != (1.0,)
-        self.flip, self.scales = False, (1.0,)
-        return more
+    def reduce(self) -> str:
+        """Leave out the mirror images or else all scales but the smallest; what, in words, if any."""
+        if self.flip:
+            self.flip = False
+            return "mirror images"
+        if len(self.scales) > 1:
+            self.scales = (min(self.scales),)
+            return f"scales but {self.scales[0]:g}"
+        return ""
 
 
 # --- the device -----------------------------------------------------------------------------------
@@ -176,17 +180,15 @@ class Stream:
         if self._decoded:
             self._decoded.close()
 
-    def batches(
-        self, batch_size: int, simplify: Callable[[], bool] = lambda: False
-    ) -> Iterator[Batch]:
+    def batches(self, batch_size: int, simplify: Callable[[], str] = lambda: "") -> Iterator[Batch]:
         """All images that can be read, from the first on, however often this is called.
 
         Where the time would not suffice, ``simplify`` is called: it makes what follows quicker and says
-        whether it could. Raises InputError in the end if no image could be read.
+        what is left out, if it can. Raises InputError in the end if no image could be read.
         """
         decoded, self._decoded = self._decoded or self._decode_all(), None
         self.bad, self.late = [], []
-        start = time.monotonic()
+        since, start = 0, time.monotonic()  # the image, and when, of which the pace is taken
         batch: list[tuple[Path, np.ndarray]] = []
         try:
             progress = images.progress(decoded, len(self.paths), "images")
@@ -201,8 +203,9 @@ class Stream:
                 if batch and (len(batch) >= at_most or batch[0][1].shape != image.shape):
                     yield _batch(batch)
                     batch = []
-                    if self._is_short(start, index) and simplify():
-                        warn("the time is short; going on without mirror images and other scales")
+                    if self._is_short(start, index - since, index) and (left_out := simplify()):
+                        warn(f"the time is short; going on without {left_out}")
+                        since, start = index, time.monotonic()
                 if self.time_is_up():
                     self.late += self.paths[index:]
                     break
@@ -219,12 +222,12 @@ class Stream:
     def time_is_up(self) -> bool:
         return time.monotonic() >= self.stop_at
 
-    def _is_short(self, start: float, done: int) -> bool:
-        """Whether the images left would take until after the deadline at the pace so far."""
+    def _is_short(self, start: float, done: int, index: int) -> bool:
+        """Whether the images from ``index`` on come too late at the pace of ``done`` since ``start``."""
         now = time.monotonic()
         if now - start < min(5, (self.stop_at - start) / 10):  # too little to judge by
             return False
-        return now + (now - start) / done * (len(self.paths) - done) > self.stop_at
+        return now + (now - start) / done * (len(self.paths) - index) > self.stop_at
 
     def _decode_all(self) -> images.InOrder:
         return images.InOrder(self._try, self.paths, self._ahead, self._cost)

@@ -121,7 +121,7 @@ def segment(args: argparse.Namespace, stream: Stream, device: torch.device) -> i
 
 
 def answers(
-    stream: Stream, predict: Predictor, batch_size: int, simplify: Callable[[], bool]
+    stream: Stream, predict: Predictor, batch_size: int, simplify: Callable[[], str]
 ) -> Iterator[tuple[Path, Planes]]:
     """Each image's path and planes, the fallback's last."""
     for batch in stream.batches(batch_size, simplify):

@@ -19,7 +19,7 @@ from PIL import Image, ImageFile
 
 from core import checkpoint, devices
 from core.cli import InputError
-from core.inference import Stream, on_device
+from core.inference import Stream, Views, on_device
 from core.predictor import Predictor, TooLarge
 from p1 import inference as p1
 from p1 import model
@@ -770,25 +770,25 @@ def test_without_time_every_row_and_mask_is_the_fallback_and_status_3(
 def test_an_inference_that_would_take_too_long_is_simplified_and_then_filled_up(
     monkeypatch, p1_images, capsys
 ):
-    paths = [p1_images / f"{i:04d}.png" for i in range(9)] * 10
+    paths = [p1_images / f"{i:04d}.png" for i in range(9)] * 10  # 30 batches of 3
     now = 0.0
     monkeypatch.setattr("core.inference.time.monotonic", lambda: now)
-    simplified = []
 
-    def run(stop_at, seconds):
-        """Takes ``seconds`` a batch of 3, or a third of that once it is simplified."""
+    def run(stop_at):
+        """A batch takes 2 seconds, 1 without mirror images, half of that at one scale of two."""
         nonlocal now
-        now, simplified[:] = 0.0, []
+        now, views = 0.0, Views(True, (0.5, 0.75))
         with Stream(paths, p1.data.decode, stop_at=stop_at) as stream:
-            for _ in stream.batches(3, lambda: not simplified and not simplified.append(1)):
-                now += seconds / (3 if simplified else 1)
-        return len(stream.late)
+            for _ in stream.batches(3, views.reduce):
+                now += (2 if views.flip else 1) * len(views.scales) / 2
+        said = capsys.readouterr().err
+        return len(stream.late), "mirror images" in said, "scales but 0.5" in said
 
-    assert run(stop_at=61, seconds=2) == 0 and not simplified  # 30 batches
-    assert run(stop_at=40, seconds=2) == 0 and len(simplified) == 1
-    assert "going on without mirror images" in capsys.readouterr().err
-    assert 0 < run(stop_at=15, seconds=2) < 90 and len(simplified) == 1
-    assert now < 15 + 2
+    assert run(stop_at=61) == (0, False, False)
+    assert run(stop_at=40) == (0, True, False)
+    assert run(stop_at=24) == (0, True, True)
+    late, *left_out = run(stop_at=10)
+    assert 0 < late < 90 and left_out == [True, True] and now < 10 + 2
 
 
 # --- files that must not be lost, read or believed ----------------------------------------------------------------------
