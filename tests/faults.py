@@ -30,6 +30,7 @@ import sys
 import tempfile
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -223,8 +224,7 @@ def ready_to_ship(folder: Path) -> None:
 
 def shipped(folder: Path) -> object:
     manifest = json.loads((folder / "checkpoints" / "manifest.json").read_text())
-    path = folder / "checkpoints" / "p1_a.pt"
-    return manifest, path.read_bytes() if path.exists() else None
+    return manifest, *files("checkpoints/p1_a.pt", "checkpoints/README.md")(folder)
 
 
 def called(main: Callable[[], int | None], *arguments: str) -> Callable[[Path], int | None]:
@@ -255,6 +255,8 @@ def use_no_networks() -> None:
     def mask(label, batch):
         return (label % 7)[:, None, None, None].expand(-1, 1, *batch.shape[2:]).to(torch.uint8)
 
+    ship.models.load = lambda path: types.SimpleNamespace(network=nn.Linear(1, 1))
+    ship.multiply_adds = lambda *_: 1
     views = p1.Views(False)
     p1.predictor = lambda path, *_: (
         by_mean(50, logits),
