@@ -13,11 +13,8 @@ from conftest import ROOT
 import core
 
 LISTS = ("requirements.txt", "requirements-dev.txt")
-OURS = {path.name for path in ROOT.iterdir() if (path / "__init__.py").exists()} | {
-    "mean_iou_evaluate",
-    "conftest",
-    "tests",
-}
+OURS = {path.name for path in ROOT.iterdir() if (path / "__init__.py").exists()}
+OURS |= {path.stem for path in ROOT.glob("*.py")} | {"conftest", "tests"}
 
 
 def listed(name):
@@ -102,7 +99,7 @@ def test_a_package_that_is_too_old_or_missing_is_one_line_before_it_is_imported(
     done = subprocess.run(
         [sys.executable, *command],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
         capture_output=True,
         text=True,
     )
