@@ -10,8 +10,10 @@ import argparse
 import io
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.onnx import symbolic_helper
 
 from checkpoints.models import load
 from core.cli import InputError, entry, positive
@@ -44,6 +46,7 @@ def main() -> None:
     side = args.size or SIZE[problem]
     images = torch.zeros(2, 3, side, side, dtype=torch.uint8)
     exported = io.BytesIO()
+    torch.onnx.register_custom_op_symbolic("aten::_upsample_bilinear2d_aa", shrink, OPSET)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of values that are fixed in the trace, which is meant
         torch.onnx.export(
@@ -59,6 +62,24 @@ def main() -> None:
     with atomic_write(args.onnx) as file:
         file.write(exported.getvalue())
     print(f"{args.onnx}: (N, 3, {side}, {side}) uint8 -> logits")
+
+
+def shrink(graph: Any, images: Any, size: Any, *_: Any) -> Any:
+    """What torch's exporter lacks: antialiased bilinear resizing, as ONNX's Resize since opset 18."""
+    sides = torch.tensor(symbolic_helper._maybe_get_const(size, "is"))
+    none = graph.op("Constant", value_t=torch.tensor([], dtype=torch.float32))
+    return graph.op(
+        "Resize",
+        images,
+        none,
+        none,
+        graph.op("Constant", value_t=sides),
+        axes_i=[2, 3],
+        antialias_i=1,
+        exclude_outside_i=1,
+        mode_s="linear",
+        coordinate_transformation_mode_s="half_pixel",
+    )
 
 
 if __name__ == "__main__":

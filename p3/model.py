@@ -261,7 +261,7 @@ def logits(
     for scale in test_scales:
         scaled = images
         if scale != 1:
-            size = [max(SMALLEST, round(side * scale)) for side in images.shape[2:]]
+            size = [max(SMALLEST, round(int(side) * scale)) for side in images.shape[2:]]
             scaled = nn.functional.interpolate(
                 images, size, mode="bilinear", align_corners=False, antialias=scale < 1
             )

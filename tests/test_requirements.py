@@ -80,7 +80,7 @@ def test_a_python_that_is_too_old_can_read_the_programs_to_say_so():
         ("-m", "p1.train"),
         ("-m", "p2.pretrain"),
         ("-m", "p3.inference"),
-        ("checkpoints/download.py",),
+        ("-m", "checkpoints.download"),
         ("-m", "report"),
     ],
     ids=str,
