@@ -46,7 +46,7 @@ class BadImage(Exception):
 
 
 class Room:
-    """Lets threads go on as long as they hold no more than ``size`` together; one that needs more goes alone."""
+    """Lets threads go on while they hold at most ``size`` together; one that needs more goes alone."""
 
     def __init__(self, size: int) -> None:
         self._size = self._free = size
@@ -284,8 +284,8 @@ def progress(items: Iterable[T], total: int, what: str) -> Iterable[T]:
 def write_png(file: IO[bytes], indices: np.ndarray, colours: np.ndarray) -> None:
     """Write ``indices``, (H, W) uint8, as the PNG image of their ``colours``, (K, 3) or (K, 1) uint8.
 
-    2.0 ms for a mask of 512 x 512, where Pillow takes 6.9 with the look-up (4 % of problem 3's whole
-    time). A few rows are held at a time, so that a large image takes no more memory than a small one.
+    2.0 ms for a mask of 512 x 512, where Pillow takes 4.8 (3 % of DeepLabv3's time for an image). A few
+    rows are held at a time, so that a large image takes no more memory than a small one.
     """
     height, width = indices.shape
     channels = colours.shape[1]

@@ -1,7 +1,7 @@
 """What the three inference programs share: their flags, and the stream from files to batches.
 
 Torch is not imported here but where it is needed first: files are decoded by threads while the main
-thread imports it (of problem 2's 406 photographs all are decoded by then, 1.2 s of CPU time).
+thread imports it. By then problem 2's 424 validation images are all decoded, on two cores.
 """
 
 from __future__ import annotations

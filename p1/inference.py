@@ -75,14 +75,13 @@ def predictor(
 
     ``flip``: as the checkpoint says, if it is None. Raises InputError if it is none of problem 1's.
     """
-    from core.predictor import Predictor, fold, has_bf16
+    from core.predictor import Predictor, fold
     from p1.model import logits
 
     network, saved = load_network(path, device)
-    bf16 = has_bf16(bf16, device)
     folded = fold(network, device, bf16)
     views = Views(saved.flip_test if flip is None else flip)
-    predict = Predictor(lambda batch: logits(folded, batch, views.flip), saved, device, bf16)
+    predict = Predictor(lambda batch: logits(folded, batch, views.flip), saved, device)
     return predict, saved.classes, views
 
 

@@ -82,16 +82,15 @@ def predictor(
     ``flip``: as the checkpoint says, if it is None. Raises InputError if it is no classifier of p2.
     """
     from core import checkpoint
-    from core.predictor import Predictor, fold, has_bf16, load_network
+    from core.predictor import Predictor, fold, load_network
     from p2.model import build, logits
 
     saved = checkpoint.load(path, "p2")
     count = len(saved.classes)
     network = load_network(lambda: build(saved.architecture, count), saved, path, device)
-    bf16 = has_bf16(bf16, device)
     folded = fold(network, device, bf16)
     views = Views(saved.flip_test if flip is None else flip)
-    predict = Predictor(lambda batch: logits(folded, batch, views.flip), saved, device, bf16)
+    predict = Predictor(lambda batch: logits(folded, batch, views.flip), saved, device)
     return predict, saved.classes, views
 
 

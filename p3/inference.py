@@ -159,19 +159,16 @@ def predictor(
     ``flip``: as the checkpoint says, if it is None. Raises InputError if it is none of problem 3's.
     """
     from core import checkpoint
-    from core.predictor import Predictor, fold, has_bf16, load_network
+    from core.predictor import Predictor, fold, load_network
     from p3.model import build
 
     saved = checkpoint.load(path, "p3")
     if saved.classes != data.CLASSES:
         raise InputError(f"{path} is of {len(saved.classes)} classes, not of problem 3's 7")
     network = load_network(lambda: build(saved.architecture), saved, path, device)
-    bf16 = has_bf16(bf16, device)
     folded = fold(network, device, bf16)
     views = Views(saved.flip_test if flip is None else flip, saved.test_scales)
-    predict = Predictor(
-        lambda batch: classify(folded, batch, views, confidence), saved, device, bf16
-    )
+    predict = Predictor(lambda batch: classify(folded, batch, views, confidence), saved, device)
     return predict, views
 
 

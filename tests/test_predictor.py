@@ -64,9 +64,18 @@ def test_bfloat16_is_near_float32(network):
     images = torch.randn(2, 3, size, size).contiguous(memory_format=torch.channels_last)
     folded = fold(devices.prepare(copy.deepcopy(network), CPU), CPU, bf16=True)
     with torch.inference_mode():
-        expected, found = network(images), folded(images.bfloat16()).float()
+        expected, found = network(images), folded(images).float()
     error = (found - expected).abs().mean() / expected.std()
     assert 1e-4 < error < 0.2
+
+
+def test_without_bfloat16_it_is_float32_and_said_so(network, monkeypatch, capsys):
+    network, size = network
+    monkeypatch.setattr(devices, "has_bf16", lambda device: False)
+    folded = fold(network, CPU, bf16=True)
+    with torch.inference_mode():
+        assert folded(torch.randn(2, 3, size, size)).dtype == torch.float32
+    assert "no bfloat16 on" in capsys.readouterr().err
 
 
 def test_a_programs_network_needs_neither_torchs_compiler_nor_the_other_problems():
