@@ -1,8 +1,9 @@
 """A look at the homework's data before training: ``python3 check_data.py hw1_data``.
 
 Prints for each split how many images it has, their sizes, how the classes are balanced, what is
-double and what cannot be read, and which images of a validation split are in the training split too:
-two images are the same if all their pixels are. Exit status 3 if a file cannot be used, else 0.
+double and what cannot be read, and which images of a validation split are in the training split
+too: two images are the same if all their pixels are. Exit status 3 if a file cannot be used, else
+0.
 """
 
 from __future__ import annotations

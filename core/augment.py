@@ -1,12 +1,14 @@
 """Batched augmentation: every operation takes a batch and gives every image its own draw.
 
-Each operation comes in two parts. The plain one (``window``, ``rotate``, ``adjust_hue``, ...) applies given parameters,
-one value an image, and equals torchvision's function of one image. The ``random_`` one draws the parameters from a
-generator on the CPU, so that a step draws the same on every device.
+Each operation comes in two parts. The plain one (``window``, ``rotate``, ``adjust_hue``, ...)
+applies given parameters, one value an image, and equals torchvision's function of one image. The
+``random_`` one draws the parameters from a generator on the CPU, so that a step draws the same on
+every device.
 
-Images are (N, C, H, W). Geometry that only moves pixels, and erasing, keep the dtype, whichever it is, and take any number
-of channels, so that an image and its mask, stacked as channels, move together. Colour works on RGB in float32, 0..1.
-What mixes two images of a batch is in ``core.mixing``.
+Images are (N, C, H, W). Geometry that only moves pixels, and erasing, keep the dtype, whichever it
+is, and take any number of channels, so that an image and its mask, stacked as channels, move
+together. Colour works on RGB in float32, 0..1. What mixes two images of a batch is in
+``core.mixing``.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ def to_bytes(images: Tensor) -> Tensor:
     return (images * 255).round().clamp(0, 255).to(torch.uint8)
 
 
-# --- geometry that moves whole pixels ---------------------------------------------------------------------------------
+# --- geometry that moves whole pixels -------------------------------------------------------------
 
 
 def window(
@@ -48,7 +50,8 @@ def window(
 ) -> Tensor:
     """Cut the window of ``size`` (h, w) whose upper left corner is (top, left), (N,) int64.
 
-    Outside the image is ``fill``, one for all channels or one a channel: an image with its mask has the ignored class there.
+    Outside the image is ``fill``, one for all channels or one a channel: an image with its mask has
+    the ignored class there.
     """
     height, width = images.shape[2:]
     ys = top.to(images.device)[:, None] + torch.arange(size[0], device=images.device)
@@ -65,7 +68,9 @@ def random_crop(
     padding: int = 0,
     fill: float | Sequence[float] = 0,
 ) -> Tensor:
-    """torchvision's ``RandomCrop(size, padding)``: a square window anywhere in the image padded with ``fill``."""
+    """torchvision's ``RandomCrop(size, padding)``: a square window anywhere in the image padded
+    with ``fill``.
+    """
     n, _, height, width = images.shape
     top = torch.randint(0, height + 2 * padding - size + 1, (n,), generator=rng) - padding
     left = torch.randint(0, width + 2 * padding - size + 1, (n,), generator=rng) - padding
@@ -86,17 +91,22 @@ def random_flip(images: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def random_symmetry(images: Tensor, rng: torch.Generator) -> Tensor:
-    """One of the square's eight symmetries, evenly: quarter turns and mirror images. Images must be square."""
+    """One of the square's eight symmetries, evenly: quarter turns and mirror images. Images must be
+    square.
+    """
     images = flip(images, _coin(images, 0.5, rng), _coin(images, 0.5, rng))
     return torch.where(_each(_coin(images, 0.5, rng), images), images.transpose(2, 3), images)
 
 
 def rotate(images: Tensor, degrees: Tensor, fill: float | Sequence[float] = 0) -> Tensor:
-    """Turn counter-clockwise about the centre by ``degrees``, (N,) float, nearest neighbour; ``fill`` as in ``window``."""
+    """Turn counter-clockwise about the centre by ``degrees``, (N,) float, nearest neighbour;
+    ``fill`` as in ``window``.
+    """
     n, _, height, width = images.shape
     angle = torch.deg2rad(degrees.to(images.device, torch.float32))
     sin, cos, zero = angle.sin(), angle.cos(), torch.zeros_like(angle)
-    # Output pixel to input pixel, about the centre; grid_sample's unit is half a side, hence the aspect ratios.
+    # Output pixel to input pixel, about the centre; grid_sample's unit is half a side, hence the
+    # aspect ratios.
     theta = torch.stack(
         [cos, -sin * height / width, zero, sin * width / height, cos, zero], 1
     ).view(n, 2, 3)
@@ -121,7 +131,8 @@ def random_rotation(
 def resized_crop_nearest(
     images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, size: int
 ) -> Tensor:
-    """Cut boxes as ``resized_crop`` does, each pixel the nearest one of the box: for the masks of images cut by that.
+    """Cut boxes as ``resized_crop`` does, each pixel the nearest one of the box: for the masks of
+    images cut by that.
 
     Equal to torchvision's ``resized_crop(..., NEAREST)``.
     """
@@ -131,8 +142,8 @@ def resized_crop_nearest(
 
 
 def _gather(images: Tensor, ys: Tensor, xs: Tensor) -> Tensor:
-    # The pixels of each image's own rows (N, h) and columns (N, w): (N, h, w, C). An index on both sides of the channel
-    # slice puts the channels last, which is the memory layout wanted.
+    # The pixels of each image's own rows (N, h) and columns (N, w): (N, h, w, C). An index on both
+    # sides of the channel slice puts the channels last, which is the memory layout wanted.
     which = torch.arange(len(images), device=images.device)[:, None, None]
     return images[which, :, ys[:, :, None], xs[:, None, :]]
 
@@ -144,16 +155,18 @@ def _nearest(start: Tensor, length: Tensor, outputs: int, like: Tensor) -> Tenso
     return (start + torch.minimum((pixel * (length / outputs)).floor(), length - 1)).long()
 
 
-# --- geometry that interpolates ---------------------------------------------------------------------------------------
+# --- geometry that interpolates -------------------------------------------------------------------
 
 
 def resized_crop(
     images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, size: int
 ) -> Tensor:
-    """Cut boxes, (N,) each in pixels, and resize them to ``size`` by an antialiased bilinear filter.
+    """Cut boxes, (N,) each in pixels, and resize them to ``size`` by an antialiased bilinear
+    filter.
 
-    Float images; equal to torchvision's ``resized_crop(..., antialias=True)``. The filter is separable, so a box is two
-    products with (size, H) and (size, W) weights: as fast as the machine multiplies.
+    Float images; equal to torchvision's ``resized_crop(..., antialias=True)``. The filter is
+    separable, so a box is two products with (size, H) and (size, W) weights: as fast as the machine
+    multiplies.
     """
     rows = _resize_weights(top, height, images.shape[2], size, images)
     columns = _resize_weights(left, width, images.shape[3], size, images)
@@ -164,7 +177,8 @@ def resized_crop(
 def _resize_weights(
     start: Tensor, length: Tensor, inputs: int, outputs: int, like: Tensor
 ) -> Tensor:
-    # Weights (N, outputs, inputs) of a triangle filter as wide as an output pixel, or as an input pixel if that is wider.
+    # Weights (N, outputs, inputs) of a triangle filter as wide as an output pixel, or as an input
+    # pixel if that is wider.
     start, length = (
         start.to(like.device, torch.float32)[:, None],
         length.to(like.device, torch.float32)[:, None],
@@ -195,9 +209,11 @@ def random_box(
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``random_resized_crop``'s box: (top, left, height, width), (N,) each. Ten tries, else the largest central one.
+    """``random_resized_crop``'s box: (top, left, height, width), (N,) each. Ten tries, else the
+    largest central one.
 
-    By it an image and its mask are cut alike: ``resized_crop(image, *box, size)``, ``resized_crop_nearest(mask, *box, size)``.
+    By it an image and its mask are cut alike: ``resized_crop(image, *box, size)``,
+    ``resized_crop_nearest(mask, *box, size)``.
     """
     n, _, height, width = images.shape
     w, h = _ten_tries(images, scale, ratio, rng)
@@ -211,7 +227,7 @@ def random_box(
     return top, left, h, w
 
 
-# --- colour -----------------------------------------------------------------------------------------------------------
+# --- colour ---------------------------------------------------------------------------------------
 
 
 def grey(images: Tensor) -> Tensor:
@@ -236,7 +252,9 @@ def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
-    """Turn the hue by ``shift``, (N,) in -0.5..0.5 of the colour circle (through HSV, as torchvision does)."""
+    """Turn the hue by ``shift``, (N,) in -0.5..0.5 of the colour circle (through HSV, as
+    torchvision does).
+    """
     high, low = images.amax(1), images.amin(1)
     spread = high - low
     safe = torch.where(spread > 0, spread, 1)
@@ -245,7 +263,8 @@ def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
     hue = torch.where(high == red, b - g, torch.where(high == green, 2 + r - b, 4 + g - r))
     hue = torch.where(spread > 0, hue / 6, 0) + _each(shift, images)[:, 0]
     saturation = spread / torch.where(high > 0, high, 1)
-    # HSV to RGB in one formula: channel n of (5, 3, 1) is v - v s max(0, min(k, 4 - k, 1)), k = (n + 6h) mod 6.
+    # HSV to RGB in one formula: channel n of (5, 3, 1) is v - v s max(0, min(k, 4 - k, 1)), k = (n
+    # + 6h) mod 6.
     k = (_channels(images, (5.0, 3.0, 1.0)) + 6 * hue[:, None]) % 6
     return high[:, None] * (1 - saturation[:, None] * torch.minimum(k, 4 - k).clamp(0, 1))
 
@@ -254,7 +273,9 @@ ADJUSTMENTS = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue
 
 
 def colour_jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
-    """Adjust brightness, contrast, saturation and hue by ``factors`` (N, 4), each image in its own ``order`` (N, 4)."""
+    """Adjust brightness, contrast, saturation and hue by ``factors`` (N, 4), each image in its own
+    ``order`` (N, 4).
+    """
     images = images.clone()
     for turn in range(4):
         for which, adjust in enumerate(ADJUSTMENTS):
@@ -270,7 +291,9 @@ def colour_jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
 def random_jitter(
     images: Tensor, strength: Sequence[float], rng: torch.Generator, p: float = 1.0
 ) -> Tensor:
-    """torchvision's ``ColorJitter(brightness, contrast, saturation, hue)``, applied to an image with probability ``p``."""
+    """torchvision's ``ColorJitter(brightness, contrast, saturation, hue)``, applied to an image
+    with probability ``p``.
+    """
     b, c, s, h = strength
     ranges = [(max(0.0, 1 - b), 1 + b), (max(0.0, 1 - c), 1 + c), (max(0.0, 1 - s), 1 + s), (-h, h)]
     factors = torch.stack([_uniform(images, low, high, rng) for low, high in ranges], 1)
@@ -285,7 +308,9 @@ def random_grey(images: Tensor, p: float, rng: torch.Generator) -> Tensor:
 
 
 def blur(images: Tensor, sigma: Tensor, size: int) -> Tensor:
-    """Gaussian blur by a kernel of ``size`` x ``size`` (odd), edges mirrored; ``sigma``: (N,) in pixels."""
+    """Gaussian blur by a kernel of ``size`` x ``size`` (odd), edges mirrored; ``sigma``: (N,) in
+    pixels.
+    """
     n, channels, height, width = images.shape
     reach = size // 2
     offsets = torch.arange(-reach, reach + 1, device=images.device, dtype=images.dtype)
@@ -323,11 +348,13 @@ def random_solarize(images: Tensor, p: float, rng: torch.Generator) -> Tensor:
     return solarize(images, _coin(images, p, rng))
 
 
-# --- erasing ----------------------------------------------------------------------------------------------------------
+# --- erasing --------------------------------------------------------------------------------------
 
 
 def inside(images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor) -> Tensor:
-    """Which pixels lie in each image's box, (N,) each in pixels: (N, 1, H, W) bool on the images' device."""
+    """Which pixels lie in each image's box, (N,) each in pixels: (N, 1, H, W) bool on the images'
+    device.
+    """
     ys = torch.arange(images.shape[2], device=images.device)[:, None]
     xs = torch.arange(images.shape[3], device=images.device)
     top, left, height, width = (_each(value, images) for value in (top, left, height, width))
@@ -342,7 +369,8 @@ def erase(
     width: Tensor,
     value: float | Sequence[float] = 0,
 ) -> Tensor:
-    """Fill each image's box, (N,) each in pixels, with ``value``, one for all channels or one a channel, in the images' unit.
+    """Fill each image's box, (N,) each in pixels, with ``value``, one for all channels or one a
+    channel, in the images' unit.
 
     Any dtype. A height of 0 leaves the image as it is.
     """
@@ -358,10 +386,12 @@ def random_erasing(
     ratio: tuple[float, float] = (0.3, 3.3),
     value: float | Sequence[float] = 0,
 ) -> Tensor:
-    """Zhong et al. 2020, "Random Erasing Data Augmentation", section 3, as torchvision's ``RandomErasing``.
+    """Zhong et al. 2020, "Random Erasing Data Augmentation", section 3, as torchvision's
+    ``RandomErasing``.
 
-    With probability ``p`` a box is filled: ``scale`` is its share of the image's area, ``ratio`` its height by its width.
-    The image is left as it is where ten tries give no box that is smaller than it both ways.
+    With probability ``p`` a box is filled: ``scale`` is its share of the image's area, ``ratio``
+    its height by its width. The image is left as it is where ten tries give no box that is smaller
+    than it both ways.
     """
     n, _, height, width = images.shape
     h, w = _ten_tries(images, scale, ratio, rng)
@@ -373,7 +403,7 @@ def random_erasing(
     return erase(images, top, left, h, w, value)
 
 
-# --- draws ------------------------------------------------------------------------------------------------------------
+# --- draws ----------------------------------------------------------------------------------------
 
 
 def _coin(images: Tensor, p: float, rng: torch.Generator) -> Tensor:
@@ -387,7 +417,8 @@ def _uniform(images: Tensor, low: float, high: float, rng: torch.Generator) -> T
 def _ten_tries(
     images: Tensor, scale: tuple[float, float], ratio: tuple[float, float], rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    # Sides (N, 10) of boxes of ``scale`` times the image's area; ``ratio`` is the first side by the second, even in its log.
+    # Sides (N, 10) of boxes of ``scale`` times the image's area; ``ratio`` is the first side by the
+    # second, even in its log.
     n, _, height, width = images.shape
     area = height * width * torch.empty(n, 10).uniform_(*scale, generator=rng)
     aspect = (

@@ -1,8 +1,8 @@
 """Convolutions of small maps as products of matrices, for training on the CPU in bfloat16.
 
-oneDNN 3.12's convolutions spend most of their time on the weights where a map has few pixels: for 128
-maps of 2x2 and 512 channels a 3x3 one took 115 ms forward and backward, of which the products below
-take a fifth. A 1x1 convolution is such a product at every size.
+oneDNN 3.12's convolutions spend most of their time on the weights where a map has few pixels: for
+128 maps of 2x2 and 512 channels a 3x3 one took 115 ms forward and backward, of which the products
+below take a fifth. A 1x1 convolution is such a product at every size.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def choose(name: str = "auto") -> torch.device:
-    """The device called ``name``; ``auto`` is the first GPU if there is one that works, else the CPU.
+    """The device called ``name``; ``auto`` is the first GPU if there is one that works, else the
+    CPU.
 
     Raises InputError if there is no such device.
     """
@@ -38,7 +39,9 @@ def choose(name: str = "auto") -> torch.device:
 
 
 def describe(device: torch.device) -> str:
-    """The device in words, for a log: the GPU's name, or the processor's with the number of threads."""
+    """The device in words, for a log: the GPU's name, or the processor's with the number of
+    threads.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     model = next(
@@ -57,8 +60,9 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def short_format(device: torch.device) -> torch.dtype | None:
-    """The 16-bit format in which ``device`` computes faster: bfloat16, else float16 on GPUs of compute
-    capability 7.0 and newer (2080 Ti, T4), else None."""
+    """The 16-bit format in which ``device`` computes faster: bfloat16, else float16 on GPUs of
+    compute capability 7.0 and newer (2080 Ti, T4), else None.
+    """
     if has_bf16(device):
         return torch.bfloat16
     is_volta = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
@@ -66,7 +70,8 @@ def short_format(device: torch.device) -> torch.dtype | None:
 
 
 def autocast(device: torch.device, bf16: bool) -> torch.autocast:
-    """A context in which convolutions and products run in ``short_format``, if ``bf16`` asks for it.
+    """A context in which convolutions and products run in ``short_format``, if ``bf16`` asks for
+    it.
 
     Where that is float16, training needs ``core.training.loss_scaler``.
     """
@@ -75,7 +80,9 @@ def autocast(device: torch.device, bf16: bool) -> torch.autocast:
 
 
 def prepare(model: M, device: torch.device) -> M:
-    """Move ``model`` to ``device`` in channels-last layout, and take the CPU's slow paths out of its way."""
+    """Move ``model`` to ``device`` in channels-last layout, and take the CPU's slow paths out of
+    its way.
+    """
     model = model.to(device).to(memory_format=torch.channels_last)
     if device.type == "cpu":
         keep_freed_memory()
@@ -88,9 +95,9 @@ def prepare(model: M, device: torch.device) -> M:
 
 
 def _is_slow_in_bf16(conv: nn.Conv2d) -> bool:
-    # oneDNN 3.12 has no fast bfloat16 kernels for some gradients of depthwise convolutions. Times of
-    # float32's: the input gradient of a strided one takes 4 to 25, the weight gradient of a 5x5 or a
-    # dilated one 3 to 6.
+    # oneDNN 3.12 has no fast bfloat16 kernels for some gradients of depthwise convolutions. Times
+    # of float32's: the input gradient of a strided one takes 4 to 25, the weight gradient of a 5x5
+    # or a dilated one 3 to 6.
     depthwise = conv.groups == conv.in_channels > 1
     return depthwise and (conv.stride[0] > 1 or conv.kernel_size[0] > 3 or conv.dilation[0] > 1)
 
@@ -101,7 +108,8 @@ def _float32_forward(conv: nn.Conv2d, images: torch.Tensor) -> torch.Tensor:
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to keep freed blocks instead of unmapping them, as new pages cost more than the convolutions on them.
+    """Tell glibc to keep freed blocks instead of unmapping them, as new pages cost more than the
+    convolutions on them.
 
     Elsewhere than on glibc this does nothing.
     """

@@ -1,8 +1,10 @@
-"""Mixing each image of a batch with another one of it: mixup and CutMix, with a draw for every image.
+"""Mixing each image of a batch with another one of it: mixup and CutMix, with a draw for every
+image.
 
-Both give (images, partner, weight): image i is mixed with image ``partner[i]``, (N,) int64, and ``weight[i]``, (N,) float32
-in 0..1, is its own share. The labels, class indices (N,), stay as they are, and the loss is mixed: ``cross_entropy``.
-Partners are a permutation of the batch, so an image may now and then be its own.
+Both give (images, partner, weight): image i is mixed with image ``partner[i]``, (N,) int64, and
+``weight[i]``, (N,) float32 in 0..1, is its own share. The labels, class indices (N,), stay as they
+are, and the loss is mixed: ``cross_entropy``. Partners are a permutation of the batch, so an image
+may now and then be its own.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ from core.augment import inside
 
 
 def mixup(images: Tensor, weight: Tensor, partner: Tensor) -> Tensor:
-    """weight * image + (1 - weight) * its partner, in the images' own float format; bytes raise NotImplementedError."""
+    """weight * image + (1 - weight) * its partner, in the images' own float format; bytes raise
+    NotImplementedError.
+    """
     return torch.lerp(
         images[partner], images, weight.to(images.device, images.dtype).view(-1, 1, 1, 1)
     )
@@ -24,9 +28,11 @@ def mixup(images: Tensor, weight: Tensor, partner: Tensor) -> Tensor:
 def random_mixup(
     images: Tensor, alpha: float, rng: torch.Generator, p: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization", section 2: the weight is from Beta(alpha, alpha).
+    """Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization", section 2: the weight is from
+    Beta(alpha, alpha).
 
-    An image is mixed with probability ``p`` and has else the weight 1. NOTE: the paper's code draws one weight a batch.
+    An image is mixed with probability ``p`` and has else the weight 1. NOTE: the paper's code draws
+    one weight a batch.
     """
     partner = torch.randperm(len(images), generator=rng)
     weight = _beta(len(images), alpha, rng)
@@ -39,7 +45,8 @@ def cutmix(
 ) -> Tensor:
     """Fill each image's box, (N,) each in pixels, with the same pixels of its partner.
 
-    Any dtype and any number of channels: a mask stacked as a channel is cut along. A height of 0 leaves the image as it is.
+    Any dtype and any number of channels: a mask stacked as a channel is cut along. A height of 0
+    leaves the image as it is.
     """
     return torch.where(inside(images, top, left, height, width), images[partner], images)
 
@@ -47,11 +54,12 @@ def cutmix(
 def random_cutmix(
     images: Tensor, alpha: float, rng: torch.Generator, p: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Yun et al. 2019, "CutMix: Regularization Strategy to Train Strong Classifiers", section 3.1; the paper's alpha is 1.
+    """Yun et al. 2019, "CutMix: Regularization Strategy to Train Strong Classifiers", section 3.1;
+    the paper's alpha is 1.
 
-    A box of the image's shape and of 1 - Beta(alpha, alpha) of its area lies about any of its pixels, cut off at the border.
-    The weight is the share of pixels that are left, counted after that. An image is mixed with probability ``p``.
-    NOTE: the paper's code draws one box a batch.
+    A box of the image's shape and of 1 - Beta(alpha, alpha) of its area lies about any of its
+    pixels, cut off at the border. The weight is the share of pixels that are left, counted after
+    that. An image is mixed with probability ``p``. NOTE: the paper's code draws one box a batch.
     """
     n, _, height, width = images.shape
     partner = torch.randperm(n, generator=rng)
@@ -67,7 +75,9 @@ def random_cutmix(
 def cross_entropy(
     logits: Tensor, labels: Tensor, partner: Tensor, weight: Tensor, label_smoothing: float = 0.0
 ) -> Tensor:
-    """The batch's mean of weight * CE(label) + (1 - weight) * CE(the partner's label), of logits (N, classes)."""
+    """The batch's mean of weight * CE(label) + (1 - weight) * CE(the partner's label), of logits
+    (N, classes).
+    """
     own, other = (
         nn.functional.cross_entropy(
             logits, target, reduction="none", label_smoothing=label_smoothing
@@ -77,11 +87,12 @@ def cross_entropy(
     return (weight * own + (1 - weight) * other).mean()
 
 
-# --- draws ------------------------------------------------------------------------------------------------------------
+# --- draws ----------------------------------------------------------------------------------------
 
 
 def _beta(n: int, alpha: float, rng: torch.Generator) -> Tensor:
-    # (n,) float32 from Beta(alpha, alpha). torch's own takes no generator: numpy draws, seeded by ours.
+    # (n,) float32 from Beta(alpha, alpha). torch's own takes no generator: numpy draws, seeded by
+    # ours.
     if alpha == 1:
         return torch.rand(n, generator=rng)
     seed = int(torch.randint(2**63 - 1, (), generator=rng))
@@ -89,7 +100,8 @@ def _beta(n: int, alpha: float, rng: torch.Generator) -> Tensor:
 
 
 def _span(half: Tensor, side: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    # Where boxes of twice ``half`` of a side, each about a pixel of that side, begin and end within it: (N,) int64 each.
+    # Where boxes of twice ``half`` of a side, each about a pixel of that side, begin and end within
+    # it: (N,) int64 each.
     centre = torch.randint(side, half.shape, generator=rng)
     reach = (half * side).long()
     return (centre - reach).clamp(min=0), (centre + reach).clamp(max=side)

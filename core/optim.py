@@ -1,4 +1,6 @@
-"""Optimisers, learning-rate schedules and averaged weights, by the names that recipes have for them."""
+"""Optimisers, learning-rate schedules and averaged weights, by the names that recipes have for
+them.
+"""
 
 from __future__ import annotations
 
@@ -54,10 +56,10 @@ class LARS(torch.optim.Optimizer):
     """SGD with momentum in which every weight matrix moves in proportion to its own length.
 
     You, Gitman & Ginsburg 2017, "Large Batch Training of Convolutional Networks", section 4. For a
-    parameter w of two or more dimensions with the gradient g, ``d = g + weight_decay * w`` is scaled
-    by ``trust * |w| / |d|`` (1 where either norm is 0); for biases and BatchNorm's vectors ``d = g``:
-    they neither decay nor adapt (Grill et al. 2020, section 3.3). Then ``v = momentum * v + d`` and
-    ``w = w - lr * v``.
+    parameter w of two or more dimensions with the gradient g, ``d = g + weight_decay * w`` is
+    scaled by ``trust * |w| / |d|`` (1 where either norm is 0); for biases and BatchNorm's vectors
+    ``d = g``: they neither decay nor adapt (Grill et al. 2020, section 3.3). Then ``v = momentum *
+    v + d`` and ``w = w - lr * v``.
 
     NOTE: the original's algorithm 1 divides by ``|g| + weight_decay * |w|`` and has lr inside the
     momentum; here both are as in BYOL's published code.

@@ -27,7 +27,8 @@ def pictures(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Ten
 
 
 def write(path: Path, shown: Tensor, captions: Sequence[str] = ()) -> None:
-    """Write the first pictures (N, 3, H, W) uint8 to a PNG file, in rows, with their captions below.
+    """Write the first pictures (N, 3, H, W) uint8 to a PNG file, in rows, with their captions
+    below.
 
     Raises InputError if ``path`` cannot be written.
     """

@@ -1,7 +1,7 @@
 """Randomness as a function of (seed, epoch, step), never hidden state.
 
-Whoever knows the three numbers can repeat any draw of any step: a killed run is resumed without a saved generator, and
-the same step draws the same on the CPU and on a GPU.
+Whoever knows the three numbers can repeat any draw of any step: a killed run is resumed without a
+saved generator, and the same step draws the same on the CPU and on a GPU.
 """
 
 from __future__ import annotations
@@ -19,17 +19,20 @@ def seed_of(*keys: int | str) -> int:
 
 
 def generator(*keys: int | str) -> torch.Generator:
-    """A fresh CPU generator for the draws named by ``keys``. Parameters are drawn on the CPU for every device."""
+    """A fresh CPU generator for the draws named by ``keys``. Parameters are drawn on the CPU for
+    every device.
+    """
     return torch.Generator().manual_seed(seed_of(*keys))
 
 
 def batches(
     count: int, batch_size: int, *, seed: int, epoch: int, start: int = 0
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yield ``(step, indices)`` of one epoch's shuffled batches, from step ``start``; indices: (batch,) int64.
+    """Yield ``(step, indices)`` of one epoch's shuffled batches, from step ``start``; indices:
+    (batch,) int64.
 
-    A last batch smaller than the others is left out, as BatchNorm cannot learn from one image; only where the whole set
-    is smaller than a batch, that batch is the set.
+    A last batch smaller than the others is left out, as BatchNorm cannot learn from one image; only
+    where the whole set is smaller than a batch, that batch is the set.
     """
     order = torch.randperm(count, generator=generator(seed, epoch, "order"))
     for step in range(start, steps_per_epoch(count, batch_size)):

@@ -385,8 +385,8 @@ def accuracy(
 def held_out(labels: Tensor, seed: int, share: int = 10) -> Tensor:
     """Which images are held out to measure on: (N,) bool, one in ``share`` of each class.
 
-    ``labels``: (N,) int64, or zeros where there are no classes. Of a class of two images or more, at
-    least one is held out. Which ones, depends on ``seed`` alone.
+    ``labels``: (N,) int64, or zeros where there are no classes. Of a class of two images or more,
+    at least one is held out. Which ones, depends on ``seed`` alone.
     """
     held = torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique().tolist():

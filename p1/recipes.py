@@ -45,10 +45,11 @@ class Recipe:
 # Only to-tensor, no normalisation.
 # NOTE: bfloat16 where the machine has it; the report's number format is not known to have mattered.
 ORIGINAL_A = Recipe(
-    name="original", model="A", source="the original report: 0.6476 after 58 epochs", epochs=200, patience=20, batch_size=256, optimiser="adam", lr=3e-4, schedule="constant",
-    warmup_epochs=0, weight_decay=1e-5, decay_vectors=True, label_smoothing=0.0, crop_padding=4,
-    jitter=(0.5, 0.5, 0.5, 0.0), rotation=30, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), average=0.0, flip_test=False,
-    bf16=True,
+    name="original", model="A", source="the original report: 0.6476 after 58 epochs", epochs=200,
+    patience=20, batch_size=256, optimiser="adam", lr=3e-4, schedule="constant", warmup_epochs=0,
+    weight_decay=1e-5, decay_vectors=True, label_smoothing=0.0, crop_padding=4,
+    jitter=(0.5, 0.5, 0.5, 0.0), rotation=30, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0),
+    average=0.0, flip_test=False, bf16=True,
 )  # fmt: skip
 
 ORIGINAL_B = dataclasses.replace(
@@ -63,10 +64,11 @@ ORIGINAL_B = dataclasses.replace(
 )
 
 HOUR_A = Recipe(
-    name="hour", model="A", source="as far as two CPU cores get in an hour or two", epochs=14, patience=0, batch_size=128, optimiser="sgd", lr=0.1, schedule="cosine",
-    warmup_epochs=1, weight_decay=5e-4, decay_vectors=False, label_smoothing=0.1, crop_padding=4,
-    jitter=(0.0, 0.0, 0.0, 0.0), rotation=0, mean=CIFAR100_MEAN, std=CIFAR100_STD, average=0.998, flip_test=True,
-    bf16=True,
+    name="hour", model="A", source="as far as two CPU cores get in an hour or two", epochs=14,
+    patience=0, batch_size=128, optimiser="sgd", lr=0.1, schedule="cosine", warmup_epochs=1,
+    weight_decay=5e-4, decay_vectors=False, label_smoothing=0.1, crop_padding=4,
+    jitter=(0.0, 0.0, 0.0, 0.0), rotation=0, mean=CIFAR100_MEAN, std=CIFAR100_STD, average=0.998,
+    flip_test=True, bf16=True,
 )  # fmt: skip
 HOUR_B = dataclasses.replace(HOUR_A, model="B", epochs=8, lr=0.02)
 
@@ -82,10 +84,11 @@ BEST_A = dataclasses.replace(
 BEST_B = dataclasses.replace(BEST_A, model="B", epochs=60, lr=0.05)
 
 BEST_C = Recipe(
-    name="best", model="C", source="from ImageNet weights, on images enlarged to 128 pixels", epochs=10, patience=0, batch_size=64, optimiser="adamw", lr=2e-3, schedule="cosine",
+    name="best", model="C", source="from ImageNet weights, on images enlarged to 128 pixels",
+    epochs=10, patience=0, batch_size=64, optimiser="adamw", lr=2e-3, schedule="cosine",
     warmup_epochs=0.5, weight_decay=0.02, decay_vectors=False, label_smoothing=0.1, crop_padding=4,
-    jitter=(0.0, 0.0, 0.0, 0.0), rotation=0, mean=MEAN, std=STD, average=0.998, flip_test=True, bf16=True,
-    architecture="efficientnet_lite0_128", backbone_rate=0.25, drop_path=0.1, cutmix=0.5,
+    jitter=(0.0, 0.0, 0.0, 0.0), rotation=0, mean=MEAN, std=STD, average=0.998, flip_test=True,
+    bf16=True, architecture="efficientnet_lite0_128", backbone_rate=0.25, drop_path=0.1, cutmix=0.5,
 )  # fmt: skip
 
 # Model B's initial weights, from other images and labels: see p1/pretrain.py.

@@ -69,7 +69,8 @@ def regression_loss(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def spread(projections: Tensor) -> Tensor:
-    """Standard deviation over N of the normalised (N, D) projections, averaged over D, times sqrt(D).
+    """Standard deviation over N of the normalised (N, D) projections, averaged over D, times
+    sqrt(D).
 
     About 1 where they point everywhere, 0 where all images have become one (Chen & He 2021,
     "SimSiam", section 4.1).

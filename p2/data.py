@@ -1,4 +1,6 @@
-"""Problem 2's files: unlabelled images in ``mini/train``; ``office/{train,val}`` with csv files that name the images."""
+"""Problem 2's files: unlabelled images in ``mini/train``; ``office/{train,val}`` with csv files
+that name the images.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,8 @@ def classes_of(labels: list[str]) -> tuple[str, ...]:
 def load_labelled(
     table: Path, folder: Path, classes: tuple[str, ...] = (), memory: float = math.inf
 ) -> tuple[Tensor, Tensor, list[Path], tuple[str, ...]]:
-    """Images (N, 3, 128, 128) uint8, class indices (N,) int64, paths, and ``classes`` or, if none are given, the csv's own.
+    """Images (N, 3, 128, 128) uint8, class indices (N,) int64, paths, and ``classes`` or, if none
+    are given, the csv's own.
 
     ``memory``: see ``cache.load``. Raises InputError at a label that is not among ``classes``.
     """
@@ -57,6 +60,7 @@ def load_labelled(
         raise InputError(f"{table} has labels that the training csv has not: {some(foreign)}")
     index = {label: k for k, label in enumerate(classes)}
     indices = torch.tensor([index[label] for label in labels])
-    # A csv of the whole folder shares the cache of the unlabelled images; another one must not take its place.
+    # A csv of the whole folder shares the cache of the unlabelled images; another one must not take
+    # its place.
     kind = KIND if paths == list_files(folder, images.SUFFIXES) else f"{KIND}-labelled"
     return cache.load(paths, decode, kind, memory), indices, paths, classes

@@ -1,4 +1,5 @@
-"""A head on a frozen backbone: if an image changes only by mirroring, its features are computed once.
+"""A head on a frozen backbone: if an image changes only by mirroring, its features are computed
+once.
 
 The draws, and so what is learned, are those of training on the images.
 """

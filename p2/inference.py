@@ -77,7 +77,8 @@ def label(
 def predictor(
     path: Path, device: torch.device, flip: bool | None = None, bf16: bool = False
 ) -> tuple[Predictor, tuple[str, ...], Views]:
-    """A checkpoint's network: (N, 3, 128, 128) uint8 -> logits (N, classes); its classes; the views used.
+    """A checkpoint's network: (N, 3, 128, 128) uint8 -> logits (N, classes); its classes; the views
+    used.
 
     ``flip``: as the checkpoint says, if it is None. Raises InputError if it is no classifier of p2.
     """

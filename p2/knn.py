@@ -102,7 +102,8 @@ def classify(
     neighbours: int = NEIGHBOURS,
     temperature: float = TEMPERATURE,
 ) -> Tensor:
-    """Class indices (M,) of the features ``asked`` (M, D): a vote of the nearest of ``known`` (N, D).
+    """Class indices (M,) of the features ``asked`` (M, D): a vote of the nearest of ``known`` (N,
+    D).
 
     ``labels``: (N,) int64. The ``neighbours`` (or N, if that is less) with the highest cosine vote
     for their label with the weight exp(cosine / temperature).

@@ -83,7 +83,8 @@ class TransferRecipe:
 # --- the original report's ------------------------------------------------------------------------
 
 # NOTE: its two patiences, both 10, leave the second stage little to do: the run ends before lr
-# falls, unless the loss falls by less than the share of 1e-4 that ReduceLROnPlateau counts as lower.
+# falls, unless the loss falls by less than the share of 1e-4 that ReduceLROnPlateau counts as
+# lower.
 # NOTE: the report drew each augmentation once a batch; here every image has its own draw.
 # NOTE: bfloat16 where the machine has it.
 ORIGINAL_VIEW = View(

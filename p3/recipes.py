@@ -46,18 +46,22 @@ class Recipe:
 
 # NOTE: bfloat16 where the machine has it.
 ORIGINAL_A = Recipe(
-    name="original", model="A", source="the original report: 0.6257", epochs=80, patience=15, batch_size=16, crop=0, symmetry="flip", jitter=(0.0, 0.0, 0.0, 0.0),
-    ignore_unknown=False, optimiser="adam", lr=3e-4, schedule="plateau", warmup_epochs=0, weight_decay=1e-5,
-    decay_vectors=True, mean=IMAGENET_MEAN, std=IMAGENET_STD, average=0.0, flip_test=False, bf16=True,
+    name="original", model="A", source="the original report: 0.6257", epochs=80, patience=15,
+    batch_size=16, crop=0, symmetry="flip", jitter=(0.0, 0.0, 0.0, 0.0), ignore_unknown=False,
+    optimiser="adam", lr=3e-4, schedule="plateau", warmup_epochs=0, weight_decay=1e-5,
+    decay_vectors=True, mean=IMAGENET_MEAN, std=IMAGENET_STD, average=0.0, flip_test=False,
+    bf16=True,
 )  # fmt: skip
 ORIGINAL_B = dataclasses.replace(
     ORIGINAL_A, model="B", source="the original report: 0.7341, from COCO weights"
 )
 
 HOUR_B = Recipe(
-    name="hour", model="B", source="as far as two CPU cores get in an hour or two", epochs=14, patience=0, batch_size=16, crop=256, symmetry="square", jitter=(0.2, 0.2, 0.2, 0.0),
-    ignore_unknown=True, optimiser="adamw", lr=1e-3, schedule="cosine", warmup_epochs=0.5, weight_decay=0.01,
-    decay_vectors=False, mean=IMAGENET_MEAN, std=IMAGENET_STD, average=0.995, flip_test=False, bf16=True,
+    name="hour", model="B", source="as far as two CPU cores get in an hour or two", epochs=14,
+    patience=0, batch_size=16, crop=256, symmetry="square", jitter=(0.2, 0.2, 0.2, 0.0),
+    ignore_unknown=True, optimiser="adamw", lr=1e-3, schedule="cosine", warmup_epochs=0.5,
+    weight_decay=0.01, decay_vectors=False, mean=IMAGENET_MEAN, std=IMAGENET_STD, average=0.995,
+    flip_test=False, bf16=True,
 )  # fmt: skip
 HOUR_A = dataclasses.replace(
     HOUR_B, model="A", epochs=8, crop=128, lr=1e-4
@@ -65,17 +69,19 @@ HOUR_A = dataclasses.replace(
 
 # From ImageNet weights. Crops of 256 pixels show scales of 0.5 to 1, and so does the test.
 BEST_C = Recipe(
-    name="best", model="C", source="from ImageNet weights, crops and tests at several scales", epochs=24, patience=0, batch_size=16, crop=256, symmetry="square", jitter=(0.25, 0.25, 0.25, 0.05),
-    ignore_unknown=True, optimiser="adamw", lr=1.5e-3, schedule="cosine", warmup_epochs=1, weight_decay=0.02,
-    decay_vectors=False, mean=MEAN, std=STD, average=0.995, flip_test=True, bf16=True, crop_area=(0.2, 1.0),
-    backbone_rate=0.27, drop_path=0.1, jaccard=0.5, test_scales=(0.5, 0.75),
+    name="best", model="C", source="from ImageNet weights, crops and tests at several scales",
+    epochs=24, patience=0, batch_size=16, crop=256, symmetry="square",
+    jitter=(0.25, 0.25, 0.25, 0.05), ignore_unknown=True, optimiser="adamw", lr=1.5e-3,
+    schedule="cosine", warmup_epochs=1, weight_decay=0.02, decay_vectors=False, mean=MEAN, std=STD,
+    average=0.995, flip_test=True, bf16=True, crop_area=(0.2, 1.0), backbone_rate=0.27,
+    drop_path=0.1, jaccard=0.5, test_scales=(0.5, 0.75),
 )  # fmt: skip
 
 # The same from scratch: B on crops of the same scales; A on crops at the image's own scale, as a
 # pixel of its last map is 32 of its input's.
 BEST_B = dataclasses.replace(
-    BEST_C, model="B", source="crops and tests at several scales", epochs=60, lr=1e-3, backbone_rate=1.0, drop_path=0.0, mean=IMAGENET_MEAN,
-    std=IMAGENET_STD,
+    BEST_C, model="B", source="crops and tests at several scales", epochs=60, lr=1e-3,
+    backbone_rate=1.0, drop_path=0.0, mean=IMAGENET_MEAN, std=IMAGENET_STD,
 )  # fmt: skip
 BEST_A = dataclasses.replace(
     BEST_B, model="A", epochs=30, lr=1e-4, crop_area=(0.15, 0.6), test_scales=(0.75, 1.0)

@@ -131,10 +131,12 @@ def main() -> None:
 
 
 def cross_entropy(out: Tensor, truth: Tensor, ignored: int) -> Tensor:
-    """The mean over all pixels but those of class ``ignored``, of logits (N, classes, H, W) and truth (N, H, W) int64.
+    """The mean over all pixels but those of class ``ignored``, of logits (N, classes, H, W) and
+    truth (N, H, W) int64.
 
-    0 where there are no other pixels. Processes have differing numbers of such pixels, so the mean of their means would be
-    another: each gives its sum, in such a part that the mean over the processes is the whole batch's.
+    0 where there are no other pixels. Processes have differing numbers of such pixels, so the mean
+    of their means would be another: each gives its sum, in such a part that the mean over the
+    processes is the whole batch's.
     """
     counted = processes.total((truth != ignored).sum()).clamp(min=1)
     return (
@@ -147,9 +149,9 @@ def cross_entropy(out: Tensor, truth: Tensor, ignored: int) -> Tensor:
 def soft_jaccard(out: Tensor, truth: Tensor) -> Tensor:
     """1 - the mean IoU of the softmax's probabilities, over the classes but unknown that occur.
 
-    Rahman & Wang 2016, "Optimizing Intersection-Over-Union in Deep Neural Networks", section 3, over
-    all pixels of the batch together. Unknown pixels do not count. Logits (N, classes, H, W), truth (N,
-    H, W) int64.
+    Rahman & Wang 2016, "Optimizing Intersection-Over-Union in Deep Neural Networks", section 3,
+    over all pixels of the batch together. Unknown pixels do not count. Logits (N, classes, H, W),
+    truth (N, H, W) int64.
     """
     probabilities = out.softmax(1)[:, : data.UNKNOWN] * (truth != data.UNKNOWN)[:, None]
     is_class = nn.functional.one_hot(truth, len(data.CLASSES)).movedim(-1, 1)[:, : data.UNKNOWN]
@@ -161,7 +163,9 @@ def soft_jaccard(out: Tensor, truth: Tensor) -> Tensor:
 
 
 def augmented(pairs: Tensor, recipe: Recipe, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """(N, 4, H, W) uint8 to the network's input (N, 3, h, w) and classes (N, h, w) int64, moved together."""
+    """(N, 4, H, W) uint8 to the network's input (N, 3, h, w) and classes (N, h, w) int64, moved
+    together.
+    """
     if recipe.crop and not recipe.crop_area[1]:
         pairs = augment.random_crop(pairs, recipe.crop, rng)
     pairs = (
