@@ -5,10 +5,9 @@ applies given parameters, one value an image, and equals torchvision's function 
 ``random_`` one draws the parameters from a generator on the CPU, so that a step draws the same on
 every device.
 
-Images are (N, C, H, W). Geometry that only moves pixels, and erasing, keep the dtype, whichever it
+Images are (N, C, H, W). Geometry that only moves pixels keeps the dtype, whichever it
 is, and take any number of channels, so that an image and its mask, stacked as channels, move
-together. Colour works on RGB in float32, 0..1. What mixes two images of a batch is in
-``core.mixing``.
+together. Colour works on RGB in float32, 0..1. CutMix is in ``core.mixing``.
 """
 
 from __future__ import annotations
@@ -346,61 +345,6 @@ def solarize(images: Tensor, chosen: Tensor, threshold: float = 0.5) -> Tensor:
 def random_solarize(images: Tensor, p: float, rng: torch.Generator) -> Tensor:
     """torchvision's ``RandomSolarize(0.5, p)``."""
     return solarize(images, _coin(images, p, rng))
-
-
-# --- erasing --------------------------------------------------------------------------------------
-
-
-def inside(images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor) -> Tensor:
-    """Which pixels lie in each image's box, (N,) each in pixels: (N, 1, H, W) bool on the images'
-    device.
-    """
-    ys = torch.arange(images.shape[2], device=images.device)[:, None]
-    xs = torch.arange(images.shape[3], device=images.device)
-    top, left, height, width = (_each(value, images) for value in (top, left, height, width))
-    return (ys >= top) & (ys < top + height) & (xs >= left) & (xs < left + width)
-
-
-def erase(
-    images: Tensor,
-    top: Tensor,
-    left: Tensor,
-    height: Tensor,
-    width: Tensor,
-    value: float | Sequence[float] = 0,
-) -> Tensor:
-    """Fill each image's box, (N,) each in pixels, with ``value``, one for all channels or one a
-    channel, in the images' unit.
-
-    Any dtype. A height of 0 leaves the image as it is.
-    """
-    fill = _values(images, value)[:, None, None]
-    return torch.where(inside(images, top, left, height, width), fill, images)
-
-
-def random_erasing(
-    images: Tensor,
-    p: float,
-    rng: torch.Generator,
-    scale: tuple[float, float] = (0.02, 0.33),
-    ratio: tuple[float, float] = (0.3, 3.3),
-    value: float | Sequence[float] = 0,
-) -> Tensor:
-    """Zhong et al. 2020, "Random Erasing Data Augmentation", section 3, as torchvision's
-    ``RandomErasing``.
-
-    With probability ``p`` a box is filled: ``scale`` is its share of the image's area, ``ratio``
-    its height by its width. The image is left as it is where ten tries give no box that is smaller
-    than it both ways.
-    """
-    n, _, height, width = images.shape
-    h, w = _ten_tries(images, scale, ratio, rng)
-    fits = (h < height) & (w < width)
-    erased = _coin(images, p, rng) & fits.any(1)
-    h, w = _first(fits, h) * erased, _first(fits, w) * erased
-    top = (torch.rand(n, generator=rng) * (height - h + 1)).long()
-    left = (torch.rand(n, generator=rng) * (width - w + 1)).long()
-    return erase(images, top, left, h, w, value)
 
 
 # --- draws ----------------------------------------------------------------------------------------

@@ -137,7 +137,7 @@ def fit(
             inputs = augmented(cache.gather(images, index, device), recipe, rng)
             truth = labels[index.to(device)]
             if recipe.cutmix:
-                inputs, partner, share = mixing.random_cutmix(inputs, 1.0, rng, recipe.cutmix)
+                inputs, partner, share = mixing.random_cutmix(inputs, rng, recipe.cutmix)
             with devices.autocast(device, recipe.bf16):
                 out = trained(inputs).float()
             if recipe.cutmix:
@@ -194,7 +194,7 @@ def show(
     inputs = augmented(images[index], recipe, rng)
     captions = [classes[k] for k in labels[index].tolist()]
     if recipe.cutmix:
-        inputs, partner, share = mixing.random_cutmix(inputs, 1.0, rng, recipe.cutmix)
+        inputs, partner, share = mixing.random_cutmix(inputs, rng, recipe.cutmix)
         captions = [
             f"{own} {part:.0%}" + (f", {captions[other]} {1 - part:.0%}" if part < 1 else "")
             for own, other, part in zip(captions, partner.tolist(), share.tolist(), strict=True)

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from torchvision.transforms import RandomErasing, RandomResizedCrop
+from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as F
 
 from core import augment
@@ -276,33 +276,6 @@ def test_solarize_equals_torchvision_in_the_chosen_images(threshold):
     assert torch.equal(augment.solarize(images, chosen, threshold), theirs)
 
 
-# Inside, over each border, of one pixel, of no height, of the whole image.
-ERASED = torch.tensor(
-    [(3, 5, 4, 9), (10, 17, 20, 20), (0, 0, 1, 1), (4, 4, 0, 7), (16, 22, 1, 1), (0, 0, 17, 23)]
-).T
-
-
-@pytest.mark.parametrize("value", [0, 0.25, (0.1, 0.2, 0.3)])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_erase_equals_torchvision_in_each_images_own_box(value, layout):
-    images = photos().contiguous(memory_format=layout)
-    fill = torch.as_tensor(value).view(-1, 1, 1)
-    theirs = one_by_one(images, lambda image, i: F.erase(image, *ERASED[:, i].tolist(), fill))
-    ours = augment.erase(images, *ERASED, value)
-    assert torch.equal(ours, theirs) and ours.is_contiguous(memory_format=layout)
-    assert torch.equal(ours[3], images[3]), "a height of 0 erases nothing"
-
-
-def test_erase_keeps_bytes_bytes_and_takes_a_value_a_channel():
-    images = bytes_of(photos(channels=4))
-    ours = augment.erase(images, *ERASED, (7, 0, 255, 6))
-    fill = torch.tensor([7, 0, 255, 6], dtype=torch.uint8).view(4, 1, 1)
-    assert ours.dtype == torch.uint8
-    assert torch.equal(
-        ours, one_by_one(images, lambda image, i: F.erase(image, *ERASED[:, i].tolist(), fill))
-    )
-
-
 # --- what all random operations promise -------------------------------------------------------------------------------
 
 RANDOM = {
@@ -315,7 +288,6 @@ RANDOM = {
     "random_grey": lambda x, g: augment.random_grey(x, 0.5, g),
     "random_blur": lambda x, g: augment.random_blur(x, 5, (0.1, 2.0), 0.5, g),
     "random_solarize": lambda x, g: augment.random_solarize(x, 0.5, g),
-    "random_erasing": lambda x, g: augment.random_erasing(x, 0.8, g),
 }
 every_random = pytest.mark.parametrize("name", RANDOM)
 
@@ -522,50 +494,3 @@ def test_an_image_is_changed_wholly_with_probability_p_and_else_left_alone(draw,
     done = (after - entirely).abs().amax((1, 2, 3)) < 1e-6
     assert abs(done.float().mean() - p) < (0.05 if 0 < p < 1 else 1e-6)
     assert torch.equal(after[~done], images[~done])
-
-
-def test_random_erasing_draws_boxes_as_torchvision_does(monkeypatch):
-    height, width, scale, ratio = 96, 128, (0.05, 0.3), (0.3, 3.3)
-    calls = catch(monkeypatch, "erase")
-    augment.random_erasing(torch.empty(3000, 3, height, width), 1.0, rng(), scale, ratio, value=5)
-    *box, value = calls[0]
-    top, left, h, w = box
-    assert value == 5 and all(side.dtype == torch.int64 and side.shape == (3000,) for side in box)
-    assert (
-        (top >= 0).all()
-        and (left >= 0).all()
-        and (top + h <= height).all()
-        and (left + w <= width).all()
-    )
-    share = h * w / (height * width)
-    assert (
-        share.min() > scale[0] - 0.01 and share.max() < scale[1] + 0.01
-    )  # sides are rounded to pixels
-    image = torch.empty(3, height, width)
-    torch.manual_seed(0)  # theirs has no generator
-    theirs = torch.tensor(
-        [RandomErasing.get_params(image, scale, ratio, [0.0])[:4] for _ in range(3000)]
-    )
-    for mine, yours in zip(
-        box, theirs.T, strict=True
-    ):  # top, left, height, width: the same quartiles
-        quartiles = torch.tensor([0.25, 0.5, 0.75])
-        assert (
-            mine.float().quantile(quartiles) - yours.float().quantile(quartiles)
-        ).abs().max() < 5
-
-
-@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
-def test_random_erasing_erases_with_probability_p_and_leaves_the_rest_alone(p):
-    images = photos(1000, 16, 16) + 0.001
-    erased = augment.random_erasing(images, p, rng())
-    done = (erased == 0).flatten(1).any(1)
-    assert abs(done.float().mean() - p) < (0.05 if 0 < p < 1 else 1e-6)
-    assert torch.equal(erased[~done], images[~done])
-
-
-def test_random_erasing_erases_nothing_where_no_box_is_smaller_than_the_image_as_torchvision():
-    images = photos(50, 8, 8)
-    assert torch.equal(
-        augment.random_erasing(images, 1.0, rng(), scale=(1.0, 1.5), ratio=(0.999, 1.001)), images
-    )

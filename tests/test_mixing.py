@@ -1,4 +1,4 @@
-"""mixup and CutMix against the written-out formulas, image by image, and what they draw."""
+"""CutMix against the written-out formulas, image by image, and what they draw."""
 
 import pytest
 import torch
@@ -24,28 +24,6 @@ PARTNER = torch.tensor([3, 0, 2, 5, 1, 4])
 BOXES = torch.tensor(
     [(3, 5, 4, 9), (0, 0, 16, 20), (2, 2, 5, 5), (4, 4, 0, 7), (15, 19, 1, 1), (10, 0, 6, 20)]
 ).T
-
-
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_mixup_is_the_weighted_sum_of_each_image_and_its_partner(layout):
-    images, weight = (
-        photos().contiguous(memory_format=layout),
-        torch.tensor([0.0, 0.2, 0.5, 0.7, 0.99, 1.0]),
-    )
-    mixed = mixing.mixup(images, weight, PARTNER)
-    for i in range(6):
-        formula = weight[i] * images[i] + (1 - weight[i]) * images[PARTNER[i]]
-        torch.testing.assert_close(mixed[i], formula, atol=1e-6, rtol=0)
-    assert torch.equal(mixed[0], images[3]) and torch.equal(mixed[5], images[5])
-    assert mixed.is_contiguous(memory_format=layout)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_mixup_keeps_a_float_format_and_refuses_bytes(dtype):
-    weight = torch.full((6,), 0.5)
-    assert mixing.mixup(photos().to(dtype), weight, PARTNER).dtype == dtype
-    with pytest.raises(NotImplementedError):
-        mixing.mixup(bytes_of(photos()), weight, PARTNER)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -81,14 +59,9 @@ def test_the_loss_is_each_images_weighted_sum_of_two_cross_entropies(smoothing):
 
 # --- draws ------------------------------------------------------------------------------------------------------------
 
-both = pytest.mark.parametrize("draw", [mixing.random_mixup, mixing.random_cutmix])
-every_alpha = pytest.mark.parametrize("alpha", [0.2, 1.0, 3.0])
 
-
-@both
-@every_alpha
-def test_every_image_has_its_own_weight_in_0_to_1_and_a_partner_of_a_permutation(draw, alpha):
-    _, partner, weight = draw(photos(64), alpha, rng())
+def test_every_image_has_its_own_weight_in_0_to_1_and_a_partner_of_a_permutation():
+    _, partner, weight = mixing.random_cutmix(photos(64), rng(), 1.0)
     assert (
         partner.dtype == torch.int64
         and partner.sort()[0].tolist() == list(range(64))
@@ -103,58 +76,38 @@ def test_every_image_has_its_own_weight_in_0_to_1_and_a_partner_of_a_permutation
     assert len(weight.unique()) > 20
 
 
-@both
-@every_alpha
-def test_the_same_generator_gives_the_same_another_something_else_and_torchs_own_is_not_touched(
-    draw, alpha
-):
+def test_the_same_generator_gives_the_same_another_something_else_and_torchs_own_is_not_touched():
     images = photos(16)
     before, copy = torch.get_rng_state(), images.clone()
-    first, again, other = (draw(images, alpha, rng(seed)) for seed in (5, 5, 6))
+    first, again, other = (mixing.random_cutmix(images, rng(seed), 1.0) for seed in (5, 5, 6))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
     assert torch.equal(torch.get_rng_state(), before) and torch.equal(images, copy)
 
 
-@both
-@every_alpha
-def test_one_generator_gives_something_else_at_every_call(draw, alpha):
+def test_one_generator_gives_something_else_at_every_call():
     generator = rng()
     assert not torch.equal(
-        draw(photos(16), alpha, generator)[2], draw(photos(16), alpha, generator)[2]
+        mixing.random_cutmix(photos(16), generator, 1.0)[2],
+        mixing.random_cutmix(photos(16), generator, 1.0)[2],
     )
 
 
-@both
 @pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
-def test_an_image_is_mixed_with_probability_p_and_else_has_weight_1_and_stays(draw, p):
+def test_an_image_is_mixed_with_probability_p_and_else_has_weight_1_and_stays(p):
     images = photos(1000)
-    mixed, _, weight = draw(images, 1.0, rng(), p=p)
+    mixed, _, weight = mixing.random_cutmix(images, rng(), p)
     alone = weight == 1
     slack = 0.05 if p else 0  # a box may have no pixel, or be all of the image
     assert abs((~alone).float().mean() - p) <= slack + 0.02 * (p == 1.0)
     assert torch.equal(mixed[alone], images[alone])
 
 
-@every_alpha
-def test_mixups_weights_are_from_beta(alpha):
-    weight = mixing.random_mixup(torch.empty(20_000, 1, 1, 1), alpha, rng())[2].double()
-    assert weight.mean().item() == pytest.approx(0.5, abs=0.01)
-    assert weight.var().item() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.04)  # Beta(a, a)'s
-
-
-def test_random_mixup_mixes_by_what_it_returns():
-    images = photos(8)
-    mixed, partner, weight = mixing.random_mixup(images, 0.4, rng())
-    assert torch.equal(mixed, mixing.mixup(images, weight, partner))
-
-
-@every_alpha
-def test_cutmixs_weight_is_the_share_of_pixels_that_were_kept(alpha):
+def test_cutmixs_weight_is_the_share_of_pixels_that_were_kept():
     images = (
         torch.arange(200, dtype=torch.int64).view(200, 1, 1, 1).expand(200, 3, 24, 17)
     )  # every image of one value
-    mixed, partner, weight = mixing.random_cutmix(images, alpha, rng())
+    mixed, partner, weight = mixing.random_cutmix(images, rng(), 1.0)
     kept = (mixed == images).double().mean((1, 2, 3))
     other = partner != torch.arange(
         200
@@ -167,7 +120,7 @@ def test_cutmixs_boxes_lie_about_every_pixel_and_are_of_the_images_shape(monkeyp
     calls = []
     monkeypatch.setattr(mixing, "cutmix", lambda images, *args: calls.append(args) or images)
     height, width = 40, 60
-    mixing.random_cutmix(torch.empty(4000, 1, height, width), 1.0, rng())
+    mixing.random_cutmix(torch.empty(4000, 1, height, width), rng(), 1.0)
     top, left, h, w, _ = calls[0]
     bottom, right = top + h, left + w
     assert (
