@@ -85,7 +85,7 @@ def marks(run: RunLog) -> str:
 
 def chart(runs: dict[str, RunLog]) -> Figure:
     """The scores of ``runs``, the original report's and the best published ones, a line each."""
-    figure, axes = charts.panel(7.2, 0.9 + 0.27 * len(ROWS))
+    figure, axes = charts.panel(5.6, 0.9 + 0.27 * len(ROWS))
     scores_on(axes, runs)
     return figure
 
@@ -106,7 +106,7 @@ def scores_on(axes: Axes, runs: dict[str, RunLog]) -> None:
         axes.scatter(list(scores.values()), places, marker=marker, s=size, label=name, **style)
     axes.set(xlim=(0, 1), yticks=range(len(ROWS)), yticklabels=list(ROWS.values()))
     axes.set_ylim(len(ROWS) - 0.5, -0.5)
-    axes.set_xlabel("accuracy (problems 1 and 2) or mean IoU (problem 3)")
+    axes.set_xlabel("accuracy or mean IoU")
     axes.tick_params(axis="y", length=0, labelcolor=charts.INK, labelsize=8.5)
     with matplotlib.rc_context(charts.STYLE):
         axes.legend(ncols=3, loc="lower right", bbox_to_anchor=(1.0, 1.0))

@@ -78,7 +78,10 @@ def networks(site: Site, run: RunLog | None) -> Iterator[Block]:
     )
     image = (3, SIZE, SIZE)
     stages = network.stages(lambda: mobilenet_v2(50), image)
-    published = network.stages(lambda: MobileNetV2(num_classes=50, width_mult=1.4), image)
+    # An image as large as those that it was published for: of a small one, the last halvings leave
+    # one pixel.
+    usual = (3, 224, 224)
+    published = network.stages(lambda: MobileNetV2(num_classes=50, width_mult=1.4), usual)
     of_c = network.stages(lambda: build(architecture, 50), image)
     first = stages[3]  # the first stage with a block that has a shortcut, which is its second
     shape = (first.channels, first.height, first.width)

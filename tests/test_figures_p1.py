@@ -251,6 +251,13 @@ def table(blocks, beginning):
     )
 
 
+def test_the_network_is_halved_less_often_than_the_published_one(built):
+    site, blocks = built
+    numbers = site.measures.of("p1/network", [], lambda: None).numbers
+    assert (numbers["halvings"], numbers["published halvings"], numbers["blocks"]) == (3, 5, 17)
+    assert "halved 3 times" in text_of(blocks) and "as published 5 times" in text_of(blocks)
+
+
 def test_every_value_is_where_it_says(built):
     site, blocks = built
     kept = json.loads((site.measures._file).read_text())
