@@ -46,16 +46,18 @@ logits = model(images)  # (N, 3, 32, 32) uint8, RGB -> (N, 50); p2: 128x128 -> (
 
 {shipped}
 
-Multiply-adds are of one pass of one image of the side named. An accuracy's 95 % interval is Wilson's.
-The scores are of the last epoch, as the training measured them. `bash hw1_download.sh` checks these
-files; they lie in the repository and on no server, so `git checkout -- checkpoints` brings back what is
-missing or broken. `python3 -m checkpoints.ship runs/RUN/last.pt NAME` adds one, and
+Multiply-adds are of one pass of one image of the side named. An accuracy's 95 % interval is
+Wilson's. The scores are of the last epoch, as the training measured them.
+
+`bash hw1_download.sh` checks these files. They lie in the repository and on no server, so
+`git checkout -- checkpoints` brings back what is missing or broken.
+`python3 -m checkpoints.ship runs/RUN/last.pt NAME` adds one, and
 `python3 -m checkpoints.export --checkpoint FILE --onnx FILE` writes one as ONNX.
 
 ## To start from
 
-`bash hw1_download.sh pretrained NAME` fetches one, `bash hw1_download.sh pretrained` all of them, to
-`pretrained/`.
+`bash hw1_download.sh pretrained NAME` fetches one, `bash hw1_download.sh pretrained` all of them,
+to `pretrained/`.
 
 {pretrained}
 """
@@ -104,7 +106,7 @@ def row(entry: dict[str, Any]) -> tuple[str, ...]:
 
 
 def score(entry: dict[str, Any]) -> str:
-    """A checkpoint's validation score with, where the images were counted, an accuracy's interval."""
+    """A validation score and, where the images were counted, an accuracy's interval."""
     words = f"{entry['metric'].replace('mean_iou', 'mean IoU')} {entry['value']:.4f}"
     images = entry.get("validation_images")
     if not images:

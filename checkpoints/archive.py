@@ -26,8 +26,8 @@ class BadArchive(Exception):
 def unpack(archive: Path, folder: Path) -> None:
     """Unpack PARTS of a zip or tar into ``folder``, each in whole; what is there already stays.
 
-    They may lie in a top folder hw1_data. Raises BadArchive, with nothing unpacked, if the archive is
-    damaged, lacks one of them, is too large, or holds anything but plain files and folders.
+    They may lie in a top folder hw1_data. Raises BadArchive, with nothing unpacked, if the archive
+    is damaged, lacks one of them, is too large, or holds anything but plain files and folders.
     """
     try:
         with _stage(folder) as stage:
@@ -46,7 +46,8 @@ def unpack(archive: Path, folder: Path) -> None:
     except Exception as error:  # each kind of damage raises something else
         why = str(error) or type(error).__name__
         raise BadArchive(
-            f"cannot unpack {archive}: {why}; if it is not the course's archive, delete it and start "
+            f"cannot unpack {archive}: {why}; if it is not the course's archive, delete it and "
+            "start "
             "again"
         ) from error
 
@@ -59,8 +60,8 @@ def _stage(folder: Path) -> Iterator[Path]:
     """
     here = os.open(folder, os.O_RDONLY)
     try:
-        # All that unpack here share a lock, which ends with a process however that ends: who can have
-        # it alone is alone. An OSError: there are others, or the file system has no locks.
+        # All that unpack here share a lock, which ends with a process however that ends: who can
+        # have it alone is alone. An OSError: there are others, or the file system has no locks.
         with contextlib.suppress(OSError):
             fcntl.flock(here, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for left in folder.glob(".unpacking-*"):
@@ -96,7 +97,8 @@ def _extract(archive: Path, folder: Path) -> None:
             total += size
             if total > room or count > MAX_FILES:
                 raise BadArchive(
-                    f"it holds more than {MAX_FILES:,} files or {room:,} bytes, for which there is room"
+                    f"it holds more than {MAX_FILES:,} files or {room:,} bytes, for which there "
+                    "is room"
                 )
             path = PurePosixPath(name.replace("\\", "/"))
             if path.is_absolute() or ".." in path.parts or not is_plain:

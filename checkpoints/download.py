@@ -1,8 +1,8 @@
 """Fetch the files that a manifest lists, unless they are there and right.
 
-This is what ``hw1_download.sh`` runs. A file appears under its name only after its size and hash were
-checked. Where all files are there and right, nothing is asked of a network, nor of the libraries that
-would fetch them.
+This is what ``hw1_download.sh`` runs. A file appears under its name only after its size and hash
+were checked. Where all files are there and right, nothing is asked of a network, nor of the
+libraries that would fetch them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ ATTEMPTS = 3
 BACKOFF = 2.0  # seconds before the second attempt; twice that before the third
 BLOCK = 1 << 16
 LIMITS = {"checkpoints": 2**31, "pretrained": 2**31, "data": 2**34}  # bytes, of unknown sizes
-FORMS = {  # of an entry's fields, "" being unknown; a plain name, so that nothing lands outside its folder
+# Of an entry's fields, "" being unknown; a plain name, so that nothing lands outside its folder
+FORMS = {
     "name": r"[^./\\\0][^/\\\0]*",
     "bytes": "[0-9]*",
     "sha256": "([0-9a-f]{64})?",
@@ -174,8 +175,8 @@ def _wanted(fields: dict[str, Any], limit: int) -> Wanted:
 def obtain(wanted: Wanted, folder: Path, timeout: int) -> Path:
     """Make sure that the wanted file lies in ``folder``, and return its path.
 
-    A file that is there and right is left alone; a wrong one is replaced only by a right one. Raises
-    Failed, saying what to do by hand; InputError if nothing can be written in ``folder``.
+    A file that is there and right is left alone; a wrong one is replaced only by a right one.
+    Raises Failed, saying what to do by hand; InputError if nothing can be written in ``folder``.
     """
     path = folder / wanted.name
     description, fault = looked_at(wanted, path)
@@ -185,7 +186,8 @@ def obtain(wanted: Wanted, folder: Path, timeout: int) -> Path:
             say(f"{wanted.name} is {fault}")
         if not wanted.source:
             raise Failed(
-                f"{path} is {fault}; it ships with the repository and lies on no server. Restore it "
+                f"{path} is {fault}; it ships with the repository and lies on no server. Restore "
+                "it "
                 f"there: git checkout -- {FOLDERS['checkpoints']}"
             )
         writable_folder(folder)
@@ -197,7 +199,8 @@ def obtain(wanted: Wanted, folder: Path, timeout: int) -> Path:
                 except (Failed, OSError, ImportError) as error:
                     digest = f"begins with {wanted.sha256}" if wanted.sha256 else "is not known"
                     raise Failed(
-                        f"cannot fetch {wanted.name} from {wanted.source}: {error}; by hand: open that "
+                        f"cannot fetch {wanted.name} from {wanted.source}: {error}; by hand: open "
+                        "that "
                         f"address in a browser and place the file at {path} (its sha256 {digest})"
                     ) from error
     say(f"{done} {wanted.name} ({description})")
@@ -221,8 +224,8 @@ def looked_at(wanted: Wanted, path: Path) -> tuple[str, str]:
 def _alone(path: Path) -> Iterator[None]:
     """Hold the lock on downloading ``path``, so that no two downloads write one ``.part``.
 
-    The lock is a hidden file's. It ends with the process, however that ends; the file is removed by who
-    holds it. A file system without locks gives none.
+    The lock is a hidden file's. It ends with the process, however that ends; the file is removed by
+    who holds it. A file system without locks gives none.
     """
     lock = path.with_name(f".{path.name}.lock")
     handle = -1

@@ -1,7 +1,7 @@
 """Write a checkpoint as ONNX: ``python3 -m checkpoints.export --checkpoint F.pt --onnx F.onnx``.
 
-The exported model takes bytes, (N, 3, H, W) uint8 in RGB, and gives logits: normalisation and mirror
-images are part of it. N is free; H and W are those of ``--size``.
+The exported model takes bytes, (N, 3, H, W) uint8 in RGB, and gives logits: normalisation and
+mirror images are part of it. N is free; H and W are those of ``--size``.
 """
 
 from __future__ import annotations

@@ -42,7 +42,10 @@ class Model(nn.Module):
 
 
 def load(path: str | Path) -> Model:
-    """The model in the file ``path``, on the CPU. Raises InputError if it is none of this project's."""
+    """The model in the file ``path``, on the CPU.
+
+    Raises InputError if it is none of this project's.
+    """
     path = Path(path)
     problem = checkpoint.read(path).get("problem")
     if problem not in PROBLEMS:

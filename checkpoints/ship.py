@@ -1,7 +1,8 @@
 """Make a trained checkpoint one that ships.
 
-``python3 -m checkpoints.ship runs/p1_A_hour/last.pt p1_a.pt`` copies it to ``checkpoints/``, writes its
-entry in the manifest, from what the checkpoint says of itself, and the table in README.md there.
+``python3 -m checkpoints.ship runs/p1_A_hour/last.pt p1_a.pt`` copies it to ``checkpoints/``, writes
+its entry in the manifest, from what the checkpoint says of itself, and the table in README.md
+there.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ def main() -> None:
 def describe(source: Path, name: str, data: Path = Path("hw1_data")) -> dict[str, Any]:
     """The manifest's entry.
 
-    Raises InputError if ``source`` is no checkpoint of the problem in ``name``, is too large, or has no
-    score (a backbone).
+    Raises InputError if ``source`` is no checkpoint of the problem in ``name``, is too large, or
+    has no score (a backbone).
     """
     problem = name.split("_")[0]
     saved = checkpoint.load(source, problem)
@@ -118,7 +119,9 @@ def validation_images(data: Path, problem: str) -> int | None:
 
 @torch.no_grad()
 def multiply_adds(network: torch.nn.Module, side: int) -> int:
-    """Of convolutions and linear layers, for one pass of one image of ``side`` x ``side`` pixels."""
+    """Of convolutions and linear layers, for one pass of one image of ``side`` x ``side``
+    pixels.
+    """
     with FlopCounterMode(display=False) as counter:
         network.eval()(torch.zeros(1, 3, side, side))
     return counter.get_total_flops() // 2

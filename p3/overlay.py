@@ -1,7 +1,7 @@
 """A mask over its image: ``python3 -m p3.overlay --image 0013_sat.jpg --mask 0013_mask.png``.
 
-The mask's classes lie over the image as a tint. Regions are outlined in their full colour. A legend below names the classes
-that occur, with their shares of the pixels.
+The mask's classes lie over the image as a tint. Regions are outlined in their full colour. A legend
+below names the classes that occur, with their shares of the pixels.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def main() -> None:
         raise InputError(str(error)) from error
     if image.shape != mask.shape:
         raise InputError(
-            f"{mask_path} is {images.size_of(mask)}, but {image_path} is {images.size_of(image)}; name a pair"
+            f"{mask_path} is {images.size_of(mask)}, but {image_path} is {images.size_of(image)}; "
+            "name a pair"
         )
     with atomic_write(writable_file(out)) as file:
         Image.fromarray(overlay(image, data.classes_of(mask))).save(file, format="png")
@@ -41,7 +42,10 @@ def main() -> None:
 
 
 def arguments() -> tuple[Path, Path, Path]:
-    """(image, mask, output). Raises InputError unless one whole pair of flags was given, or if the output is an input."""
+    """(image, mask, output).
+
+    Raises InputError unless one whole pair of flags was given, or if the output is an input.
+    """
     parser = Parser(prog="p3.overlay", description=__doc__, allow_abbrev=False)
     for index, pair in enumerate(PAIRS):
         for flag, what in zip(
@@ -81,7 +85,9 @@ def arguments() -> tuple[Path, Path, Path]:
 
 
 def overlay(image: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 and classes (H, W) to a picture of both, (H + legend, W or wider, 3) uint8."""
+    """(H, W, 3) uint8 and classes (H, W) to a picture of both, (H + legend, W or wider, 3)
+    uint8.
+    """
     colours = data.colours_of(classes)
     blended = np.rint(image * (1 - TINT) + colours * TINT).astype(np.uint8)
     lines = outlines(classes, max(1, round(min(classes.shape) / 512)))
@@ -91,7 +97,10 @@ def overlay(image: np.ndarray, classes: np.ndarray) -> np.ndarray:
 
 
 def outlines(classes: np.ndarray, thick: int = 1) -> np.ndarray:
-    """The pixels within ``thick`` of another class to the left, right, above or below: (H, W) bool."""
+    """The pixels within ``thick`` of another class to the left, right, above or below:
+
+    (H, W) bool.
+    """
     found = np.zeros(classes.shape, dtype=bool)
     for step in range(1, thick + 1):
         for one, other in ((np.s_[step:], np.s_[:-step]), (np.s_[:, step:], np.s_[:, :-step])):
@@ -102,7 +111,9 @@ def outlines(classes: np.ndarray, thick: int = 1) -> np.ndarray:
 
 
 def with_legend(picture: Image.Image, classes: np.ndarray) -> Image.Image:
-    """``picture`` with a strip below: a swatch, the name and the share of the pixels of each class in ``classes``."""
+    """``picture`` with a strip below: a swatch, the name and the share of the pixels of each
+    class in ``classes``.
+    """
     size = min(40, max(12, picture.width // 34))
     font, counts = (
         ImageFont.load_default(size),

@@ -1,9 +1,9 @@
 """Build the report from whatever runs there are: ``python3 -m report runs``.
 
-Writes OUT/report.html, which needs no other file, and OUT/report.md with OUT/figures/. What the report
-measures itself (projections, confusions, masks) is kept in OUT/measures.json and OUT/arrays/, so that
-the next time takes seconds. Runs without weights, or without the data here, make a page too:
-``python3 -m report results`` is of the committed logs.
+Writes OUT/report.html, which needs no other file, and OUT/report.md with OUT/figures/. What the
+report measures itself (projections, confusions, masks) is kept in OUT/measures.json and
+OUT/arrays/, so that the next time takes seconds. Runs without weights, or without the data here,
+make a page too: ``python3 -m report results`` is of the committed logs.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def main() -> None:
     logs = runs.read_all(folder)
     if not logs:
         raise InputError(
-            f"no run with a finished epoch in {folder}; train one (README.md, Train) or name another"
+            f"no run with a finished epoch in {folder}; train one (README.md, Train) or name "
+            "another"
             " folder"
         )
     name = folder.resolve().name

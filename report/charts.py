@@ -1,7 +1,9 @@
-"""Drawing in one style: a figure is drawn once, and comes out as SVG that follows the page's colours and as a light PNG.
+"""Drawing in one style: a figure is drawn once, and comes out as SVG that follows the page's
+colours and as a light PNG.
 
-The colours below are the light theme's. In an SVG each becomes a CSS variable of the same name, so that a page can draw
-the same figure in dark. No pyplot: a figure here is an object without global state.
+The colours below are the light theme's. In an SVG each becomes a CSS variable of the same name, so
+that a page can draw the same figure in dark. No pyplot: a figure here is an object without global
+state.
 """
 
 from __future__ import annotations
@@ -57,7 +59,9 @@ PANEL = (
 def panel(
     width: float = PANEL[0], height: float = PANEL[1], *, axes: bool = True
 ) -> tuple[Figure, Axes]:
-    """An empty figure of ``width`` x ``height`` inches with one plot; without ``axes``, a bare drawing area in inches."""
+    """An empty figure of ``width`` x ``height`` inches with one plot; without ``axes``, a bare
+    drawing area in inches.
+    """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained" if axes else None)
         if axes:
@@ -107,7 +111,10 @@ def box(
     *,
     series: int | None = None,
 ) -> None:
-    """A labelled box of a drawing, its lower left corner at (x, y), all in inches; ``series``: its colour, or the ink's."""
+    """A labelled box of a drawing, its lower left corner at (x, y), all in inches;
+
+    ``series``: its colour, or the ink's.
+    """
     colour = MUTED if series is None else SERIES[series % len(SERIES)]
     style = "round,pad=0,rounding_size=0.06"
     for face, alpha, edge in ((colour, 0.12, "none"), ("none", 1.0, colour)):
@@ -156,7 +163,9 @@ def arrow(
 
 
 def svg(figure: Figure) -> str:
-    """The figure as an ``<svg>`` element without a background, its colours as CSS variables, for use inside a page."""
+    """The figure as an ``<svg>`` element without a background, its colours as CSS variables, for
+    use inside a page.
+    """
     with matplotlib.rc_context(STYLE):
         text = io.StringIO()
         figure.savefig(
@@ -180,7 +189,9 @@ def standalone(figure: Figure, *, dark: bool) -> str:
 
 
 def unique_names(drawing: str) -> str:
-    """Give the names inside an ``<svg>`` a prefix made of its content, as one page holds many of them."""
+    """Give the names inside an ``<svg>`` a prefix made of its content, as one page holds many of
+    them.
+    """
     prefix = f"f{zlib.crc32(drawing.encode()):x}"
     drawing = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', drawing)
     return re.sub(r'(url\(#|href="#)', rf"\1{prefix}-", drawing)

@@ -1,4 +1,6 @@
-"""Write a page as one HTML file that needs nothing else: style, script, figures and images are inside it."""
+"""Write a page as one HTML file that needs nothing else: style, script, figures and images are
+inside it.
+"""
 
 from __future__ import annotations
 
@@ -103,7 +105,8 @@ def inline(parts: Parts) -> str:
         if isinstance(part, Value):
             source = escape(part.source)
             written.append(
-                f'<data value="{part.value!r}" data-from="{source}" title="{source}">{escape(part.text)}</data>'
+                f'<data value="{part.value!r}" data-from="{source}" title="{source}">'
+                f"{escape(part.text)}</data>"
             )
         elif isinstance(part, Code):
             written.append(f"<code>{escape(part.text)}</code>")
@@ -115,7 +118,8 @@ def inline(parts: Parts) -> str:
 def provenance(runs: tuple[RunLog, ...]) -> str:
     """The small print under a figure: of which runs it was made, and how these were made."""
     lines = "".join(
-        f"<li><b>{escape(run.name)}</b>, seed {escape(str(run.metadata['seed']))}, commit {escape(commits(run.metadata))}, "
+        f"<li><b>{escape(run.name)}</b>, seed {escape(str(run.metadata['seed']))}, commit "
+        f"{escape(commits(run.metadata))}, "
         f"<code>{escape(run.metadata['command'])}</code></li>"
         for run in runs
     )
@@ -150,7 +154,8 @@ class _Page:
     def block(self, block: Block) -> str:
         match block:
             case Heading():
-                return f'<h{block.level} id="{anchor(block.text)}">{escape(block.text)}</h{block.level}>'
+                level, text = block.level, escape(block.text)
+                return f'<h{level} id="{anchor(block.text)}">{text}</h{level}>'
             case Text():
                 return f"<p>{inline(block.parts)}</p>"
             case Grid():
@@ -187,12 +192,14 @@ class _Page:
     def _table(self, table: Table) -> str:
         head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in table.header)
         rows = "".join(
-            f'<tr><th scope="row">{inline(first)}</th>{"".join(f"<td>{inline(cell)}</td>" for cell in rest)}</tr>'
+            f'<tr><th scope="row">{inline(first)}</th>'
+            f"{''.join(f'<td>{inline(cell)}</td>' for cell in rest)}</tr>"
             for first, *rest in table.rows
         )
         caption = f"<figcaption>{inline(table.caption)}{provenance(table.runs)}</figcaption>"
         inner = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-        return f'<figure class="table">{caption}<div class="scroll" tabindex="0">{inner}</div></figure>'
+        scroll = f'<div class="scroll" tabindex="0">{inner}</div>'
+        return f'<figure class="table">{caption}{scroll}</figure>'
 
     def _points(self, points: Points) -> str:
         low, high = points.xy.min(0), points.xy.max(0)
@@ -211,7 +218,10 @@ class _Page:
         }
         name = self._name("points")
         self._json(name, content)
-        canvas = f'<canvas width="840" height="840" tabindex="0" role="img" aria-label="{escape(points.alt)}"></canvas>'
+        canvas = (
+            '<canvas width="840" height="840" tabindex="0" role="img" '
+            f'aria-label="{escape(points.alt)}"></canvas>'
+        )
         tip = '<div class="tip" hidden><canvas></canvas><span></span></div>'
         return self._figure(f'<div class="points" data-points="{name}">{canvas}{tip}</div>', points)
 
@@ -223,14 +233,20 @@ class _Page:
 
     def _layers(self, block: Layers) -> str:
         names = list(block.layers)
-        pictures = "".join(image_tag(image, f"{block.alt}: {name}", f' data-layer="{k}"') for k, (name, image) in
-                           enumerate(block.layers.items()))  # fmt: skip
+        pictures = "".join(
+            image_tag(image, f"{block.alt}: {name}", f' data-layer="{k}"')
+            for k, (name, image) in enumerate(block.layers.items())
+        )
         buttons = "".join(
-            f'<button type="button" data-to="{k}" aria-pressed="{str(k == 0).lower()}">{escape(name)}</button>'
+            f'<button type="button" data-to="{k}" aria-pressed="{str(k == 0).lower()}">'
+            f"{escape(name)}</button>"
             for k, name in enumerate(names)
         )
         label = escape(f"{block.alt}: from {' to '.join(names)}")
-        slider = f'<input type="range" min="0" max="{len(names) - 1}" step="0.01" value="0" aria-label="{label}">'
+        slider = (
+            f'<input type="range" min="0" max="{len(names) - 1}" step="0.01" value="0" '
+            f'aria-label="{label}">'
+        )
         legend = "".join(
             f'<li><i style="background:{escape(colour)}"></i>{escape(name)}</li>'
             for name, colour in block.legend.items()

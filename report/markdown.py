@@ -36,7 +36,11 @@ LAYERS_ACROSS = 3
 
 
 def render(title: str, blocks: list[Block], figures: Path) -> str:
-    """The file's text. Its figures are written to the folder ``figures``, which must lie beside it; older ones are removed."""
+    """The file's text.
+
+    Its figures are written to the folder ``figures``, which must lie beside it; older ones are
+    removed.
+    """
     page = _Page(writable_folder(figures))
     text = "\n\n".join([f"# {escape(title)}", *(page.block(block) for block in blocks)]) + "\n"
     for path in figures.iterdir():
@@ -128,7 +132,8 @@ class _Page:
         with atomic_write(path) as out:
             out.write(content)
         self.written.add(path)
-        return f"![{escape(block.alt)}]({self._figures.name}/{path.name})\n\n{inline(block.caption)}{self._made(block.runs)}"
+        picture = f"![{escape(block.alt)}]({self._figures.name}/{path.name})"
+        return f"{picture}\n\n{inline(block.caption)}{self._made(block.runs)}"
 
     def _made(self, runs: tuple[RunLog, ...]) -> str:
         return f"\n{provenance(runs)}" if runs else ""

@@ -1,7 +1,8 @@
-"""What the report measures itself, kept in ``OUT/measures.json``, so that each number can be traced.
+"""What the report measures itself, kept in ``OUT/measures.json``, so that each number can be
+traced.
 
-A measure is made once from certain files and certain code, and is read back as long as these are the
-same: files by their sizes and times, a folder by those of all its files, code by its text.
+A measure is made once from certain files and certain code, and is read back as long as these are
+the same: files by their sizes and times, a folder by those of all its files, code by its text.
 """
 
 from __future__ import annotations

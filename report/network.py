@@ -1,7 +1,7 @@
 """One drawing for every network of the project, made by watching a forward pass with hooks.
 
-Hooks say what each layer reads and gives. ``torch.utils.flop_counter`` counts the multiply-adds. So a
-changed stride, width or dilation shows in the drawing without a word here being changed.
+Hooks say what each layer reads and gives. ``torch.utils.flop_counter`` counts the multiply-adds. So
+a changed stride, width or dilation shows in the drawing without a word here being changed.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ WIDTH, LEFT, BOX, HIGH, BRANCH, GAP = 4.2, 0.08, 2.78, 0.46, 1.0, 0.22
 class Stage:
     """Equal layers or blocks in a row, or what goes in (the first stage).
 
-    ``channels``, ``height``, ``width``: of its output. ``dilation``: the largest of its convolutions.
-    ``expansion``: channels inside a block by those that it reads; 0 where it has none or several.
-    ``multiply_adds``: of convolutions and linear layers, for one image. ``reads``: the stages, by their
-    index, whose outputs it reads. ``pool``: the pooling after it, in words.
+    ``channels``, ``height``, ``width``: of its output. ``dilation``: the largest of its
+    convolutions. ``expansion``: channels inside a block by those that it reads; 0 where it has none
+    or several. ``multiply_adds``: of convolutions and linear layers, for one image. ``reads``: the
+    stages, by their index, whose outputs it reads. ``pool``: the pooling after it, in words.
     """
 
     what: str
@@ -173,7 +173,8 @@ def _stage(
 
 
 def _merged(found: list[Stage], join: Callable) -> list[Stage]:
-    """``found`` with each stage put into the one before where ``join(before, stage)`` gives a stage.
+    """``found`` with each stage put into the one before where ``join(before, stage)`` gives a
+    stage.
 
     Only where it reads the one before and nothing else, and nothing else reads that one.
     """
@@ -235,8 +236,9 @@ def strides(found: list[Stage]) -> list[float]:
 
 
 def totals(found: list[Stage]) -> dict[str, float]:
-    """``parameters`` and ``multiply_adds`` (of one image), summed over the stages; the coarsest map's
-    ``stride``; the largest ``dilation``."""
+    """``parameters`` and ``multiply_adds`` (of one image), summed over the stages; the coarsest
+    map's ``stride``; the largest ``dilation``.
+    """
     maps = [stride for stage, stride in zip(found, strides(found), strict=True) if stage.height > 1]
     return {
         "parameters": sum(stage.parameters for stage in found),

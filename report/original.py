@@ -1,7 +1,8 @@
-"""The figures of the original report that this project reproduces, and the best that others published.
+"""The figures of the original report that this project reproduces, and the best that others
+published.
 
-All figures are validation scores on the course's own data: accuracy for problems 1 and 2, mean IoU for
-problem 3. Everybody chose the best epoch on the images that the figure is of.
+All figures are validation scores on the course's own data: accuracy for problems 1 and 2, mean IoU
+for problem 3. Everybody chose the best epoch on the images that the figure is of.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """``epoch``: of the best epoch, where it is told. ``note``: what has to stand beside the figure."""
+    """``epoch``: of the best epoch, where it is told.
+
+    ``note``: what has to stand beside the figure.
+    """
 
     value: float
     epoch: int | None = None
@@ -20,7 +24,8 @@ class Score:
 
 SCORES = {  # by problem and model or setting
     "p1_A": Score(0.6476, epoch=58),
-    # All images of problem 1 are of CIFAR-100's training split, on which the weights had been trained.
+    # All images of problem 1 are of CIFAR-100's training split, on which the weights had been
+    # trained.
     "p1_B": Score(0.9714, epoch=1, note="contaminated"),
     "p2_A": Score(0.2848, note="other data"),
     "p2_B": Score(0.4114, note="other data"),

@@ -1,4 +1,6 @@
-"""The page's beginning, all scores beside the original report's, and its end, how every run was made."""
+"""The page's beginning, all scores beside the original report's, and its end, how every run was
+made.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def original(row: str) -> str:
 
 
 def shown(logs: list[RunLog]) -> dict[str, RunLog]:
-    """The run that stands for each of ``ROWS`` that has one: problem 2's settings are of one group."""
+    """The run that stands for each of ``ROWS`` that has one: problem 2's settings are of one
+    group.
+    """
     runs = {row: best_of(named(logs, f"{row}_*")) for row in ROWS if not row.startswith("p2")}
     runs |= {f"p2_{name}": run for name, run in p2.comparable(named(logs, "p2_*")).items()}
     return {row: runs[row] for row in ROWS if runs.get(row)}
@@ -58,7 +62,8 @@ def choice(logs: list[RunLog]) -> str:
     settings = [run for run in named(logs, "p2_*") if "setting" in run.metadata["data"]]
     if len(settings) > sum(row.startswith("p2") for row in runs):
         rules.append(
-            "Of problem 2's runs the largest group of finished ones with one recipe, seed and data is "
+            "Of problem 2's runs the largest group of finished ones with one recipe, seed and "
+            "data is "
             "shown."
         )
     return " ".join(rules)
@@ -125,8 +130,10 @@ def opening(site: Site) -> list[Block]:
             words, command = missing(row, runs)
             rows.append((what, words, original(row), best, (Code(command),)))
     caption = (
-        "Validation scores of the last epoch, as each run's log has them. The original report and the "
-        "published results are of the best epoch. Their problem 2 was scored on the course's data; the "
+        "Validation scores of the last epoch, as each run's log has them. The original report and "
+        "the "
+        "published results are of the best epoch. Their problem 2 was scored on the course's "
+        "data; the "
         "data that this project has for it are a stand-in."
     )
     header = ("what", "here", "original report", "best published", "run, or how to make it")
@@ -161,7 +168,8 @@ def closing(site: Site) -> list[Block]:
     ]
     header = ("run", "last epoch's", "epochs", "seed", "commit", "machine", "command")
     caption = (
-        "Every run that this page was made from, as its run.json tells. A commit that ends in -dirty had "
+        "Every run that this page was made from, as its run.json tells. A commit that ends in "
+        "-dirty had "
         "changes on top."
     )
     return [

@@ -1,4 +1,7 @@
-"""What a page is made of: blocks, and within them text and traced numbers. ``html`` and ``markdown`` write them out."""
+"""What a page is made of: blocks, and within them text and traced numbers.
+
+``html`` and ``markdown`` write them out.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,10 @@ from report.runs import RunLog
 
 @dataclasses.dataclass(frozen=True)
 class Value:
-    """A number that the page states. ``source``: where it stands, as ``<file>#<line or key>/<name>``, see ``trace``."""
+    """A number that the page states.
+
+    ``source``: where it stands, as ``<file>#<line or key>/<name>``, see ``trace``.
+    """
 
     text: str
     value: float
@@ -91,14 +97,19 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Sprite:
-    """The images of a set of points, (N, h, w, 3) uint8, in their order. Made once, shared by several ``Points``."""
+    """The images of a set of points, (N, h, w, 3) uint8, in their order.
+
+    Made once, shared by several ``Points``.
+    """
 
     images: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
 class Points:
-    """A scatter of images: ``xy`` (N, 2) float, ``labels`` (N,) int into ``classes`` and ``colours`` (``#rrggbb``).
+    """A scatter of images:
+
+    ``xy`` (N, 2) float, ``labels`` (N,) int into ``classes`` and ``colours`` (``#rrggbb``).
 
     In the page a point shows its image and label under the pointer, the finger, or the arrow keys.
     """
@@ -115,7 +126,8 @@ class Points:
 
 @dataclasses.dataclass(frozen=True)
 class Layers:
-    """Pictures of one thing by name, each (H, W, 3) uint8: in the page one over the other, with a slider between them.
+    """Pictures of one thing by name, each (H, W, 3) uint8: in the page one over the other, with
+    a slider between them.
 
     ``legend``: the colours (``#rrggbb``) that need a name, by name.
     """
@@ -151,7 +163,8 @@ def unfinished(run: RunLog, more: str = "") -> Gap:
     except ValueError:  # an open quote
         command = latest
     return Gap(
-        f"the end of {run.name}: it is at epoch {run.last['epoch']} of {run.metadata['recipe']['epochs']}{more}.",
+        f"the end of {run.name}: it is at epoch {run.last['epoch']} of "
+        f"{run.metadata['recipe']['epochs']}{more}.",
         command,
     )
 
@@ -160,7 +173,9 @@ Block = Heading | Text | Table | Drawing | Picture | Grid | Points | Layers | Ga
 
 
 def encoded(image: np.ndarray) -> tuple[str, bytes]:
-    """(``png`` or ``jpeg``, the file's bytes) of (H, W, 3) uint8: drawings exactly, photographs small."""
+    """(``png`` or ``jpeg``, the file's bytes) of (H, W, 3) uint8: drawings exactly, photographs
+    small.
+    """
     content = io.BytesIO()
     picture = Image.fromarray(image)
     if len(picture.getcolors(256) or ()):  # getcolors: None where there are more

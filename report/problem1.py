@@ -1,4 +1,6 @@
-"""Problem 1's section: the networks, the accuracies, how the models were trained, and the curves."""
+"""Problem 1's section: the networks, the accuracies, how the models were trained, and the
+curves.
+"""
 
 from __future__ import annotations
 
@@ -52,9 +54,11 @@ def section(site: Site) -> list[Block]:
     return [
         Heading("Problem 1: small images in 50 classes"),
         Text(
-            "Each image of 32×32 pixels gets one of 50 classes, which have numbers only. The score is "
+            "Each image of 32×32 pixels gets one of 50 classes, which have numbers only. The "
+            "score is "
             "the accuracy on the validation images. Model A is a MobileNetV2 trained from random "
-            "weights, model B the same network trained from weights that were learned elsewhere. Model C is an "
+            "weights, model B the same network trained from weights that were learned elsewhere. "
+            "Model C is an "
             "EfficientNet-Lite0 from ImageNet weights, on images that the network enlarges."
         ),
         *(
@@ -101,19 +105,31 @@ def networks(site: Site, run: RunLog | None) -> Iterator[Block]:
     counted = site.measures.of("p1/network", [], compute)
     yield Heading("The networks", 3)
     yield Text(
-        "MobileNetV2 (Sandler et al. 2018) with 1.4 times its channels: ", counted.value("blocks", 0),
-        " inverted residual blocks between two convolutions, the mean over all pixels, which gives the ",
-        counted.value("features", 0), " features, and a linear layer. The resolution is halved ",
-        counted.value("halvings", 0), " times, as the images are small; in the network as published ",
-        counted.value("published halvings", 0), " times. In all ", counted.value("parameters", 0),
-        " parameters and ", counted.value("multiply_adds", 0), " multiply-adds an image. Model C's "
+        "MobileNetV2 (Sandler et al. 2018) with 1.4 times its channels: ",
+        counted.value("blocks", 0),
+        " inverted residual blocks between two convolutions, the mean over all pixels, which "
+        "gives the ",
+        counted.value("features", 0),
+        " features, and a linear layer. The resolution is halved ",
+        counted.value("halvings", 0),
+        " times, as the images are small; in the network as published ",
+        counted.value("published halvings", 0),
+        " times. In all ",
+        counted.value("parameters", 0),
+        " parameters and ",
+        counted.value("multiply_adds", 0),
+        " multiply-adds an image. Model C's "
         "EfficientNet-Lite (Tan & Le 2019, without squeeze and excitation) has ",
-        counted.value("C parameters", 0), " and ", counted.value("C multiply_adds", 0), ".",
-    )  # fmt: skip
+        counted.value("C parameters", 0),
+        " and ",
+        counted.value("C multiply_adds", 0),
+        ".",
+    )
     yield Grid(
         Drawing(
             network.drawing(stages),
-            "Models A and B: the stages, drawn from the model that the code makes: shapes by hooks on a forward pass, "
+            "Models A and B: the stages, drawn from the model that the code makes: shapes by "
+            "hooks on a forward pass, "
             "parameters and multiply-adds (those of convolutions and of the linear layer) counted. "
             "The first block of a stage has no shortcut; the others have one and stride 1.",
             f"The network from top to bottom: {', '.join(stage.title for stage in stages)}",
@@ -126,7 +142,8 @@ def networks(site: Site, run: RunLog | None) -> Iterator[Block]:
         Drawing(
             network.drawing(inside, shortcut=True),
             "The first block with a shortcut, from the inside: the channels are expanded, each is "
-            "filtered by itself, and they are projected back. BatchNorm follows each convolution, and "
+            "filtered by itself, and they are projected back. BatchNorm follows each convolution, "
+            "and "
             "ReLU6 the first two.",
             f"A block: {', '.join(stage.title for stage in inside[1:])}, and a shortcut round them",
         ),
@@ -164,7 +181,8 @@ def accuracies(site: Site, runs: dict[str, RunLog], images: Images | None) -> It
         yield Gap(what, FETCH)
     for run in unmatched:
         yield Gap(
-            f"the interval of {run.name}: its accuracy is no share of the {len(images.labels)} images "
+            f"the interval of {run.name}: its accuracy is no share of the {len(images.labels)} "
+            "images "
             f"in {images.folder}.",
             run.metadata["command"],
         )
@@ -175,8 +193,10 @@ def accuracies(site: Site, runs: dict[str, RunLog], images: Images | None) -> It
         if len(of_model) > 1:
             yield Text(f"Shown of model {model} below: ", Code(runs[model].name), f". {CHOICE}")
     yield Text(
-        f"The original's {SCORES['p1_B'].value} for B is contaminated: all images of this problem, the "
-        "validation images too, are of CIFAR-100's training split, and its initial weights had been "
+        f"The original's {SCORES['p1_B'].value} for B is contaminated: all images of this "
+        "problem, the "
+        "validation images too, are of CIFAR-100's training split, and its initial weights had "
+        "been "
         "trained on that split with the labels. It is no measure of how well the network does on "
         "images that it has not seen."
     )
@@ -185,7 +205,10 @@ def accuracies(site: Site, runs: dict[str, RunLog], images: Images | None) -> It
 
 
 def interval(site: Site, run: RunLog, images: Images | None) -> Parts | None:
-    """Of the last epoch's accuracy; None without the images, or if it is of another number of them."""
+    """Of the last epoch's accuracy;
+
+    None without the images, or if it is of another number of them.
+    """
     if images is None:
         return None
     count, accuracy = len(images.labels), run.last["accuracy"]
@@ -230,11 +253,17 @@ def told(site: Site, run: RunLog) -> tuple[Any, ...]:
     if made_by is None:
         return (*began, ". What these weights were trained on is not recorded in the runs here.")
     return (
-        *began, ", made by ", Code(made_by.metadata["command"]), ": the same network trained on another "
+        *began,
+        ", made by ",
+        Code(made_by.metadata["command"]),
+        ": the same network trained on "
+        "another "
         "labelled set. On images of that set which it had not seen, it had the accuracy ",
-        logged(made_by, made_by.last, "accuracy"), " in epoch ", logged(made_by, made_by.last, "epoch", 0),
+        logged(made_by, made_by.last, "accuracy"),
+        " in epoch ",
+        logged(made_by, made_by.last, "epoch", 0),
         ". The classifier was replaced, all other weights were kept.",
-    )  # fmt: skip
+    )
 
 
 def implementation(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
@@ -270,7 +299,8 @@ def curves(runs: dict[str, RunLog]) -> Iterator[Block]:
             if name != "lr":
                 last += [", " if last else ". Last: ", f"{model} ", logged(run, run.last, name)]
         more = (
-            " It is the mean over an epoch's steps, on augmented images, with label smoothing where the "
+            " It is the mean over an epoch's steps, on augmented images, with label smoothing "
+            "where the "
             "recipe has it."
         )
         caption = (what, *last, ".", more if name == "loss" else "")

@@ -1,4 +1,6 @@
-"""What a checkpoint of problem 1 makes of labelled images: features, predictions, and drawings of its mistakes."""
+"""What a checkpoint of problem 1 makes of labelled images: features, predictions, and drawings
+of its mistakes.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +23,19 @@ from report import charts
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """Of N images, in their order. ``predicted``: (N,) int64; ``confidence``: (N,) float32, the softmax's largest value."""
+    """Of N images, in their order.
+
+    ``predicted``: (N,) int64; ``confidence``: (N,) float32, the softmax's largest value.
+    """
 
     predicted: np.ndarray
     confidence: np.ndarray
 
 
 def features(path: Path, images: Tensor, device: torch.device) -> np.ndarray:
-    """(N, 1792) float32: the second-last layer of the checkpoint at ``path`` on ``images`` (N, 3, 32, 32) uint8."""
+    """(N, 1792) float32: the second-last layer of the checkpoint at ``path`` on ``images`` (N,
+    3, 32, 32) uint8.
+    """
     network, saved = load_network(path, device)
     return _in_batches(
         Predictor(lambda inputs: of_network(network, inputs), saved, device), images, device
@@ -36,7 +43,9 @@ def features(path: Path, images: Tensor, device: torch.device) -> np.ndarray:
 
 
 def predictions(path: Path, images: Tensor, device: torch.device) -> Predictions:
-    """Of ``images`` (N, 3, 32, 32) uint8, in float32, mirrored too if the checkpoint says so: as ``p1.inference`` does."""
+    """Of ``images`` (N, 3, 32, 32) uint8, in float32, mirrored too if the checkpoint says so: as
+    ``p1.inference`` does.
+    """
     network, saved = load_network(path, device)
     predict = Predictor(lambda inputs: logits(network, inputs, saved.flip_test), saved, device)
     confidence, predicted = torch.from_numpy(_in_batches(predict, images, device)).softmax(1).max(1)
@@ -50,14 +59,19 @@ def _in_batches(predict: Predictor, images: Tensor, device: torch.device) -> np.
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """(classes, classes) int64: how many images of a row's class were taken for a column's. Both arguments: (N,) int."""
+    """(classes, classes) int64: how many images of a row's class were taken for a column's.
+
+    Both arguments: (N,) int.
+    """
     return np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(
         classes, classes
     )
 
 
 def confused_pairs(matrix: np.ndarray, at_most: int) -> list[tuple[int, int]]:
-    """(true, predicted) of the largest counts off the diagonal of a ``confusion``, the largest first, zeros left out."""
+    """(true, predicted) of the largest counts off the diagonal of a ``confusion``, the largest
+    first, zeros left out.
+    """
     off = matrix * (1 - np.eye(len(matrix), dtype=matrix.dtype))
     order = np.argsort(-off, axis=None, kind="stable")[:at_most]
     return [(int(k) // len(off), int(k) % len(off)) for k in order if off.flat[k] > 0]
@@ -70,7 +84,9 @@ def worst_mistakes(labels: np.ndarray, made: Predictions, at_most: int) -> np.nd
 
 
 def confusion_drawing(matrix: np.ndarray) -> Figure:
-    """A ``confusion`` in shares of each row: right ones in one colour, wrong ones in another, the fuller the larger."""
+    """A ``confusion`` in shares of each row: right ones in one colour, wrong ones in another,
+    the fuller the larger.
+    """
     count = len(matrix)
     shares = matrix / matrix.sum(1, keepdims=True).clip(1)
     figure, axes = charts.panel(4.2, 4.2)
@@ -104,7 +120,9 @@ def confusion_drawing(matrix: np.ndarray) -> Figure:
 def mistakes_drawing(
     images: np.ndarray, titles: list[str], details: list[str], columns: int = 4
 ) -> Figure:
-    """``images`` (N, h, w, 3) uint8 in rows of ``columns``, a title and a smaller detail under each."""
+    """``images`` (N, h, w, 3) uint8 in rows of ``columns``, a title and a smaller detail under
+    each.
+    """
     side, pitch, room = 0.8, 1.03, 1.28
     rows = -(-len(images) // columns)
     figure, axes = charts.panel(4.2, rows * room + 0.06, axes=False)
@@ -138,7 +156,8 @@ def mistakes_drawing(
 def pairs_drawing(
     images: np.ndarray, labels: np.ndarray, made: Predictions, pairs: list[tuple[int, int]]
 ) -> Figure:
-    """A row for each (true, predicted): three images of that mistake, and three rightly predicted ones of the second class.
+    """A row for each (true, predicted): three images of that mistake, and three rightly
+    predicted ones of the second class.
 
     ``images``: (N, h, w, 3) uint8. Of both kinds those with the highest confidence are shown.
     """

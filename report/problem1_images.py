@@ -1,4 +1,6 @@
-"""Problem 1's section, the part that needs the validation images: the features in two dimensions, and the mistakes."""
+"""Problem 1's section, the part that needs the validation images: the features in two
+dimensions, and the mistakes.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,10 @@ PAIRS, WORST = 8, 12
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """The validation set. ``tensor``: (N, 3, 32, 32) uint8; ``pixels``: the same, (N, 32, 32, 3); ``labels``: (N,) int64."""
+    """The validation set.
+
+    ``tensor``: (N, 3, 32, 32) uint8; ``pixels``: the same, (N, 32, 32, 3); ``labels``: (N,) int64.
+    """
 
     folder: Path
     tensor: Tensor
@@ -95,35 +100,58 @@ def measure(site: Site, run: RunLog, epoch: int, path: Path, images: Images) -> 
 def pictures(run: RunLog, measured: dict[int, Measured], images: Images) -> Iterator[Block]:
     first = next(iter(measured.values()))
     yield Text(
-        "The input of the last layer for every validation image, at the first, a middle and the last kept epoch of ",
-        Code(run.name), ", in two dimensions: by PCA, which is linear, and by t-SNE (perplexity ",
-        first.value("tsne perplexity", 0), ", seed ", first.value("tsne seed", 0), ", started from PCA's picture). Every "
-        "class has the same colour throughout. Pointed at, a point shows its image. The table below says what the figures "
+        "The input of the last layer for every validation image, at the first, a middle and the "
+        "last kept epoch of ",
+        Code(run.name),
+        ", in two dimensions: by PCA, which is linear, and by t-SNE (perplexity ",
+        first.value("tsne perplexity", 0),
+        ", seed ",
+        first.value("tsne seed", 0),
+        ", started from PCA's picture). Every "
+        "class has the same colour throughout. Pointed at, a point shows its image. The table "
+        "below says what the figures "
         "under the pictures mean.",
-    )  # fmt: skip
+    )
     sprite, colours = Sprite(images.pixels), projected.palette(len(data.CLASSES))
     classes = tuple(f"class {name}" for name in data.CLASSES)
     for epoch, one in measured.items():
         captions: dict[str, Parts] = {
             "pca": (
-                f"PCA, epoch {epoch}: explains ", one.value("pca explained 1", 3), " and ", one.value("pca explained 2", 3),
-                " of the variance; neighbours ", one.value("pca neighbours", 3), "; silhouette ",
-                one.value("pca silhouette", 3), ".",
+                f"PCA, epoch {epoch}: explains ",
+                one.value("pca explained 1", 3),
+                " and ",
+                one.value("pca explained 2", 3),
+                " of the variance; neighbours ",
+                one.value("pca neighbours", 3),
+                "; silhouette ",
+                one.value("pca silhouette", 3),
+                ".",
             ),
             "tsne": (
-                f"t-SNE, epoch {epoch}: divergence ", one.value("tsne divergence", 3), "; neighbours ",
-                one.value("tsne neighbours", 3), "; silhouette ", one.value("tsne silhouette", 3), ".",
+                f"t-SNE, epoch {epoch}: divergence ",
+                one.value("tsne divergence", 3),
+                "; neighbours ",
+                one.value("tsne neighbours", 3),
+                "; silhouette ",
+                one.value("tsne silhouette", 3),
+                ".",
             ),
-        }  # fmt: skip
+        }
         yield Grid(
             *(
                 Points(
-                    xy=one.arrays[name], labels=images.labels, classes=classes, colours=colours, sprite=sprite,
-                    caption=caption, alt=f"Scatter of the validation images by {name}, epoch {epoch}", runs=(run,),
+                    xy=one.arrays[name],
+                    labels=images.labels,
+                    classes=classes,
+                    colours=colours,
+                    sprite=sprite,
+                    caption=caption,
+                    alt=f"Scatter of the validation images by {name}, epoch {epoch}",
+                    runs=(run,),
                 )
                 for name, caption in captions.items()
             )
-        )  # fmt: skip
+        )
 
 
 def separation(
@@ -150,25 +178,45 @@ def separation(
         for epoch, one in measured.items()
     ]
     yield Table(
-        ("How separated the classes are, by their neighbours: the share of images whose label is the most frequent one among "
-         "the ", found.value("nearest", 0), " nearest other images, by Euclidean distance, in all features and in a picture. "
-         "The silhouette, under the pictures, is 1 for classes far apart and below 0 for mixed ones."),
+        (
+            "How separated the classes are, by their neighbours: the share of images whose label "
+            "is "
+            "the most frequent one among "
+            "the ",
+            found.value("nearest", 0),
+            " nearest other images, by Euclidean distance, in all "
+            "features and in a picture. "
+            "The silhouette, under the pictures, is 1 for classes far apart and below 0 for mixed "
+            "ones.",
+        ),
         ("epoch", "accuracy", *names.values()),
         rows,
         (run,),
-    )  # fmt: skip
+    )
     yield Text(
-        "By the neighbours, PCA's picture has less than half of what all features have at ", found.value("little", 0), " of ",
-        found.value("stages", 0), " stages. t-SNE's picture gains more than chance in ", found.value("rises", 0), " of ",
-        found.value("steps", 0), " steps from stage to stage, and is ahead of PCA's by more than chance at ",
-        found.value("ahead", 0), " of ", found.value("stages", 0), " stages (95 % intervals that do not overlap). ",
+        "By the neighbours, PCA's picture has less than half of what all features have at ",
+        found.value("little", 0),
+        " of ",
+        found.value("stages", 0),
+        " stages. t-SNE's picture gains more than chance in ",
+        found.value("rises", 0),
+        " of ",
+        found.value("steps", 0),
+        " steps from stage to stage, and is ahead of PCA's by more than chance at ",
+        found.value("ahead", 0),
+        " of ",
+        found.value("stages", 0),
+        " stages (95 % intervals that do not overlap). ",
         verdict(found.numbers),
-    )  # fmt: skip
+    )
 
 
 def verdict(found: dict[str, float]) -> str:
     """The sentence that figures of ``projections.finding`` allow."""
-    claim = "the original report's finding, that PCA separates little at any stage and t-SNE more and more as training goes on,"
+    claim = (
+        "the original report's finding, that PCA separates little at any stage and t-SNE more "
+        "and more as training goes on,"
+    )
     if found["little"] == found["ahead"] == found["stages"] and found["rises"] == found["steps"]:
         return f"So {claim} holds here."
     if not found["little"] or not found["rises"] or not found["ahead"]:
@@ -191,15 +239,27 @@ def mistakes(site: Site, run: RunLog | None, images: Images | None) -> Iterator[
     made = figures.Predictions(measured.arrays["predicted"], measured.arrays["confidence"])
     matrix = figures.confusion(images.labels, made.predicted, len(data.CLASSES))
     yield Text(
-        "Predicted from ", Code("last.pt"), " in float32 by the steps of ", Code("hw1_1.sh"), ": accuracy ",
-        measured.value("accuracy"), ", ", measured.value("right", 0), " of ", measured.value("count", 0),
-        " right. Logged in the training, in its number format: ", logged(run, run.last, "accuracy"), ".",
-    )  # fmt: skip
+        "Predicted from ",
+        Code("last.pt"),
+        " in float32 by the steps of ",
+        Code("hw1_1.sh"),
+        ": accuracy ",
+        measured.value("accuracy"),
+        ", ",
+        measured.value("right", 0),
+        " of ",
+        measured.value("count", 0),
+        " right. Logged in the training, in its number format: ",
+        logged(run, run.last, "accuracy"),
+        ".",
+    )
     yield Drawing(
         figures.confusion_drawing(matrix),
-        "Confusion matrix: right predictions blue, mistakes orange, the fuller the larger their share of the true class, not "
+        "Confusion matrix: right predictions blue, mistakes orange, the fuller the larger their "
+        "share of the true class, not "
         "in proportion, so that single ones can be seen.",
-        f"Confusion matrix of {len(matrix)} classes; the table beside it has its largest counts off the diagonal",
+        f"Confusion matrix of {len(matrix)} classes; the table beside it has its largest counts "
+        "off the diagonal",
         (run,),
     )
     pairs = figures.confused_pairs(matrix, PAIRS)
@@ -219,16 +279,19 @@ def mistakes(site: Site, run: RunLog | None, images: Images | None) -> Iterator[
     yield Grid(
         Drawing(
             figures.pairs_drawing(images.pixels, images.labels, made, pairs),
-            "The same pairs. Left, images of the true class that were taken for the other; right, images of that other class "
+            "The same pairs. Left, images of the true class that were taken for the other; right, "
+            "images of that other class "
             "that were recognised; of both those with the highest confidence.",
-            f"Images of the most confused pairs: {', '.join(f'{true} taken for {taken}' for true, taken in pairs)}",
+            "Images of the most confused pairs: "
+            f"{', '.join(f'{true} taken for {taken}' for true, taken in pairs)}",
             (run,),
         ),
         Drawing(
             figures.mistakes_drawing(
                 images.pixels[worst], titles, [f"{made.confidence[k]:.3f}" for k in worst]
             ),
-            "The worst mistakes: wrong with the highest confidence, the softmax's largest value. True class → predicted class.",
+            "The worst mistakes: wrong with the highest confidence, the softmax's largest value. "
+            "True class → predicted class.",
             f"Images of the worst mistakes: {', '.join(titles)}",
             (run,),
         ),

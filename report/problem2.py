@@ -1,4 +1,6 @@
-"""Problem 2's section: the pre-trainings (``problem2_pretraining``), and the settings A to E compared image by image."""
+"""Problem 2's section: the pre-trainings (``problem2_pretraining``), and the settings A to E
+compared image by image.
+"""
 
 from __future__ import annotations
 
@@ -57,9 +59,12 @@ def section(site: Site) -> list[Block]:
     return [
         Heading("Problem 2: pre-training without labels, and five settings"),
         Text(
-            "A ResNet50 is pre-trained on mini, by BYOL without the labels or in the usual way with them. Then the classes of "
-            "office are learned in five settings, A to E. The figures here are of hw1_data's p2_data as it lies here. ",
-            "The project's own copy is a stand-in (Tiny-ImageNet and Caltech-101), so its figures and the original "
+            "A ResNet50 is pre-trained on mini, by BYOL without the labels or in the usual way "
+            "with them. Then the classes of "
+            "office are learned in five settings, A to E. The figures here are of hw1_data's "
+            "p2_data as it lies here. ",
+            "The project's own copy is a stand-in (Tiny-ImageNet and Caltech-101), so its figures "
+            "and the original "
             "report's, which are of the course's data, cannot be compared one by one.",
         ),
         *method(site),
@@ -74,7 +79,8 @@ def section(site: Site) -> list[Block]:
 def train_command(name: str, settings: dict[str, RunLog]) -> str:
     """The command that trains setting ``name`` so that it stands beside ``settings``.
 
-    From the backbone of the other one with the same start; without such a one, the pre-training comes first.
+    From the backbone of the other one with the same start; without such a one, the pre-training
+    comes first.
     """
     metadata = next(
         (run.metadata for run in settings.values()), {"recipe": {"name": "hour"}, "seed": 0}
@@ -91,7 +97,10 @@ def train_command(name: str, settings: dict[str, RunLog]) -> str:
     method, recipes = {"labels": ("supervised", SUPERVISED), "byol": ("byol", PRETRAIN)}[start]
     recipe = ALIASES.get(recipe, recipe)
     learned = recipe if recipe in recipes else "hour"
-    return f"{TRAIN[start].format(recipe=learned)} && {command} --backbone runs/p2_{method}_{learned}/last.pt"
+    return (
+        f"{TRAIN[start].format(recipe=learned)} && {command} --backbone "
+        f"runs/p2_{method}_{learned}/last.pt"
+    )
 
 
 def compared(
@@ -140,9 +149,12 @@ def compared(
         "initial weights",
     )
     caption = (
-        "Validation accuracy, its epoch in brackets; Wilson's interval of the last epoch's. float32: last.pt through the steps "
-        "of hw1_2.sh, where the training may have computed in bfloat16. The best epoch was chosen on the same images, which "
-        "flatters it. All rows have one recipe, one seed, and the same training and validation images."
+        "Validation accuracy, its epoch in brackets; Wilson's interval of the last epoch's. "
+        "float32: last.pt through the steps "
+        "of hw1_2.sh, where the training may have computed in bfloat16. The best epoch was chosen "
+        "on the same images, which "
+        "flatters it. All rows have one recipe, one seed, and the same training and validation "
+        "images."
     )
     yield Table(caption, header, rows, tuple(settings.values()))
 
@@ -212,15 +224,19 @@ def differences(
         rows.append((f"{first} - {second}: {what}", signed(one, "points"), ends, finding, original))
     count = next(iter(measured.values())).value("images", 0)
     yield Text(
-        "Points of accuracy, by which the first setting is above the second on the same ", count, " images (office/val), in "
-        "float32. The interval is a paired bootstrap: 10,000 resamples of the images, seed 0. A difference is called clear if "
-        "its interval does not hold 0, and not otherwise. The interval is about which images were drawn; each setting was "
+        "Points of accuracy, by which the first setting is above the second on the same "
+        "", count, " images (office/val), in "
+        "float32. The interval is a paired bootstrap: 10,000 resamples of the images, seed 0. A "
+        "difference is called clear if "
+        "its interval does not hold 0, and not otherwise. The interval is about which images were "
+        "drawn; each setting was "
         "trained once, so how much another seed would move it is not in it."
     )  # fmt: skip
     known = figures.digests(office(site))
     if any(run.metadata["data"]["val"] not in known for run in used):
         yield Text(
-            "The digest of the validation set in these runs' run.json is not that of the images and labels here (of older "
+            "The digest of the validation set in these runs' run.json is not that of the images "
+            "and labels here (of older "
             "runs: of the files' names, sizes and times)."
         )
     header = ("difference", "points", "95 % interval", "by the rule", "original report")
@@ -247,7 +263,8 @@ def differences(
     ]
     if others:
         yield Text(
-            f"Also a difference of two pre-trainings, as the settings began from different files: {', '.join(others)}."
+            "Also a difference of two pre-trainings, as the settings began from different files: "
+            f"{', '.join(others)}."
         )
 
 
@@ -383,5 +400,8 @@ def together(site: Site, done: dict[str, RunLog], measured: dict[str, Measured])
         )
         for k in shown
     ]
-    caption = f"Images labelled rightly of the {FEW} classes that go best and the {FEW} that go worst, over these settings."
+    caption = (
+        f"Images labelled rightly of the {FEW} classes that go best and the {FEW} that go "
+        "worst, over these settings."
+    )
     yield Table(caption, ("class", "images", *names), rows, runs)

@@ -1,4 +1,6 @@
-"""What problem 2's part of the report draws and measures: the method, curves, probes, and the settings image by image."""
+"""What problem 2's part of the report draws and measures: the method, curves, probes, and the
+settings image by image.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,7 @@ COMPARED = {
 ONLINE, TARGET = 0, 1  # of charts.SERIES
 
 
-# --- the method -------------------------------------------------------------------------------------------------------
+# --- the method -----------------------------------------------------------------------------------
 
 
 def networks() -> BYOL:
@@ -67,7 +69,10 @@ def widths(mlp: nn.Module) -> list[int]:
 
 
 def method(byol: BYOL) -> Figure:
-    """A drawing of the two networks, their sizes read from the modules: Grill et al. 2020, section 3.1 and figure 2."""
+    """A drawing of the two networks, their sizes read from the modules:
+
+    Grill et al. 2020, section 3.1 and figure 2.
+    """
     figure, axes = charts.panel(4.0, 5.3, axes=False)
     left, right, width, tall, low = 0.08, 2.32, 1.6, 0.72, 0.34
     heights = {"views": 4.08, "backbone": 3.14, "projector": 2.2, "predictor": 1.26}
@@ -134,11 +139,13 @@ def _millions(module: nn.Module) -> str:
     return f"{sum(p.numel() for p in module.parameters()) / 1e6:.1f} M parameters"
 
 
-# --- curves -----------------------------------------------------------------------------------------------------------
+# --- curves ---------------------------------------------------------------------------------------
 
 
 def setting_curves(runs: dict[str, RunLog], name: str, label: str) -> Figure:
-    """A logged value of the settings over the epochs, each setting in its own colour whichever others there are."""
+    """A logged value of the settings over the epochs, each setting in its own colour whichever
+    others there are.
+    """
     figure, axes = charts.panel()
     for setting, run in runs.items():
         colour = charts.SERIES[list(SETTINGS).index(setting)]
@@ -158,7 +165,9 @@ def setting_curves(runs: dict[str, RunLog], name: str, label: str) -> Figure:
 
 
 def difference_chart(differences: dict[str, tuple[float, float, float]]) -> Figure:
-    """Differences in points by name, each (difference, low, high): a dot and its interval; grey where it holds 0."""
+    """Differences in points by name, each (difference, low, high): a dot and its interval; grey
+    where it holds 0.
+    """
     figure, axes = charts.panel(4.2, 0.9 + 0.38 * len(differences))
     for k, (difference, low, high) in enumerate(differences.values()):
         colour = charts.SERIES[0] if is_clear(low, high) else charts.MUTED
@@ -181,13 +190,16 @@ def is_clear(low: float, high: float) -> bool:
     return low > 0 or high < 0
 
 
-# --- measures ---------------------------------------------------------------------------------------------------------
+# --- measures -------------------------------------------------------------------------------------
 
 
 def answers(path: Path, office: Path, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
-    """A setting's checkpoint on ``office/val``: (its labels, the true ones), both (N,) texts, in the csv's order.
+    """A setting's checkpoint on ``office/val``:
 
-    The steps of ``p2.inference``, in float32. Raises InputError if ``path`` is no classifier of problem 2.
+    (its labels, the true ones), both (N,) texts, in the csv's order.
+
+    The steps of ``p2.inference``, in float32. Raises InputError if ``path`` is no classifier of
+    problem 2.
     """
     truth, paths = data.read_labelled(office / "val.csv", office / "val")
     predict, classes, _ = predictor(path, device)
@@ -200,7 +212,9 @@ def answers(path: Path, office: Path, device: torch.device) -> tuple[np.ndarray,
 
 
 def digests(office: Path) -> set[str]:
-    """By which a run's record may name ``office/val``: of the images and labels or, of an older run, of its files."""
+    """By which a run's record may name ``office/val``: of the images and labels or, of an older
+    run, of its files.
+    """
     table = office / "train.csv"
     classes = (
         data.classes_of([row["label"] for row in read_rows(table, ("label",))])
@@ -221,7 +235,8 @@ def first_backbone(seed: int) -> nn.Module:
 def probed(
     run: RunLog, path: Path | None, probe: knn.Probe, device: torch.device
 ) -> dict[str, float]:
-    """The kNN probe of a backbone's file, or of the random backbone that ``run`` began with: accuracy, and its interval.
+    """The kNN probe of a backbone's file, or of the random backbone that ``run`` began with:
+    accuracy, and its interval.
 
     In the number format and normalisation of the run, as its own log's would be.
     """
@@ -240,14 +255,15 @@ def probed(
     return {"knn": accuracy, "low": low, "high": high}
 
 
-# --- which runs stand together ----------------------------------------------------------------------------------------
+# --- which runs stand together --------------------------------------------------------------------
 
 
 def comparable(runs: list[RunLog]) -> dict[str, RunLog]:
-    """The group of settings' runs with one recipe, seed, training and validation data to be shown: setting -> run, A to E.
+    """The group of settings' runs with one recipe, seed, training and validation data to be
+    shown: setting -> run, A to E.
 
-    The one with most finished settings; of these with most settings; of these with most epochs. Of a group's runs of one
-    setting a finished one, and of these the one in the folder of that name.
+    The one with most finished settings; of these with most settings; of these with most epochs. Of
+    a group's runs of one setting a finished one, and of these the one in the folder of that name.
     """
     groups: dict[str, dict[str, list[RunLog]]] = {}
     for run in runs:
@@ -280,7 +296,9 @@ def comparable(runs: list[RunLog]) -> dict[str, RunLog]:
 
 
 def other_starts(settings: dict[str, RunLog]) -> list[tuple[str, str]]:
-    """The pairs of ``COMPARED`` that should have begun from one backbone and, by their run.json, have not."""
+    """The pairs of ``COMPARED`` that should have begun from one backbone and, by their run.json,
+    have not.
+    """
     found = []
     for pair in COMPARED:
         if set(pair) <= settings.keys() and SETTINGS[pair[0]].start == SETTINGS[pair[1]].start:
@@ -294,7 +312,10 @@ def other_starts(settings: dict[str, RunLog]) -> list[tuple[str, str]]:
 
 
 def pretraining(runs: list[RunLog], settings: dict[str, RunLog]) -> dict[str, RunLog]:
-    """The pre-training run of each ``start``: byol, labels. The one that ``settings`` began from, else the longest."""
+    """The pre-training run of each ``start``: byol, labels.
+
+    The one that ``settings`` began from, else the longest.
+    """
     kinds = {
         "byol": lambda about: "views" in about["recipe"],
         "labels": lambda about: "labels" in about["data"],

@@ -1,4 +1,7 @@
-"""Problem 2's section, first part: BYOL's method, the two pre-trainings, and the kNN probe of what they made."""
+"""Problem 2's section, first part:
+
+BYOL's method, the two pre-trainings, and the kNN probe of what they made.
+"""
 
 from __future__ import annotations
 
@@ -33,10 +36,17 @@ def method(site: Site) -> Iterator[Block]:
     networks = figures.networks()
     sizes = site.measures.of("p2/byol/parameters", [], lambda: (figures.parameters(networks), {}))
     yield Heading("BYOL, the method", 3)
-    caption = "The online network learns to predict, from one view, what the target network makes of the other. "
-    more = "The target has no gradients; it is a moving average (EMA) of the online network. Pre-training keeps the backbone."
+    caption = (
+        "The online network learns to predict, from one view, what the target network makes "
+        "of the other. "
+    )
+    more = (
+        "The target has no gradients; it is a moving average (EMA) of the online network. "
+        "Pre-training keeps the backbone."
+    )
     alt = (
-        "Two columns: view 1 through the online backbone, projector and predictor; view 2 through the target's backbone and "
+        "Two columns: view 1 through the online backbone, projector and predictor; view 2 through "
+        "the target's backbone and "
         "projector and a stop-gradient; both end in the loss"
     )
     yield Drawing(figures.method(networks), caption + more, alt)
@@ -72,7 +82,8 @@ def pretrained(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
     if not runs:
         return
     yield recipes.table(
-        "How the backbones were pre-trained, as recorded in the runs; below, means over the last epoch.",
+        "How the backbones were pre-trained, as recorded in the runs; below, means over the last "
+        "epoch.",
         [STARTS[start] for start in runs],
         [recipes.made(site, run, "random") | logged_at_the_end(run) for run in runs.values()],
         runs.values(),
@@ -80,15 +91,18 @@ def pretrained(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
     if "byol" in runs:
         views = [recipes.in_words(view) for view in runs["byol"].metadata["recipe"]["views"]]
         yield recipes.table(
-            "BYOL's two views. Each is mirrored with probability a half too, and every image has its own "
+            "BYOL's two views. Each is mirrored with probability a half too, and every image has "
+            "its own "
             "draws.",
             [f"view {k + 1}" for k in range(len(views))],
             views,
             (runs["byol"],),
         )
     yield Text(
-        "The two losses are of different kinds: BYOL's lies between 0 and 8, the other is a cross entropy. The spread watches "
-        "for a collapse: the standard deviation of the normalised projections times the root of their size, about 1 where they "
+        "The two losses are of different kinds: BYOL's lies between 0 and 8, the other is a cross "
+        "entropy. The spread watches "
+        "for a collapse: the standard deviation of the normalised projections times the root of "
+        "their size, about 1 where they "
         "point everywhere, 0 where all images have become one."
     )
     drawn = []
@@ -149,7 +163,8 @@ def probes(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
             )
         elif not there:
             yield Gap(
-                f"the kNN probe of the pre-training {STARTS[start]}, as the images of office are not here.",
+                f"the kNN probe of the pre-training {STARTS[start]}, as the images of office are "
+                "not here.",
                 FETCH,
             )
         else:
@@ -169,8 +184,10 @@ def probes(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
         )
     if rows:
         caption = (
-            f"kNN probe: office/val by the {knn.NEIGHBOURS} nearest features of office/train, nothing trained on them. "
-            "The random backbone is the one that the pre-trainings of this seed began with: what they have to be above."
+            f"kNN probe: office/val by the {knn.NEIGHBOURS} nearest features of office/train, "
+            "nothing trained on them. "
+            "The random backbone is the one that the pre-trainings of this seed began with: what "
+            "they have to be above."
         )
         yield Table(
             caption,
@@ -181,7 +198,9 @@ def probes(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
 
 
 def interval(site: Site, run: RunLog, line: dict[str, Any], name: str) -> Parts:
-    """Wilson's of a logged accuracy on office/val; a dash where the images here are not as many as it was measured on."""
+    """Wilson's of a logged accuracy on office/val; a dash where the images here are not as many
+    as it was measured on.
+    """
     folder = office(site)
     if folder is None:
         return "-"

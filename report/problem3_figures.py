@@ -1,4 +1,6 @@
-"""Problem 3's figures in the report: maps of errors, the confusion matrix, and the curves of the classes."""
+"""Problem 3's figures in the report: maps of errors, the confusion matrix, and the curves of the
+classes.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def change_map(changed: np.ndarray) -> np.ndarray:
 
 
 def matrix(shares: np.ndarray) -> Figure:
-    """A confusion matrix (7, 7) of shares of each row in per cent: true classes down, predicted ones across."""
+    """A confusion matrix (7, 7) of shares of each row in per cent: true classes down, predicted
+    ones across.
+    """
     figure, axes = charts.panel(4.2, 4.1, axes=False)
     left, cell, top = 0.92, 0.445, 3.2
     middles = [left + (column + 0.5) * cell for column in range(len(data.CLASSES))]

@@ -1,4 +1,6 @@
-"""Problem 3's section, second part: masks at three stages of a training, and the class that is hardest."""
+"""Problem 3's section, second part: masks at three stages of a training, and the class that is
+hardest.
+"""
 
 from __future__ import annotations
 
@@ -40,9 +42,12 @@ def masks(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
         )
     if there:
         yield Text(
-            "Validation images, their true masks, and the masks that the checkpoints of up to three epochs give, in float32. "
-            "The last layer compares the first of these epochs with the last: which pixels became right, which became wrong. "
-            "Scores are of the one image; accuracy is over the pixels that are not unknown in the truth."
+            "Validation images, their true masks, and the masks that the checkpoints of up to "
+            "three epochs give, in float32. "
+            "The last layer compares the first of these epochs with the last: which pixels became "
+            "right, which became wrong. "
+            "Scores are of the one image; accuracy is over the pixels that are not unknown in the "
+            "truth."
         )
     for model in sorted(runs, reverse=True):
         run, stages = runs[model], runs[model].stages()
@@ -58,7 +63,9 @@ def masks(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
 def staged(
     site: Site, model: str, run: RunLog, stages: dict[int, Path], paths: dict[str, Path]
 ) -> Iterator[Block]:
-    """The layers of every image, and what became of its pixels between the first stage and the last."""
+    """The layers of every image, and what became of its pixels between the first stage and the
+    last.
+    """
     found = {}
     for epoch, file in stages.items():
         predict = cache(
@@ -76,7 +83,10 @@ def staged(
             logged(run, lines[epoch], "mean_iou"),
         ]
     *first, last = MASK_STAGES
-    original = f" The original report has {', '.join(map(str, first))} and {last} at the three stages of its model B."
+    original = (
+        f" The original report has {', '.join(map(str, first))} and {last} at the three "
+        "stages of its model B."
+    )
     yield Text(*of_set, ".", *([original] if model == "B" else []))
     first, last = min(stages), max(stages)
     shares = {name: changed(site, run, stages, path, name, found) for name, path in paths.items()}
@@ -172,7 +182,9 @@ def layers(
 
 
 def hardest(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
-    """The class of the lowest IoU, by the log's last line, and what it is taken for, by the confusion matrix."""
+    """The class of the lowest IoU, by the log's last line, and what it is taken for, by the
+    confusion matrix.
+    """
     if not runs:
         return
     model = max(runs)  # the later a model, the better its network
@@ -185,7 +197,8 @@ def hardest(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
     hard = min(known, key=known.__getitem__)
     yield Heading("The hardest class", 3)
     said: list[Part] = [
-        f"Model {model} finds {hard} hardest: in its last epoch's log that class has the lowest IoU, "
+        f"Model {model} finds {hard} hardest: in its last epoch's log that class has the lowest "
+        "IoU, "
     ]
     said += [logged(run, run.last, f"iou_{hard}"), "."]
     file = run.checkpoints().get(run.last["epoch"])
@@ -228,11 +241,16 @@ def hardest(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
         else " (logged: "
     )
     yield Text(
-        f"The matrix is of {run.name}'s epoch {run.last['epoch']} over all ", measured.value("images", 0),
-        " validation images, in float32 as hw1_3.sh computes. Its mean IoU is ", measured.value("mean_iou"), bf16,
+        f"The matrix is of {run.name}'s epoch {run.last['epoch']} over all "
+        "", measured.value("images", 0),
+        " validation images, in float32 as hw1_3.sh computes. Its mean IoU is "
+        "", measured.value("mean_iou"), bf16,
         logged(run, run.last, "mean_iou"), ").",
     )  # fmt: skip
-    caption = "Per cent of each true class's pixels (a row) by the class predicted. A dot: less than half a per cent."
+    caption = (
+        "Per cent of each true class's pixels (a row) by the class predicted. A dot: less "
+        "than half a per cent."
+    )
     figure = figures.matrix(predictions.rows_of(measured.arrays["counts"]))
     yield Drawing(
         figure, caption, f"Confusion matrix of model {model} over the validation images", (run,)

@@ -1,4 +1,6 @@
-"""What a training run's checkpoints predict: single masks with their scores, and the confusion matrix of a whole folder."""
+"""What a training run's checkpoints predict: single masks with their scores, and the confusion
+matrix of a whole folder.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,10 @@ def mask(predict: Predictor, image: np.ndarray) -> np.ndarray:
 
 
 def confusion(predict: Predictor, folder: Path) -> Tensor:
-    """``data.confusion`` over all images of a folder with their masks, one at a time. Raises InputError."""
+    """``data.confusion`` over all images of a folder with their masks, one at a time.
+
+    Raises InputError.
+    """
     paths, counts = (
         data.list_images(folder),
         torch.zeros(len(data.CLASSES), len(data.CLASSES), dtype=torch.int64),
@@ -43,7 +48,8 @@ def confusion(predict: Predictor, folder: Path) -> Tensor:
 
 
 def scores(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """``mean_iou``, the course's metric on this mask alone, and ``accuracy`` of the pixels that are not unknown in the truth.
+    """``mean_iou``, the course's metric on this mask alone, and ``accuracy`` of the pixels that
+    are not unknown in the truth.
 
     A score that no pixel counts for is left out.
     """
@@ -57,7 +63,9 @@ def scores(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
 
 
 def rows_of(counts: np.ndarray) -> np.ndarray:
-    """Each row of a confusion matrix by its sum: which share of a true class's pixels was predicted as what. Empty rows: 0."""
+    """Each row of a confusion matrix by its sum: which share of a true class's pixels was
+    predicted as what. Empty rows: 0.
+    """
     sums = counts.sum(1, keepdims=True)
     return np.divide(counts, sums, out=np.zeros(counts.shape), where=sums > 0)
 

@@ -1,4 +1,6 @@
-"""The network's features in two dimensions, by PCA and by t-SNE, and how far apart the classes are in such a picture."""
+"""The network's features in two dimensions, by PCA and by t-SNE, and how far apart the classes
+are in such a picture.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,20 @@ SEED = 0
 
 @dataclasses.dataclass(frozen=True)
 class Projection:
-    """``xy``: (N, 2) float32. ``numbers``: what the method says of itself, and how separated the classes are in ``xy``."""
+    """``xy``:
+
+    (N, 2) float32. ``numbers``: what the method says of itself, and how separated the classes are
+    in ``xy``.
+    """
 
     xy: np.ndarray
     numbers: dict[str, float]
 
 
 def pca(features: np.ndarray, labels: np.ndarray) -> Projection:
-    """The two directions of the largest variance of ``features`` (N, D); explained 1, 2: their shares of all variance."""
+    """The two directions of the largest variance of ``features`` (N, D); explained 1, 2: their
+    shares of all variance.
+    """
     method = PCA(2, svd_solver="arpack", random_state=SEED)
     xy = method.fit_transform(features.astype(np.float64))
     explained = {
@@ -37,10 +45,12 @@ def pca(features: np.ndarray, labels: np.ndarray) -> Projection:
 
 
 def tsne(features: np.ndarray, labels: np.ndarray) -> Projection:
-    """van der Maaten and Hinton 2008, "Visualizing Data using t-SNE", started from PCA's picture.
+    """van der Maaten and Hinton 2008, "Visualizing Data using t-SNE", started from PCA's
+    picture.
 
-    divergence: what it makes small, the Kullback-Leibler divergence of the picture's neighbourhoods from those of
-    ``features`` (N, D). The perplexity is ``PERPLEXITY``, or a third of the images where there are few.
+    divergence: what it makes small, the Kullback-Leibler divergence of the picture's neighbourhoods
+    from those of ``features`` (N, D). The perplexity is ``PERPLEXITY``, or a third of the images
+    where there are few.
     """
     perplexity = min(PERPLEXITY, (len(features) - 1) / 3)
     method = TSNE(2, perplexity=perplexity, init="pca", learning_rate="auto", random_state=SEED)
@@ -53,7 +63,9 @@ def tsne(features: np.ndarray, labels: np.ndarray) -> Projection:
 
 
 def separation(points: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """neighbours: see ``neighbour_accuracy``; silhouette: -1 (classes mixed) to 1 (far apart), Rousseeuw 1987, section 2."""
+    """neighbours: see ``neighbour_accuracy``; silhouette: -1 (classes mixed) to 1 (far apart),
+    Rousseeuw 1987, section 2.
+    """
     return {
         "neighbours": neighbour_accuracy(points, labels),
         "silhouette": silhouette_score(points, labels),
@@ -63,7 +75,8 @@ def separation(points: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 def neighbour_accuracy(
     points: np.ndarray, labels: np.ndarray, neighbours: int = NEIGHBOURS
 ) -> float:
-    """Share of the ``points`` (N, D) whose label most of their nearest others have, by Euclidean distance.
+    """Share of the ``points`` (N, D) whose label most of their nearest others have, by Euclidean
+    distance.
 
     Of labels with as many votes the one with the nearest voter counts. ``labels``: (N,) int.
     """
@@ -78,12 +91,14 @@ def neighbour_accuracy(
 
 
 def finding(pca: list[float], tsne: list[float], full: list[float], count: int) -> dict[str, float]:
-    """How far figures of ``neighbour_accuracy``, a stage of training each, bear out the original report's finding.
+    """How far figures of ``neighbour_accuracy``, a stage of training each, bear out the original
+    report's finding.
 
-    It says that PCA separates little at any stage and t-SNE more and more. little: at how many ``stages`` PCA's picture has
-    less than half of what the ``full`` features have; rises: at how many of ``steps`` between stages t-SNE's picture gains
-    more than chance; ahead: at how many stages it is ahead of PCA's by more than chance. More than chance: the 95 %
-    intervals (Wilson), of ``count`` images, do not overlap.
+    It says that PCA separates little at any stage and t-SNE more and more. little: at how many
+    ``stages`` PCA's picture has less than half of what the ``full`` features have; rises: at how
+    many of ``steps`` between stages t-SNE's picture gains more than chance; ahead: at how many
+    stages it is ahead of PCA's by more than chance. More than chance: the 95 % intervals (Wilson),
+    of ``count`` images, do not overlap.
     """
 
     def clearly_above(high: float, low: float) -> bool:
@@ -105,10 +120,11 @@ def finding(pca: list[float], tsne: list[float], full: list[float], count: int) 
 
 
 def palette(count: int) -> list[str]:
-    """``count`` colours ``#rrggbb``, each as far as can be from those before it, visible on white and on near-black.
+    """``count`` colours ``#rrggbb``, each as far as can be from those before it, visible on
+    white and on near-black.
 
-    Distances are of OKLab (Ottosson 2020, "A perceptual color space for image processing"), in which they are as large as
-    they look.
+    Distances are of OKLab (Ottosson 2020, "A perceptual color space for image processing"), in
+    which they are as large as they look.
     """
     levels = np.linspace(0, 1, 18)
     rgb = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3)
@@ -124,7 +140,10 @@ def palette(count: int) -> list[str]:
 
 
 def oklab(rgb: np.ndarray) -> np.ndarray:
-    """sRGB in 0..1 to OKLab's lightness, green-red and blue-yellow, both (..., 3); Ottosson 2020, the matrices for sRGB."""
+    """sRGB in 0..1 to OKLab's lightness, green-red and blue-yellow, both (..., 3);
+
+    Ottosson 2020, the matrices for sRGB.
+    """
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     cones = np.array(
         [

@@ -89,7 +89,8 @@ ELSEWHERE = {"name", "model", "epochs", "views"}  # settings that stand in anoth
 def in_words(settings: dict[str, Any]) -> dict[str, str]:
     """The settings of a recipe, or of a view of BYOL, in words by their names.
 
-    A setting without words in ``WORDS``, or whose value is of another kind than there, stands as it is.
+    A setting without words in ``WORDS``, or whose value is of another kind than there, stands as it
+    is.
     """
     said = {}
     for name in [*WORDS, *sorted(settings.keys() - WORDS.keys() - ELSEWHERE)]:

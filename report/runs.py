@@ -1,4 +1,6 @@
-"""Reading what a training run wrote: its ``run.json``, ``log.jsonl`` and snapshots, as ``core.run`` leaves them."""
+"""Reading what a training run wrote: its ``run.json``, ``log.jsonl`` and snapshots, as
+``core.run`` leaves them.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,8 @@ class RunLog:
 
     @property
     def is_contaminated(self) -> bool:
-        """Whether it began from weights of CIFAR-100, in whose training split problem 1's images are.
+        """Whether it began from weights of CIFAR-100, in whose training split problem 1's images
+        are.
 
         Known by the weights' digest where the file is still there, and by its name.
         """
@@ -88,10 +91,10 @@ class RunLog:
     def checkpoints(self) -> dict[int, Path]:
         """The kept checkpoints by epoch: the snapshots and, as the last one, ``last.pt``.
 
-        Empty where only the logs are. Each has its line in the log. An epoch's checkpoints are written
-        before its line: a snapshot without a line, of a run that goes on or was killed between the two,
-        is left out. ``last.pt`` may then be one epoch newer than it is called here, which only the file
-        itself could tell; going on puts it right.
+        Empty where only the logs are. Each has its line in the log. An epoch's checkpoints are
+        written before its line: a snapshot without a line, of a run that goes on or was killed
+        between the two, is left out. ``last.pt`` may then be one epoch newer than it is called
+        here, which only the file itself could tell; going on puts it right.
         """
         kept = {
             int(path.stem.split("_")[1]): path
@@ -129,7 +132,9 @@ def sha256(path: Path) -> str:
 
 
 def read(folder: Path) -> RunLog:
-    """Raises InputError if ``folder`` holds no run with at least one whole epoch, or a broken one."""
+    """Raises InputError if ``folder`` holds no run with at least one whole epoch, or a broken
+    one.
+    """
     try:
         metadata = json.loads((folder / "run.json").read_text())
         history = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
@@ -197,8 +202,8 @@ def best_of(runs: list[RunLog]) -> RunLog | None:
 def read_all(folder: Path, pattern: str = "*") -> list[RunLog]:
     """The runs with at least one whole epoch in the folders of ``folder`` that match, by name.
 
-    Without those that ``--fresh`` has set aside, whose names end in ``.old-1`` and so on: the user has
-    started over.
+    Without those that ``--fresh`` has set aside, whose names end in ``.old-1`` and so on: the user
+    has started over.
     """
     folders = sorted(path.parent for path in folder.glob(f"{pattern}/log.jsonl"))
     current = [path for path in folders if not re.search(r"\.old-\d+$", path.name)]

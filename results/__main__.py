@@ -1,8 +1,8 @@
 """The tables of results, from the committed logs: ``python3 -m results``.
 
 Each folder here holds the ``run.json`` and ``log.jsonl`` of a run, as its training wrote them;
-``measures.json`` is what ``python3 -m report`` measured of these runs. With ``--write`` the tables in
-README.md and results/README.md are made anew, between the marks that name them.
+``measures.json`` is what ``python3 -m report`` measured of these runs. With ``--write`` the tables
+in README.md and results/README.md are made anew, between the marks that name them.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def with_tables(text: str, tables: dict[str, str], source: Path) -> str:
 
 
 def glance(folder: Path = FOLDER) -> str:
-    """A Markdown table of the homework's figures: the original report's, and those of the runs here.
+    """A Markdown table of the homework's figures: the original report's, and those of the runs
+    here.
 
     Where runs were chosen, the rule stands below.
     """
