@@ -17,12 +17,13 @@ from pathlib import Path
 import numpy as np
 
 import core  # noqa: F401  # says in one line what this Python lacks
-from core import images, progress
+from core import images
 from core.cli import PARTIAL, InputError, Parser, answer, entry, some
 from core.files import list_files, readable_folder
 from p1 import data as p1
 from p2 import data as p2
 from p3 import data as p3
+from training import progress
 
 HEADER = ("split", "images", "sizes", "classes", "images a class", "double", "unreadable")
 

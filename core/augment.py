@@ -7,7 +7,7 @@ every device.
 
 Images are (N, C, H, W). Geometry that only moves pixels keeps the dtype, whichever it
 is, and take any number of channels, so that an image and its mask, stacked as channels, move
-together. Colour works on RGB in float32, 0..1. CutMix is in ``core.mixing``.
+together. Colour works on RGB in float32, 0..1. CutMix is in ``training.mixing``.
 """
 
 from __future__ import annotations

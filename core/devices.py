@@ -73,7 +73,7 @@ def autocast(device: torch.device, bf16: bool) -> torch.autocast:
     """A context in which convolutions and products run in ``short_format``, if ``bf16`` asks for
     it.
 
-    Where that is float16, training needs ``core.training.loss_scaler``.
+    Where that is float16, training needs ``training.loop.loss_scaler``.
     """
     dtype = short_format(device) if bf16 else None
     return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)

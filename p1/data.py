@@ -36,7 +36,7 @@ def load(folder: Path, memory: float = math.inf) -> tuple[Tensor, Tensor, list[P
     """Images (N, 3, 32, 32) uint8, labels (N,) int64 and paths of a labelled folder. ``memory``: see ``cache.load``."""
     import torch  # here, as the inference decodes before it has torch
 
-    from core import cache
+    from training import cache
 
     paths = list_files(folder, SUFFIXES)
     labels = torch.tensor([label_of(path.name) for path in paths])

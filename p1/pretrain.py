@@ -13,26 +13,26 @@ from pathlib import Path
 
 import torch
 
-from core import cache, processes, training
 from core.cli import InputError
 from core.files import natural
-from core.predictions import locate, read_rows
 from core.randomness import seed_of
+from inference.predictions import locate, read_rows
 from p1 import data
 from p1.model import build
 from p1.recipes import PRETRAIN, Recipe
 from p1.train import fit, show
+from training import cache, flags, loop, processes
 
 HOLD_OUT = 20
 
 
 def arguments() -> tuple[argparse.Namespace, Recipe]:
-    parser = training.command_line(
+    parser = flags.command_line(
         __doc__, data="hw1_data/p2_data/mini", run="runs/p1_pretrain_RECIPE"
     )
     parser.add_argument("--labels", type=Path, help="csv: filename,label (DATA/labels.csv)")
     args = parser.parse_args()
-    return args, training.choose_recipe(parser, args, PRETRAIN, "p1_pretrain")
+    return args, flags.choose_recipe(parser, args, PRETRAIN, "p1_pretrain")
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def main() -> None:
     names = [row["label"] for row in rows]
     classes = tuple(sorted(set(names), key=natural))
     labels = torch.tensor([classes.index(name) for name in names])
-    held = training.held_out(labels, args.seed, HOLD_OUT)
+    held = loop.held_out(labels, args.seed, HOLD_OUT)
     if not held.any():
         raise InputError(f"{table} names no label twice; of two images, one is to measure on")
     kept_paths = [path for path, out in zip(paths, held, strict=True) if not out]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from core.cli import Parser, answer, entry
 from core.files import list_files
-from core.predictions import read_labels, score, wilson
+from inference.predictions import read_labels, score, wilson
 from p1 import data
 
 

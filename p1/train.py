@@ -9,18 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core import augment, cache, checkpoint, devices, mixing, optim, preview, processes, training
+from core import augment, checkpoint, devices
 from core.cli import InputError, say
-from core.provenance import digest
 from core.randomness import generator, seed_of, steps_per_epoch
-from core.run import Run
 from p1 import data
 from p1.model import build, load_pretrained, logits, pretrained_file
 from p1.recipes import RECIPES, Recipe
+from training import cache, flags, loop, mixing, optim, preview, processes
+from training.provenance import digest
+from training.run import Run
 
 
 def arguments() -> tuple[argparse.Namespace, Recipe]:
-    parser = training.command_line(__doc__, data="hw1_data/p1_data", run="runs/p1_MODEL_RECIPE")
+    parser = flags.command_line(__doc__, data="hw1_data/p1_data", run="runs/p1_MODEL_RECIPE")
     parser.add_argument(
         "--model",
         choices=["A", "B", "C"],
@@ -31,10 +32,10 @@ def arguments() -> tuple[argparse.Namespace, Recipe]:
         "--pretrained",
         help="initial weights; B: file of a state dict or a checkpoint of p1; C: imagenet",
     )
-    training.tune_flag(parser)
+    flags.tune_flag(parser)
     args = parser.parse_args()
     recipes = {name: models[args.model] for name, models in RECIPES.items() if args.model in models}
-    recipe = training.choose_recipe(parser, args, recipes, f"p1_{args.model}")
+    recipe = flags.choose_recipe(parser, args, recipes, f"p1_{args.model}")
     if args.model == "A" and args.pretrained:
         raise InputError("model A is trained from scratch: leave out --pretrained, or --model B")
     if args.model == "B" and not args.pretrained:
@@ -48,7 +49,7 @@ def main() -> None:
 
     images, labels, _ = data.load(args.data / "train_50", args.data_memory)
     if args.tune:
-        held = training.held_out(labels, args.seed)
+        held = loop.held_out(labels, args.seed)
         val_images, val_labels = images[held], labels[held]
         images, labels = images[~held], labels[~held]
     else:
@@ -89,7 +90,7 @@ def fit(
 ) -> None:
     """The loop. A set is images (N, 3, 32, 32) uint8 and labels (N,) int64, on the CPU.
 
-    ``prefix``: of the run folder's name. ``identity``, ``notes``: what ``core.run.Run`` is told of
+    ``prefix``: of the run folder's name. ``identity``, ``notes``: what ``training.run.Run`` is told of
     the data, beside the two sets.
     """
     digests = {"train": digest(*train_set), "val": digest(*val_set)}
@@ -108,9 +109,9 @@ def fit(
         recipe.decay_vectors,
         recipe.backbone_rate,
     )
-    scaler = training.loss_scaler(device, recipe.bf16)
+    scaler = loop.loss_scaler(device, recipe.bf16)
     run = Run(
-        training.run_folder(args, prefix, recipe),
+        flags.run_folder(args, prefix, recipe),
         recipe=recipe,
         data=digests | identity,
         notes=notes,
@@ -123,16 +124,16 @@ def fit(
             "std": recipe.std,
             "flip_test": recipe.flip_test,
         },
-        state=training.state(network=network, average=average, optimizer=optimizer, scaler=scaler),
+        state=loop.state(network=network, average=average, optimizer=optimizer, scaler=scaler),
         device=device,
         watch="accuracy",
-        **training.run_options(args),
+        **flags.run_options(args),
     )
 
     for _ in run.epochs(recipe.epochs, recipe.patience):
         network.train()
         for index in run.batches(len(images), recipe.batch_size):
-            training.set_learning_rate(optimizer, recipe, run.total_steps, steps)
+            loop.set_learning_rate(optimizer, recipe, run.total_steps, steps)
             rng = generator(*run.keys())
             inputs = augmented(cache.gather(images, index, device), recipe, rng)
             truth = labels[index.to(device)]
@@ -147,7 +148,7 @@ def fit(
                     out, truth, label_smoothing=recipe.label_smoothing
                 )
             decay = optim.warmed_up(recipe.average, run.total_steps)
-            training.step(loss, network, optimizer, scaler, average=average, decay=decay)
+            loop.step(loss, network, optimizer, scaler, average=average, decay=decay)
             run.step(loss=loss)
         run.begin_evaluation()
         result = evaluate(average, *val_set, recipe, device)
@@ -159,7 +160,7 @@ def evaluate(
 ) -> float:
     """Accuracy, 0..1, on images (N, 3, 32, 32) uint8 with labels (N,) int64."""
     network.eval()
-    return training.accuracy(
+    return loop.accuracy(
         lambda inputs: logits(network, inputs, recipe.flip_test),
         images,
         labels,
@@ -189,7 +190,7 @@ def show(
     classes: tuple[str, ...],
 ) -> None:
     """``--preview`` of labelled images (N, 3, 32, 32) uint8."""
-    index, keys = training.first_batch(len(images), recipe.batch_size, args.seed)
+    index, keys = loop.first_batch(len(images), recipe.batch_size, args.seed)
     rng = generator(*keys)
     inputs = augmented(images[index], recipe, rng)
     captions = [classes[k] for k in labels[index].tolist()]

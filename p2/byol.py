@@ -12,8 +12,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from core import optim
 from core.cli import InputError
+from training import optim
 
 
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

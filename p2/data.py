@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from core import images
 from core.cli import InputError, some
 from core.files import list_files, natural
-from core.predictions import locate, read_rows
+from inference.predictions import locate, read_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +24,7 @@ decode = functools.partial(images.read_square, size=SIZE)
 
 def load_unlabelled(folder: Path, memory: float = math.inf) -> tuple[Tensor, list[Path]]:
     """Images (N, 3, 128, 128) uint8 and paths of a folder. ``memory``: see ``cache.load``."""
-    from core import cache  # here, as the inference decodes before it has torch
+    from training import cache  # here, as the inference decodes before it has torch
 
     paths = list_files(folder, images.SUFFIXES)
     return cache.load(paths, decode, KIND, memory), paths
@@ -51,7 +51,7 @@ def load_labelled(
     """
     import torch  # here, as the inference decodes before it has torch
 
-    from core import cache
+    from training import cache
 
     labels, paths = read_labelled(table, folder)
     classes = classes or classes_of(labels)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from core import devices, processes
+from core import devices
 from p2 import knn
 from p2.recipes import TransferRecipe
+from training import processes
 
 
 def applies(frozen: bool, recipe: TransferRecipe) -> bool:
@@ -51,7 +52,7 @@ def accuracy(
 ) -> float:
     """The accuracy, 0..1, of ``head`` on ``both_features`` of the validation images.
 
-    The same as ``core.training.accuracy`` has of the whole network on the images.
+    The same as ``training.loop.accuracy`` has of the whole network on the images.
     """
     with devices.autocast(device, recipe.bf16):
         out, mirrored = head(features).float()

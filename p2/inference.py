@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 from core import images
 from core.cli import Parser, entry, file_path
 from core.files import writable_file
-from core.inference import Labels, Stream, Views, check_outputs, flags, on_device, top_flag
-from core.predictions import locate, read_rows, write_rows
+from inference.predictions import locate, read_rows, write_rows
+from inference.stream import Labels, Stream, Views, check_outputs, flags, on_device, top_flag
 from p2 import data
 
-if TYPE_CHECKING:  # torch is imported while files are decoded: see core.inference
+if TYPE_CHECKING:  # torch is imported while files are decoded: see inference.stream
     import torch
 
-    from core.predictor import Predictor
+    from inference.predictor import Predictor
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -83,7 +83,7 @@ def predictor(
     ``flip``: as the checkpoint says, if it is None. Raises InputError if it is no classifier of p2.
     """
     from core import checkpoint
-    from core.predictor import Predictor, fold, load_network
+    from inference.predictor import Predictor, fold, load_network
     from p2.model import build, logits
 
     saved = checkpoint.load(path, "p2")

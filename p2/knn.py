@@ -13,11 +13,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from core import augment, devices, processes, progress
+from core import augment, devices
 from core.cli import say
-from core.provenance import digest
 from p2 import data
 from p2.recipes import PretrainRecipe, TransferRecipe
+from training import processes, progress
+from training.provenance import digest
 
 NEIGHBOURS = 20
 TEMPERATURE = 0.07

@@ -11,20 +11,21 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from core import augment, cache, devices, optim, preview, processes, training
-from core.provenance import digest
+from core import augment, devices
 from core.randomness import generator, seed_of, steps_per_epoch
-from core.run import Run
 from p2 import data, knn
 from p2.byol import BYOL, target_decay
 from p2.model import FEATURES, backbone_fields, make_backbone
 from p2.recipes import PRETRAIN, PretrainRecipe, View
+from training import cache, flags, loop, optim, preview, processes
+from training.provenance import digest
+from training.run import Run
 
 
 def arguments() -> tuple[argparse.Namespace, PretrainRecipe]:
-    parser = training.command_line(__doc__, data="hw1_data/p2_data", run="runs/p2_byol_RECIPE")
+    parser = flags.command_line(__doc__, data="hw1_data/p2_data", run="runs/p2_byol_RECIPE")
     args = parser.parse_args()
-    return args, training.choose_recipe(parser, args, PRETRAIN, "p2_byol")
+    return args, flags.choose_recipe(parser, args, PRETRAIN, "p2_byol")
 
 
 def main() -> None:
@@ -36,7 +37,7 @@ def main() -> None:
     images = cache.resident(images, device, args.data_memory)
     steps = steps_per_epoch(len(images), recipe.batch_size)
     if args.preview:
-        index, keys = training.first_batch(len(images), recipe.batch_size, args.seed)
+        index, keys = loop.first_batch(len(images), recipe.batch_size, args.seed)
         views = both_views(cache.gather(images, index, device), recipe, keys, recipe.size_in(0))
         shown = [preview.pictures(made, recipe.mean, recipe.std) for made in views]
         return preview.write(args.preview, torch.cat(shown, 2))
@@ -49,29 +50,29 @@ def main() -> None:
         recipe.optimiser, byol, recipe.lr, recipe.weight_decay, recipe.decay_vectors
     )
     plateau = optim.plateau(optimizer, recipe.schedule)
-    scaler = training.loss_scaler(device, recipe.bf16)
+    scaler = loop.loss_scaler(device, recipe.bf16)
     run = Run(
-        training.run_folder(args, "p2_byol", recipe),
+        flags.run_folder(args, "p2_byol", recipe),
         recipe=recipe,
         data={**digests, "probe": knn.identity(probe)},
         model=backbone_fields(recipe),
-        state=training.state(byol=byol, optimizer=optimizer, plateau=plateau, scaler=scaler),
+        state=loop.state(byol=byol, optimizer=optimizer, plateau=plateau, scaler=scaler),
         device=device,
         watch="loss",
         better=min,
-        **training.run_options(args),
+        **flags.run_options(args),
     )
 
     for epoch in run.epochs(recipe.epochs, recipe.patience, patience_from=recipe.plateau_from):
         byol.train()
         # At least two images a process, for the projector's BatchNorm.
         for index in run.batches(len(images), recipe.batch_size, at_least=2):
-            training.set_learning_rate(optimizer, recipe, run.total_steps, steps)
+            loop.set_learning_rate(optimizer, recipe, run.total_steps, steps)
             batch = cache.gather(images, index, device)
             views = both_views(batch, recipe, run.keys(), recipe.size_in(epoch))
             with devices.autocast(device, recipe.bf16):
                 loss, spread = trained(*views)
-            training.step(loss, byol, optimizer, scaler)
+            loop.step(loss, byol, optimizer, scaler)
             byol.update_target(
                 target_decay(
                     recipe.target_decay,

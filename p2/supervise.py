@@ -12,23 +12,22 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from core import cache, devices, optim, processes, training
-from core.provenance import digest
+from core import devices
 from core.randomness import generator, seed_of, steps_per_epoch
-from core.run import Run
 from p2 import data, knn
 from p2.model import Classifier, backbone_fields
 from p2.recipes import SUPERVISED, TransferRecipe
 from p2.train import augmented, show
+from training import cache, flags, loop, optim, processes
+from training.provenance import digest
+from training.run import Run
 
 
 def arguments() -> tuple[argparse.Namespace, TransferRecipe]:
-    parser = training.command_line(
-        __doc__, data="hw1_data/p2_data", run="runs/p2_supervised_RECIPE"
-    )
+    parser = flags.command_line(__doc__, data="hw1_data/p2_data", run="runs/p2_supervised_RECIPE")
     parser.add_argument("--labels", type=Path, help="csv: id,filename,label (DATA/mini/labels.csv)")
     args = parser.parse_args()
-    return args, training.choose_recipe(parser, args, SUPERVISED, "p2_supervised")
+    return args, flags.choose_recipe(parser, args, SUPERVISED, "p2_supervised")
 
 
 def main() -> None:
@@ -53,23 +52,23 @@ def main() -> None:
     optimizer = optim.make(
         recipe.optimiser, network, recipe.lr, recipe.weight_decay, recipe.decay_vectors
     )
-    scaler = training.loss_scaler(device, recipe.bf16)
+    scaler = loop.loss_scaler(device, recipe.bf16)
     run = Run(
-        training.run_folder(args, "p2_supervised", recipe),
+        flags.run_folder(args, "p2_supervised", recipe),
         recipe=recipe,
         data={**digests, "probe": knn.identity(probe)},
         model=backbone_fields(recipe),
-        state=training.state(network=network, optimizer=optimizer, scaler=scaler),
+        state=loop.state(network=network, optimizer=optimizer, scaler=scaler),
         device=device,
         watch="loss",
         better=min,
-        **training.run_options(args),
+        **flags.run_options(args),
     )
 
     for _ in run.epochs(recipe.epochs, recipe.patience):
         network.train()
         for index in run.batches(len(images), recipe.batch_size):
-            training.set_learning_rate(optimizer, recipe, run.total_steps, steps)
+            loop.set_learning_rate(optimizer, recipe, run.total_steps, steps)
             inputs = augmented(cache.gather(images, index, device), recipe, generator(*run.keys()))
             truth = labels[index.to(device)]
             with devices.autocast(device, recipe.bf16):
@@ -77,7 +76,7 @@ def main() -> None:
             loss = nn.functional.cross_entropy(
                 out.float(), truth, label_smoothing=recipe.label_smoothing
             )
-            training.step(loss, network, optimizer, scaler)
+            loop.step(loss, network, optimizer, scaler)
             run.step(loss=loss, train_accuracy=(out.argmax(1) == truth).float().mean())
         run.begin_evaluation()
         measured = {"lr": optimizer.param_groups[0]["lr"]}

@@ -12,21 +12,22 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from core import augment, cache, devices, optim, preview, processes, training
+from core import augment, devices
 from core.cli import STOPPED, InputError, say
-from core.predictions import wilson
-from core.provenance import digest
 from core.randomness import generator, seed_of, steps_per_epoch
-from core.run import Run
-from core.runfolder import start_over
+from inference.predictions import wilson
 from p2 import data, frozen
 from p2.model import Classifier, classifier_fields, load_backbone, logits, make_backbone
 from p2.recipes import TRANSFER, TransferRecipe
 from p2.settings import SETTINGS, Setting
+from training import cache, flags, loop, optim, preview, processes
+from training.provenance import digest
+from training.run import Run
+from training.runfolder import start_over
 
 
 def arguments() -> tuple[argparse.Namespace, TransferRecipe]:
-    parser = training.command_line(__doc__, data="hw1_data/p2_data", run="runs/p2_SETTING_RECIPE")
+    parser = flags.command_line(__doc__, data="hw1_data/p2_data", run="runs/p2_SETTING_RECIPE")
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--setting", choices=list(SETTINGS), default="C", help="%(default)s; see p2/settings.py"
@@ -42,7 +43,7 @@ def arguments() -> tuple[argparse.Namespace, TransferRecipe]:
         "--byol-backbone", type=Path, help="of settings C and E (runs/p2_byol_RECIPE/last.pt)"
     )
     args = parser.parse_args()
-    return args, training.choose_recipe(parser, args, TRANSFER, f"p2_{args.setting}")
+    return args, flags.choose_recipe(parser, args, TRANSFER, f"p2_{args.setting}")
 
 
 def main() -> None:
@@ -125,7 +126,7 @@ def row(setting: Setting, start: Path | None, run: Run, count: int) -> tuple[str
 
 
 def run_folder(setting: Setting, args: argparse.Namespace, recipe: TransferRecipe) -> Path:
-    return training.run_folder(args, f"p2_{setting.name}", recipe)
+    return flags.run_folder(args, f"p2_{setting.name}", recipe)
 
 
 def first_weights(
@@ -176,7 +177,7 @@ def train(setting: Setting, args: argparse.Namespace, recipe: TransferRecipe) ->
     optimizer = optim.make(
         recipe.optimiser, network, recipe.lr, recipe.weight_decay, recipe.decay_vectors
     )
-    scaler = training.loss_scaler(device, recipe.bf16)
+    scaler = loop.loss_scaler(device, recipe.bf16)
     run = Run(
         run_folder(setting, args, recipe),
         recipe=recipe,
@@ -188,10 +189,10 @@ def train(setting: Setting, args: argparse.Namespace, recipe: TransferRecipe) ->
         },
         notes={"backbone": str(start)},
         model=classifier_fields(recipe, classes),
-        state=training.state(network=network, optimizer=optimizer, scaler=scaler),
+        state=loop.state(network=network, optimizer=optimizer, scaler=scaler),
         device=device,
         watch="accuracy",
-        **training.run_options(args),
+        **flags.run_options(args),
     )
 
     features = val_features = torch.empty(0)
@@ -201,7 +202,7 @@ def train(setting: Setting, args: argparse.Namespace, recipe: TransferRecipe) ->
             features = frozen.both_features(network.backbone, images, recipe, device)
             val_features = frozen.both_features(network.backbone, val_images, recipe, device)
         for index in run.batches(len(images), recipe.batch_size):
-            training.set_learning_rate(optimizer, recipe, run.total_steps, steps)
+            loop.set_learning_rate(optimizer, recipe, run.total_steps, steps)
             rng = generator(*run.keys())
             if head_only:
                 inputs = frozen.drawn(features, index, rng)
@@ -212,7 +213,7 @@ def train(setting: Setting, args: argparse.Namespace, recipe: TransferRecipe) ->
             loss = nn.functional.cross_entropy(
                 out.float(), labels[index.to(device)], label_smoothing=recipe.label_smoothing
             )
-            training.step(loss, network, optimizer, scaler)
+            loop.step(loss, network, optimizer, scaler)
             run.step(loss=loss)
         run.begin_evaluation()
         if head_only:
@@ -232,7 +233,7 @@ def evaluate(
 ) -> float:
     """Accuracy, 0..1, on images (N, 3, 128, 128) uint8 with labels (N,) int64."""
     network.eval()
-    return training.accuracy(
+    return loop.accuracy(
         lambda inputs: logits(network, inputs, recipe.flip_test),
         images,
         labels,
@@ -258,7 +259,7 @@ def show(
     classes: tuple[str, ...],
 ) -> None:
     """``--preview`` of labelled images (N, 3, 128, 128) uint8; ends the program."""
-    index, keys = training.first_batch(len(images), recipe.batch_size, args.seed)
+    index, keys = loop.first_batch(len(images), recipe.batch_size, args.seed)
     inputs = augmented(images[index], recipe, generator(*keys))
     shown = preview.pictures(inputs, recipe.mean, recipe.std)
     preview.write(args.preview, shown, [classes[k] for k in labels[index].tolist()])

@@ -104,7 +104,7 @@ def load(folder: Path, memory: float = math.inf) -> tuple[Tensor, list[Path]]:
 
     ``memory``: see ``cache.load``.
     """
-    from core import cache  # here, as the inference decodes before it has torch
+    from training import cache  # here, as the inference decodes before it has torch
 
     paths = list_images(folder)
     return cache.load(paths, read_pair, KIND, memory, beside=masks(paths)), paths

@@ -16,15 +16,15 @@ import numpy as np
 from core import images
 from core.cli import InputError, Parser, entry, some
 from core.files import atomic_write, output_folder, writable_file
-from core.inference import Stream, Views, check_outputs, flags, on_device
-from core.predictions import write_rows
+from inference.predictions import write_rows
+from inference.stream import Stream, Views, check_outputs, flags, on_device
 from p3 import data
 
-if TYPE_CHECKING:  # torch is imported while files are decoded: see core.inference
+if TYPE_CHECKING:  # torch is imported while files are decoded: see inference.stream
     import torch
     from torch import Tensor, nn
 
-    from core.predictor import Predictor
+    from inference.predictor import Predictor
 
 ROOT = Path(__file__).resolve().parents[1]
 # Of an image that cannot be read: the commonest class, all over, in the course's size if need be.
@@ -159,7 +159,7 @@ def predictor(
     ``flip``: as the checkpoint says, if it is None. Raises InputError if it is none of problem 3's.
     """
     from core import checkpoint
-    from core.predictor import Predictor, fold, load_network
+    from inference.predictor import Predictor, fold, load_network
     from p3.model import build
 
     saved = checkpoint.load(path, "p3")

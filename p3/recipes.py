@@ -27,7 +27,7 @@ class Recipe:
     ignore_unknown: bool
     optimiser: Literal["adam", "adamw", "sgd", "lars"]
     lr: float
-    schedule: Literal["constant", "plateau", "cosine"]  # see core.optim
+    schedule: Literal["constant", "plateau", "cosine"]  # see training.optim
     warmup_epochs: float
     weight_decay: float
     decay_vectors: bool

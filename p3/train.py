@@ -9,18 +9,19 @@ import math
 import torch
 from torch import Tensor, nn
 
-from core import augment, cache, checkpoint, devices, optim, preview, processes, progress, training
+from core import augment, checkpoint, devices
 from core.cli import InputError, say
-from core.provenance import digest
 from core.randomness import generator, seed_of, steps_per_epoch
-from core.run import Run
 from p3 import data
 from p3.model import OF_MODEL, build, load_pretrained, logits, pretrained_file
 from p3.recipes import RECIPES, Recipe
+from training import cache, flags, loop, optim, preview, processes, progress
+from training.provenance import digest
+from training.run import Run
 
 
 def arguments() -> tuple[argparse.Namespace, Recipe]:
-    parser = training.command_line(__doc__, data="hw1_data/p3_data", run="runs/p3_MODEL_RECIPE")
+    parser = flags.command_line(__doc__, data="hw1_data/p3_data", run="runs/p3_MODEL_RECIPE")
     parser.add_argument(
         "--model",
         choices=list(OF_MODEL),
@@ -31,10 +32,10 @@ def arguments() -> tuple[argparse.Namespace, Recipe]:
         "--pretrained",
         help="A, B: file of torchvision's state dict; C: imagenet; without it, from scratch",
     )
-    training.tune_flag(parser)
+    flags.tune_flag(parser)
     args = parser.parse_args()
     recipes = {name: models[args.model] for name, models in RECIPES.items() if args.model in models}
-    return args, training.choose_recipe(parser, args, recipes, f"p3_{args.model}")
+    return args, flags.choose_recipe(parser, args, recipes, f"p3_{args.model}")
 
 
 def main() -> None:
@@ -43,7 +44,7 @@ def main() -> None:
 
     pairs, _ = data.load(args.data / "train", args.data_memory)
     if args.tune:
-        held = training.held_out(torch.zeros(len(pairs)).long(), args.seed)
+        held = loop.held_out(torch.zeros(len(pairs)).long(), args.seed)
         val_pairs, pairs = pairs[held], pairs[~held]
     else:
         val_pairs, _ = data.load(args.data / "validation", args.data_memory)
@@ -76,9 +77,9 @@ def main() -> None:
         recipe.backbone_rate,
     )
     plateau = optim.plateau(optimizer, recipe.schedule)
-    scaler = training.loss_scaler(device, recipe.bf16)
+    scaler = loop.loss_scaler(device, recipe.bf16)
     run = Run(
-        training.run_folder(args, f"p3_{args.model}", recipe),
+        flags.run_folder(args, f"p3_{args.model}", recipe),
         recipe=recipe,
         data={**digests, "pretrained_file": digest(source) if source else None},
         notes={"pretrained": str(args.pretrained)},
@@ -92,12 +93,12 @@ def main() -> None:
             "flip_test": recipe.flip_test,
             "test_scales": recipe.test_scales,
         },
-        state=training.state(
+        state=loop.state(
             network=network, average=average, optimizer=optimizer, plateau=plateau, scaler=scaler
         ),
         device=device,
         watch="mean_iou",
-        **training.run_options(args),
+        **flags.run_options(args),
     )
 
     # DeepLabv3 and DeepLabv3+ pool an image to one pixel before a BatchNorm.
@@ -107,7 +108,7 @@ def main() -> None:
     for _ in run.epochs(recipe.epochs, recipe.patience):
         network.train()
         for index in run.batches(len(pairs), recipe.batch_size, at_least=at_least):
-            training.set_learning_rate(optimizer, recipe, run.total_steps, steps)
+            loop.set_learning_rate(optimizer, recipe, run.total_steps, steps)
             batch = cache.gather(pairs, index, device)
             images, truth = augmented(batch, recipe, generator(*run.keys()))
             with devices.autocast(device, recipe.bf16):
@@ -116,7 +117,7 @@ def main() -> None:
             if recipe.jaccard:
                 loss = loss + recipe.jaccard * soft_jaccard(out.float(), truth)
             decay = optim.warmed_up(recipe.average, run.total_steps)
-            training.step(loss, network, optimizer, scaler, average=average, decay=decay)
+            loop.step(loss, network, optimizer, scaler, average=average, decay=decay)
             run.step(loss=loss)
         run.begin_evaluation()
         lr = optimizer.param_groups[-1]["lr"]  # of what is no backbone
@@ -203,7 +204,7 @@ def evaluate(
 
 def show(args: argparse.Namespace, recipe: Recipe, pairs: Tensor) -> None:
     """``--preview`` of pairs (N, 4, H, W) uint8: each image with its mask below it."""
-    index, keys = training.first_batch(len(pairs), recipe.batch_size, args.seed)
+    index, keys = loop.first_batch(len(pairs), recipe.batch_size, args.seed)
     images, truth = augmented(pairs[index], recipe, generator(*keys))
     masks = torch.from_numpy(data.colours_of(truth.numpy())).permute(0, 3, 1, 2)
     shown = preview.pictures(images, recipe.mean, recipe.std)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from core.provenance import commits
 from report import charts
 from report.page import (
     SPRITE_COLUMNS,
@@ -35,6 +34,7 @@ from report.page import (
     tiled,
 )
 from report.runs import RunLog
+from training.provenance import commits
 
 FOLDER = Path(__file__).parent
 

@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from core.files import atomic_write, writable_folder
-from core.provenance import commits
 from report import charts
 from report.page import (
     Block,
@@ -30,6 +29,7 @@ from report.page import (
     parts_of,
 )
 from report.runs import RunLog
+from training.provenance import commits
 
 POINT_INCHES = 4.2
 LAYERS_ACROSS = 3

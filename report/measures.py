@@ -24,15 +24,19 @@ import torch
 
 from core.cli import InputError, say, warn
 from core.files import atomic_write, writable_folder
-from core.provenance import fingerprint
 from report.page import Value
 from report.runs import RunLog, best_of, named
+from training.provenance import fingerprint
 
 Computed = tuple[dict[str, float], dict[str, np.ndarray]]
 ROOT = Path(__file__).parents[1]
 CODE = {  # the code that makes a problem's measures: with another perplexity it is another picture
     problem: (
-        *(f"core/{name}.py" for name in ("devices", "images", "inference", "predictions")),
+        "core/devices.py",
+        "core/images.py",
+        "inference/stream.py",
+        "inference/predictor.py",
+        "inference/predictions.py",
         *(f"{problem}/{name}.py" for name in ("data", "model", "inference", *more)),
         f"report/problem{problem[1]}*.py",
         "report/projections.py",

@@ -8,13 +8,13 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from core.provenance import commits
 from report import charts, problem1, problem2, problem3
 from report import problem2_figures as p2
 from report.measures import Site
 from report.original import PUBLISHED, SCORES
 from report.page import Block, Code, Drawing, Heading, Parts, Table, Text, logged
 from report.runs import CHOICE, RunLog, best_of, named
+from training.provenance import commits
 
 SETTINGS = {
     "A": "no pre-training",

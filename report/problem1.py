@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torchvision.models import MobileNetV2
 
-from core.predictions import wilson
+from inference.predictions import wilson
 from p1.model import FEATURES, build, mobilenet_v2
 from p1.recipes import RECIPES
 from report import charts, network, recipes

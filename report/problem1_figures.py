@@ -14,7 +14,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from core.predictor import Predictor
+from inference.predictor import Predictor
 from p1.inference import load_network
 from p1.model import features as of_network
 from p1.model import logits

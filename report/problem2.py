@@ -10,8 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from core.files import natural
-from core.predictions import paired_bootstrap
-from core.provenance import ALIASES
+from inference.predictions import paired_bootstrap
 from p2.recipes import PRETRAIN, SUPERVISED
 from p2.settings import SETTINGS
 from report import problem2_figures as figures
@@ -43,6 +42,7 @@ from report.problem2_pretraining import (
     pretrained,
 )
 from report.runs import RunLog
+from training.provenance import ALIASES
 
 FEW = 5  # classes shown at either end
 

@@ -14,10 +14,9 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from core import devices
-from core.inference import Stream
-from core.predictions import read_rows, wilson
-from core.provenance import digest, fingerprint
 from core.randomness import seed_of
+from inference.predictions import read_rows, wilson
+from inference.stream import Stream
 from p2 import data, knn
 from p2.byol import BYOL
 from p2.inference import predictor
@@ -26,6 +25,7 @@ from p2.recipes import ORIGINAL_PRETRAIN
 from p2.settings import SETTINGS
 from report import charts
 from report.runs import RunLog
+from training.provenance import digest, fingerprint
 
 # Differences of two settings that answer a question.
 COMPARED = {

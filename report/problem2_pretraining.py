@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from core.predictions import read_rows, wilson
+from inference.predictions import read_rows, wilson
 from p2 import data, knn
 from report import charts, recipes
 from report import problem2_figures as figures

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from core.predictor import Predictor
+from inference.predictor import Predictor
 from p3 import data, inference
 from report import problem3_figures as figures
 from report import problem3_predictions as predictions

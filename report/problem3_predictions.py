@@ -13,7 +13,7 @@ from torch import Tensor
 
 from core import images
 from core.cli import InputError
-from core.predictor import Predictor
+from inference.predictor import Predictor
 from p3 import data
 
 

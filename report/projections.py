@@ -13,7 +13,7 @@ from sklearn.metrics import silhouette_score
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
-from core.predictions import wilson
+from inference.predictions import wilson
 
 NEIGHBOURS = 10
 PERPLEXITY = 30.0

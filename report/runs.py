@@ -1,5 +1,5 @@
 """Reading what a training run wrote: its ``run.json``, ``log.jsonl`` and snapshots, as
-``core.run`` leaves them.
+``training.run`` leaves them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from core.cli import InputError
-from core.run import best_line, is_over
+from training.run import best_line, is_over
 
 WATCHED = {"mean_iou": max, "accuracy": max, "loss": min}  # what a run is judged by, and which way
 RECORDED = {  # what run.json has to hold, and of which type

@@ -48,7 +48,7 @@ def handlers():
 def quick(monkeypatch, handlers):
     """Runs without waiting for the disk nor for git."""
     monkeypatch.setattr(os, "fsync", lambda handle: None)
-    monkeypatch.setattr("core.provenance.commit", lambda: "0123")
+    monkeypatch.setattr("training.provenance.commit", lambda: "0123")
 
 
 @pytest.fixture(scope="session")

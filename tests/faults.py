@@ -39,15 +39,16 @@ import torch
 from torch import nn
 
 from checkpoints import ship
-from core import cache, checkpoint, images, provenance
+from core import checkpoint, images
 from core.checkpoint import Checkpoint
 from core.cli import Parser, entry
 from core.files import list_files
-from core.run import Run
 from p1 import data as p1_data
 from p1 import inference as p1
 from p2 import inference as p2
 from p3 import inference as p3
+from training import cache, provenance
+from training.run import Run
 
 KINDS = {
     "full": errno.ENOSPC,

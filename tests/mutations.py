@@ -35,10 +35,12 @@ from PIL import Image
 
 from checkpoints import archive
 from checkpoints.download import read_manifest
-from core import cache, checkpoint, images, predictions, provenance
+from core import checkpoint, images
 from core.checkpoint import Checkpoint
 from core.cli import InputError, Parser, entry, positive
+from inference import predictions
 from report import runs
+from training import cache, provenance
 
 SECONDS = 10  # for one input
 MEMORY = 2**30  # bytes above what the program holds before the first

@@ -160,8 +160,8 @@ def test_the_papers_two_views_are_its_appendix_bs():
 
 
 def test_the_papers_recipe_makes_the_papers_optimiser():
-    from core import optim
-    from core.optim import LARS
+    from training import optim
+    from training.optim import LARS
 
     recipe = PRETRAIN["paper"]
     optimizer = optim.make(

@@ -13,12 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
-from core import cache, cli, images, processes
+from core import cli, images
 from core.cli import InputError
 from core.files import list_files
-from core.training import command_line
 from p2 import data as p2_data
 from p3 import data as p3
+from training import cache, processes
+from training.loop import command_line
 
 ALL = float("inf")  # bytes that may be taken
 FULL = OSError(errno.ENOSPC, "No space left on device")

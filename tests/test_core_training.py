@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from core import devices, optim, training
+from core import devices
 from core.cli import InputError
 from p1 import recipes as p1
 from p2 import recipes as p2
 from p3 import recipes as p3
+from training import flags, loop, optim
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Recipe:
     ],
 )
 def test_a_change_has_the_type_of_its_field(change, field, value):
-    changed = getattr(training.overridden(Recipe(), changes=[change]), field)
+    changed = getattr(flags.overridden(Recipe(), changes=[change]), field)
     assert changed == value and type(changed) is type(value)
 
 
@@ -77,7 +78,7 @@ def test_a_change_has_the_type_of_its_field(change, field, value):
 )
 def test_a_senseless_change_is_one_line_that_says_what_is_possible(change, says):
     with pytest.raises(InputError, match=f"--set {change}: .*{says}") as error:
-        training.overridden(Recipe(), changes=[change])
+        flags.overridden(Recipe(), changes=[change])
     assert "\n" not in str(error.value)
 
 
@@ -92,9 +93,9 @@ ALL = [
 
 @pytest.mark.parametrize("recipe", ALL, ids=lambda recipe: recipe.name)
 def test_what_help_lists_of_a_recipe_is_what_set_takes(recipe):
-    listed = list(training._settable(recipe))
+    listed = list(flags._settable(recipe))
     assert {"lr", "schedule", "bf16"} <= {name for name, _ in listed}
-    assert training.overridden(recipe, changes=[f"{k}={v}" for k, v in listed]) == recipe
+    assert flags.overridden(recipe, changes=[f"{k}={v}" for k, v in listed]) == recipe
 
 
 @pytest.mark.parametrize("recipe", ALL, ids=lambda recipe: recipe.name)
@@ -105,9 +106,9 @@ def test_the_recipes_values_are_of_their_fields_types(recipe):
 
 
 def test_a_recipe_is_found_by_its_former_name_and_another_one_is_refused():
-    assert training.named(p1.RECIPES, "report") is p1.RECIPES["original"]
+    assert flags.named(p1.RECIPES, "report") is p1.RECIPES["original"]
     with pytest.raises(InputError, match="no recipe 'bets'. Did you mean best"):
-        training.named(p1.RECIPES, "bets")
+        flags.named(p1.RECIPES, "bets")
 
 
 @pytest.mark.parametrize("schedule", ["constant", "plateau", "cosine", "linear"])
@@ -123,11 +124,11 @@ def test_the_learning_rate_follows_the_schedule_and_an_unknown_one_raises(schedu
     recipe = Scheduled(schedule)
     if schedule == "linear":
         with pytest.raises(InputError, match="no schedule 'linear'"):
-            training.set_learning_rate(optimizer, recipe, 0, 10)
+            loop.set_learning_rate(optimizer, recipe, 0, 10)
         return
     rates = []
     for step in (0, 9, 25, 39):
-        training.set_learning_rate(optimizer, recipe, step, 10)
+        loop.set_learning_rate(optimizer, recipe, step, 10)
         rates.append(optimizer.param_groups[0]["lr"])
     last = 0.05 * (1 + math.cos(math.pi * 29 / 30))
     expected = [0.01, 0.1, 0.05, last] if schedule == "cosine" else [0.1] * 4
@@ -137,24 +138,24 @@ def test_the_learning_rate_follows_the_schedule_and_an_unknown_one_raises(schedu
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=200), st.integers(0, 3))
 def test_what_is_held_out_is_a_tenth_of_every_class_and_a_function_of_the_seed(labels, seed):
     labels = torch.tensor(labels)
-    held = training.held_out(labels, seed)
+    held = loop.held_out(labels, seed)
     for label in labels.unique():
         members = labels == label
         count = int(members.sum())
         assert held[members].sum() == (max(1, round(count / 10)) if count > 1 else 0)
-    assert torch.equal(held, training.held_out(labels, seed))
+    assert torch.equal(held, loop.held_out(labels, seed))
 
 
 def test_another_seed_holds_out_others():
     labels = torch.zeros(100).long()
-    assert not torch.equal(training.held_out(labels, 0), training.held_out(labels, 1))
+    assert not torch.equal(loop.held_out(labels, 0), loop.held_out(labels, 1))
 
 
 def step(scaler, network, optimizer, scale=1.0):
     images = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
     with devices.autocast(torch.device("cpu"), True):
         loss = network(images).float().square().mean()
-    training.step(loss * scale, network, optimizer, scaler)
+    loop.step(loss * scale, network, optimizer, scaler)
 
 
 def pair():
@@ -165,8 +166,8 @@ def pair():
 
 def test_in_float16_the_loss_is_scaled_and_steps_that_overflow_are_left_out(monkeypatch):
     monkeypatch.setattr(devices, "short_format", lambda device: torch.float16)
-    scaler = training.loss_scaler(torch.device("cpu"), True)
-    assert scaler.is_enabled() and "scaler" in training.state(scaler=scaler)
+    scaler = loop.loss_scaler(torch.device("cpu"), True)
+    assert scaler.is_enabled() and "scaler" in loop.state(scaler=scaler)
     network, optimizer = pair()
     before = network.weight.detach().clone()
     first = scaler.get_scale()
@@ -177,22 +178,22 @@ def test_in_float16_the_loss_is_scaled_and_steps_that_overflow_are_left_out(monk
     assert not torch.equal(moved, before)
 
     plain, optimizer = pair()
-    step(training.loss_scaler(torch.device("cpu"), False), plain, optimizer)
+    step(loop.loss_scaler(torch.device("cpu"), False), plain, optimizer)
     torch.testing.assert_close(moved, plain.weight.detach(), rtol=1e-2, atol=1e-3)
 
 
 def test_a_scaler_resumed_goes_on_with_its_scale(monkeypatch):
     monkeypatch.setattr(devices, "short_format", lambda device: torch.float16)
-    scaler = training.loss_scaler(torch.device("cpu"), True)
+    scaler = loop.loss_scaler(torch.device("cpu"), True)
     network, optimizer = pair()
     step(scaler, network, optimizer, scale=math.inf)
-    other = training.loss_scaler(torch.device("cpu"), True)
+    other = loop.loss_scaler(torch.device("cpu"), True)
     other.load_state_dict(scaler.state_dict())
     assert other.get_scale() == scaler.get_scale() < 2**16
 
 
 def test_without_float16_nothing_is_scaled(monkeypatch):
     monkeypatch.setattr(devices, "short_format", lambda device: torch.bfloat16)
-    assert not training.loss_scaler(torch.device("cpu"), True).is_enabled()
-    state = training.state(scaler=training.loss_scaler(torch.device("cpu"), True), a=1, b=None)
+    assert not loop.loss_scaler(torch.device("cpu"), True).is_enabled()
+    state = loop.state(scaler=loop.loss_scaler(torch.device("cpu"), True), a=1, b=None)
     assert state == {"a": 1}

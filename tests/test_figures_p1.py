@@ -10,7 +10,7 @@ import torch
 from conftest import draw
 
 from core import checkpoint
-from core.predictions import read_labels, wilson
+from inference.predictions import read_labels, wilson
 from p1 import data, inference
 from report import problem1, problem1_images, projections
 from report import problem1_figures as figures

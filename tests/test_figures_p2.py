@@ -12,9 +12,8 @@ from conftest import HALF, draw
 from torch import nn
 
 from core import checkpoint
-from core.predictions import read_labels
-from core.provenance import digest, fingerprint
 from core.randomness import seed_of
+from inference.predictions import read_labels
 from p2 import data, inference, knn, pretrain, supervise, train
 from p2.byol import BYOL
 from p2.model import BACKBONE, FEATURES, make_backbone
@@ -24,6 +23,7 @@ from report import problem2_figures as figures
 from report import runs as runlog
 from report.measures import Measures, Site
 from report.page import Drawing, Gap, Grid, Table, Text, Value, parts_of
+from training.provenance import digest, fingerprint
 
 VIEW = {
     "crop_scale": [0.08, 1.0], "crop_last": False, "jitter": [0.4, 0.4, 0.2, 0.1], "jitter_p": 0.8, "grey_p": 0.2,

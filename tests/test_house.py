@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+import sys
 
 import pytest
 from conftest import ROOT
@@ -18,13 +19,33 @@ def imported(path):
             yield node.module.split(".")[0]
 
 
-@pytest.mark.parametrize("room", ["core", *sorted(PROBLEMS)])
-def test_problems_import_core_and_never_each_other(room):
+# Of each room, which others its files may import.
+MAY_IMPORT = {
+    "core": set(),
+    "inference": {"core"},
+    "training": {"core"},
+    **{problem: {"core", "inference", "training"} for problem in PROBLEMS},
+}
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_rooms_import_only_those_below_them(room):
+    rooms = {path.name for path in ROOT.iterdir() if (path / "__init__.py").exists()}
+    assert rooms > set(MAY_IMPORT)
     files = list((ROOT / room).glob("*.py"))
     assert files
     for path in files:
-        foreign = set(imported(path)) & (PROBLEMS - {room})
+        foreign = set(imported(path)) & rooms - MAY_IMPORT[room] - {room}
         assert not foreign, f"{path} imports {foreign}"
+
+
+@pytest.mark.parametrize("problem", sorted(PROBLEMS))
+def test_predicting_needs_nothing_of_the_training(problem):
+    code = f"import sys; import {problem}.inference, inference.predictor, {problem}.model; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "training" not in {name.split(".")[0] for name in done.stdout.split()}
 
 
 def test_the_metric_stands_alone():

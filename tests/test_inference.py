@@ -19,8 +19,8 @@ from PIL import Image, ImageFile
 
 from core import checkpoint, devices
 from core.cli import InputError
-from core.inference import Stream, Views, on_device
-from core.predictor import Predictor, TooLarge
+from inference.predictor import Predictor, TooLarge
+from inference.stream import Stream, Views, on_device
 from p1 import inference as p1
 from p1 import model
 from p2 import inference as p2
@@ -772,7 +772,7 @@ def test_an_inference_that_would_take_too_long_is_simplified_and_then_filled_up(
 ):
     paths = [p1_images / f"{i:04d}.png" for i in range(9)] * 10  # 30 batches of 3
     now = 0.0
-    monkeypatch.setattr("core.inference.time.monotonic", lambda: now)
+    monkeypatch.setattr("inference.stream.time.monotonic", lambda: now)
 
     def run(stop_at):
         """A batch takes 2 seconds, 1 without mirror images, half of that at one scale of two."""

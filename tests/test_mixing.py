@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from core import mixing
+from training import mixing
 
 
 def rng(seed=0):

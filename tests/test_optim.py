@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from core.cli import InputError
-from core.optim import LARS, make, set_lr, update_average, warmed_up, warmup_cosine
+from training.optim import LARS, make, set_lr, update_average, warmed_up, warmup_cosine
 
 
 def network():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from core.cli import InputError
-from core.predictions import (
+from inference.predictions import (
     locate,
     paired_bootstrap,
     read_labels,

@@ -17,17 +17,18 @@ import torch
 from conftest import ROOT, TINY
 from torch import nn
 
-from core import checkpoint, processes
+from core import checkpoint
 from core.cli import InputError, warn
-from core.optim import update_average
 from core.randomness import batches, generator, seed_of
-from core.run import Run
 from demo.draw import draw_all
 from p1 import train as p1
 from p2.byol import BYOL
 from p2.model import make_backbone
 from p3 import data as p3_data
 from p3 import train as p3
+from training import processes
+from training.optim import update_average
+from training.run import Run
 
 CPU = torch.device("cpu")
 COUNT, BATCH = 13, 4  # 3 steps an epoch

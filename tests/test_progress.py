@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from core import progress
+from training import progress
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from core import augment, checkpoint, optim
-from core.inference import Views
+from core import augment, checkpoint
 from core.randomness import generator
+from inference.stream import Views
 from p1 import recipes as p1_recipes
 from p1 import train as p1
 from p2 import byol, pretrain
@@ -23,6 +23,7 @@ from p3 import data as p3_data
 from p3 import inference
 from p3 import recipes as p3_recipes
 from p3 import train as p3
+from training import optim
 
 pytestmark = pytest.mark.usefixtures("quick")
 

@@ -21,13 +21,14 @@ import torch
 from conftest import ROOT
 from torch import nn
 
-from core import checkpoint, optim, provenance
+from core import checkpoint
 from core.cli import STOPPED, InputError, entry, say
-from core.optim import update_average, warmed_up
-from core.provenance import commit, digest, fingerprint
 from core.randomness import generator, seed_of, steps_per_epoch
-from core.run import CHECK_EVERY, Run
-from core.runfolder import MAX_SNAPSHOTS
+from training import optim, provenance
+from training.optim import update_average, warmed_up
+from training.provenance import commit, digest, fingerprint
+from training.run import CHECK_EVERY, Run
+from training.runfolder import MAX_SNAPSHOTS
 
 pytestmark = pytest.mark.usefixtures("quick")
 CPU = torch.device("cpu")
@@ -410,7 +411,7 @@ def test_an_evaluation_that_would_end_too_late_is_left_to_the_next_start(
 
 def test_no_more_than_save_minutes_are_lost_and_a_budget_is_kept_to_the_step(tmp_path, monkeypatch):
     clock = SimpleNamespace(minutes=0, monotonic=lambda: 60 * clock.minutes)
-    monkeypatch.setattr("core.run.time", clock)
+    monkeypatch.setattr("training.run.time", clock)
 
     recipe = Recipe(epochs=1, batch_size=2)  # 7 steps
     seen = []
@@ -596,9 +597,9 @@ def test_a_restart_of_torchruns_goes_on_with_what_fresh_began_and_sets_aside_wha
     tmp_path, monkeypatch
 ):
     train(tmp_path, seed=1)
-    monkeypatch.setattr("core.processes.launch", lambda: "a launch")
+    monkeypatch.setattr("training.processes.launch", lambda: "a launch")
     restarts = [0]
-    monkeypatch.setattr("core.processes.restarts", lambda: restarts[0])
+    monkeypatch.setattr("training.processes.restarts", lambda: restarts[0])
     before, seen = tmp_path.with_name(f"{tmp_path.name}.old-1"), []
     with pytest.raises(
         Interrupted
@@ -616,7 +617,7 @@ def test_a_restart_of_torchruns_goes_on_with_what_fresh_began_and_sets_aside_wha
 
 def test_a_disk_that_is_full_at_the_start_is_one_line(tmp_path, monkeypatch, capsys):
     train(tmp_path)
-    monkeypatch.setattr("core.processes.launch", lambda: "a launch")
+    monkeypatch.setattr("training.processes.launch", lambda: "a launch")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         with pytest.raises(SystemExit) as stop:
@@ -888,7 +889,7 @@ def test_a_run_tells_which_commits_it_was_made_by_and_a_finished_one_keeps_that(
         return json.loads((tmp_path / "run.json").read_text())
 
     for step, now in ((2, "0123"), (4, "0123"), (5, "4567")):
-        monkeypatch.setattr("core.provenance.commit", lambda now=now: now)
+        monkeypatch.setattr("training.provenance.commit", lambda now=now: now)
         with pytest.raises(Interrupted):
             train(tmp_path, in_a_step=interrupt_at(step), save_minutes=0)
     train(tmp_path)
@@ -897,7 +898,7 @@ def test_a_run_tells_which_commits_it_was_made_by_and_a_finished_one_keeps_that(
     (later,) = told["continued"]
     assert (later["commit"], later["epoch"], later["step"]) == ("4567", 2, 2)
     assert checkpoint.load(tmp_path / "last.pt", "p1").made["commit"] == "0123, later 4567"
-    monkeypatch.setattr("core.provenance.commit", lambda: "89ab")
+    monkeypatch.setattr("training.provenance.commit", lambda: "89ab")
     train(tmp_path)
     assert about() == told
 
@@ -1057,7 +1058,7 @@ def test_content_is_known_again_wherever_and_whenever_it_was_made(tmp_path):
 
 def test_content_of_many_pieces_is_that_of_their_bytes(monkeypatch):
     images = torch.randint(0, 256, (40, 3, 7, 9), dtype=torch.uint8)
-    monkeypatch.setattr("core.provenance.PIECE", 400)
+    monkeypatch.setattr("training.provenance.PIECE", 400)
     before = digest(images)
     for image in range(40):
         changed = images.clone()

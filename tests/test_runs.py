@@ -1,4 +1,4 @@
-"""Reading runs: what is finished is what ``core.run`` would not go on with, and what was set aside stays so."""
+"""Reading runs: what is finished is what ``training.run`` would not go on with, and what was set aside stays so."""
 
 import dataclasses
 import hashlib
@@ -10,9 +10,9 @@ import torch
 from conftest import ROOT, metadata
 
 from core.cli import InputError
-from core.run import Run
-from core.runfolder import set_aside
 from report import runs as runlog
+from training.run import Run
+from training.runfolder import set_aside
 
 pytestmark = pytest.mark.usefixtures("quick")
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from checkpoints.ship import describe
 from checkpoints.ship import main as ship
-from core import checkpoint, training
+from core import checkpoint
 from p1 import inference as p1_inference
 from p1 import pretrain as p1_pretrain
 from p1 import train as p1
@@ -23,6 +23,7 @@ from p2 import train as p2
 from p3 import inference as p3_inference
 from p3 import train as p3
 from p3.model import DeepLabv3
+from training import loop
 
 CPU = ("--device", "cpu")
 
@@ -276,10 +277,10 @@ def test_one_batch_can_be_learned_by_heart(make, side, classes):
 
 def test_the_images_held_out_are_a_share_of_every_class_drawn_by_the_seed():
     labels = torch.cat([torch.arange(16).repeat(64), torch.tensor([16, 16, 17])])  # the csv cycles
-    held = training.held_out(labels, 0, p1_pretrain.HOLD_OUT)
+    held = loop.held_out(labels, 0, p1_pretrain.HOLD_OUT)
     assert labels[held].bincount(minlength=18).tolist() == [3] * 16 + [1, 0]
-    assert torch.equal(held, training.held_out(labels, 0, p1_pretrain.HOLD_OUT))
-    assert not torch.equal(held, training.held_out(labels, 1, p1_pretrain.HOLD_OUT))
+    assert torch.equal(held, loop.held_out(labels, 0, p1_pretrain.HOLD_OUT))
+    assert not torch.equal(held, loop.held_out(labels, 1, p1_pretrain.HOLD_OUT))
 
 
 def test_model_b_starts_from_weights_made_of_other_images(call, tiny, tmp_path):

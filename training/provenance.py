@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core import devices, processes
-from core.optim import ENDLESS
+from core import devices
 from core.randomness import seed_of
+from training import processes
+from training.optim import ENDLESS
 
 ALIASES = {"report": "original"}  # a recipe's former name, which committed runs have
 PIECE = 2**24  # bytes that are digested together

@@ -32,11 +32,12 @@ from typing import IO, Any, NoReturn
 
 import torch
 
-from core import checkpoint, processes, provenance, runfolder
+from core import checkpoint
 from core.cli import STOPPED, InputError, say, some
 from core.files import atomic_write
-from core.progress import Bar, duration
 from core.randomness import batches, seed_of, steps_per_epoch
+from training import processes, provenance, runfolder
+from training.progress import Bar, duration
 
 CHECK_EVERY = 25  # steps between two looks at the losses; a look waits for the GPU
 STATE = {  # what a state.pt holds

@@ -25,11 +25,12 @@ import PIL
 import torch
 from torch import Tensor
 
-from core import images, processes
+from core import images
 from core.cli import InputError, say, warn
 from core.files import Unwritable, atomic_write, writable_folder
-from core.provenance import fingerprint
 from core.randomness import seed_of
+from training import processes
+from training.provenance import fingerprint
 
 FORMAT = 2  # raise it when the same files are to be decoded to other bytes
 PIECE = 2**24  # bytes that have a checksum of their own

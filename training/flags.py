@@ -1,9 +1,7 @@
-"""What the five training loops share: their flags, the choice of a recipe, the step, the accuracy.
+"""The flags of all training commands, and the recipe that they choose and change.
 
-The loops themselves stand in ``p1/train.py``, ``p2/pretrain.py`` (BYOL), ``p2/supervise.py``,
-``p2/train.py`` and ``p3/train.py``. A recipe is a frozen dataclass; the fields that are read here
-are those that all recipes have: ``name``, ``source``, ``epochs``, ``batch_size``, ``lr``,
-``schedule``, ``warmup_epochs``, ``mean``, ``std``, ``bf16``.
+A recipe is a frozen dataclass. The fields that are read here are those that all recipes have:
+``name``, ``source``, ``epochs``, ``batch_size``.
 """
 
 from __future__ import annotations
@@ -17,24 +15,17 @@ import shlex
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-from torch import Tensor, nn
-
-from core import augment, cli, devices, optim, processes, progress
+from core import cli
 from core.cli import InputError
-from core.provenance import ALIASES
-from core.randomness import batches, generator
+from training.provenance import ALIASES
 
 IDENTITY = ("name", "model", "source")  # fields of a recipe that --set may not change
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 R = TypeVar("R")
-
-
-# --- flags ----------------------------------------------------------------------------------------
 
 
 def command_line(description: str | None, *, data: str, run: str) -> cli.Parser:
@@ -112,31 +103,13 @@ def run_folder(args: argparse.Namespace, prefix: str, recipe: Any) -> Path:
 
 
 def run_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Those of ``core.run.Run``'s arguments that are flags."""
+    """Those of ``training.run.Run``'s arguments that are flags."""
     return {
         "seed": args.seed,
         "fresh": args.fresh,
         "stop_at": args.stop_at,
         "save_minutes": args.save_minutes,
     }
-
-
-def first_batch(count: int, batch_size: int, seed: int) -> tuple[Tensor, tuple[int, int, int]]:
-    """The first batch of a run over ``count`` images, for ``--preview``.
-
-    Its indices, (batch,) int64, and what ``core.run.Run.keys`` would give at it.
-    """
-    _, index = next(batches(count, batch_size, seed=seed, epoch=0))
-    return index, (seed, 0, 0)
-
-
-def state(scaler: torch.amp.GradScaler, **parts: Any) -> dict[str, Any]:
-    """What changes in a training, by name, for ``core.run.Run``; without parts that are None.
-
-    Also without a scaler that does nothing.
-    """
-    used = {name: part for name, part in parts.items() if part is not None}
-    return used | ({"scaler": scaler} if scaler.is_enabled() else {})
 
 
 # --- recipes --------------------------------------------------------------------------------------
@@ -302,96 +275,3 @@ def _measured(folder: Path) -> str:
         f"measured: {score} {lines[-1][score]:.4f} after {len(lines)} epochs, {hours:.1f} hours on "
         f"{metadata['device']} ({folder.parent.name}/{folder.name})"
     )
-
-
-# --- the step -------------------------------------------------------------------------------------
-
-
-def loss_scaler(device: torch.device, bf16: bool) -> torch.amp.GradScaler:
-    """Scales the loss where ``devices.autocast`` computes in float16; elsewhere does nothing.
-
-    Micikevicius et al. 2018, "Mixed Precision Training", section 3.2: small gradients would become
-    0 in float16. Its scale is a part of the run's state.
-    """
-    is_float16 = bf16 and devices.short_format(device) is torch.float16
-    return torch.amp.GradScaler(device.type, enabled=is_float16)
-
-
-def step(
-    loss: Tensor,
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    *,
-    average: nn.Module | None = None,
-    decay: float = 0.0,
-) -> None:
-    """Update ``network`` by the gradients of ``loss``, a scalar; then ``average`` by ``decay``.
-
-    Where ``scaler`` finds gradients that are not finite, the weights stay as they are.
-    """
-    optimizer.zero_grad()
-    scaler.scale(loss).backward()
-    scaler.step(optimizer)
-    scaler.update()
-    processes.copy_buffers(network)
-    if average is not None and decay:
-        optim.update_average(average, network, decay)
-
-
-def set_learning_rate(
-    optimizer: torch.optim.Optimizer, recipe: Any, step: int, steps_per_epoch: int
-) -> None:
-    """Give ``optimizer`` the learning rate of ``step`` (from 0, over the whole run).
-
-    Under ``constant`` and ``plateau`` nothing is to be done here. Raises InputError if the schedule
-    is none of the three.
-    """
-    if recipe.schedule == "cosine":
-        warmup, total = recipe.warmup_epochs * steps_per_epoch, recipe.epochs * steps_per_epoch
-        optim.set_lr(optimizer, recipe.lr * optim.warmup_cosine(step, warmup, total))
-    elif recipe.schedule not in optim.ENDLESS:
-        raise InputError(
-            f"no schedule {recipe.schedule!r}; there are cosine, {' and '.join(optim.ENDLESS)}"
-        )
-
-
-# --- measuring ------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def accuracy(
-    logits: Callable[[Tensor], Tensor],
-    images: Tensor,
-    labels: Tensor,
-    recipe: Any,
-    device: torch.device,
-    batch_size: int,
-) -> float:
-    """The share, 0..1, of ``images`` (N, 3, H, W) uint8 whose largest logit is that of ``labels``.
-
-    ``logits``: normalised images (B, 3, H, W) float32 on ``device`` -> (B, classes). ``labels``:
-    (N,) int64. In the training's number format. Of several processes each measures its share.
-    """
-    right = torch.tensor(0)
-    parts = list(zip(images.split(batch_size), labels.split(batch_size), strict=True))
-    for batch, truth in progress.over(processes.local_share(parts), "validation"):
-        with devices.autocast(device, recipe.bf16):
-            inputs = augment.normalise(augment.to_float(batch.to(device)), recipe.mean, recipe.std)
-            right += (logits(inputs).argmax(1).cpu() == truth).sum()
-    return processes.total(right).item() / len(labels)
-
-
-def held_out(labels: Tensor, seed: int, share: int = 10) -> Tensor:
-    """Which images are held out to measure on: (N,) bool, one in ``share`` of each class.
-
-    ``labels``: (N,) int64, or zeros where there are no classes. Of a class of two images or more,
-    at least one is held out. Which ones, depends on ``seed`` alone.
-    """
-    held = torch.zeros(len(labels), dtype=torch.bool)
-    for label in labels.unique().tolist():
-        members = (labels == label).nonzero()[:, 0]
-        count = max(round(len(members) / share), 1) if len(members) > 1 else 0
-        drawn = torch.randperm(len(members), generator=generator(seed, "hold-out", label))
-        held[members[drawn[:count]]] = True
-    return held

@@ -8,9 +8,10 @@ import os
 from pathlib import Path
 from typing import IO
 
-from core import checkpoint, processes
+from core import checkpoint
 from core.cli import InputError, say
 from core.files import Unwritable, writable_folder
+from training import processes
 
 MAX_SNAPSHOTS = 8
 

@@ -1,0 +1,1 @@
+"""What training stands on and predicting does without: flags, runs, the step, several processes."""

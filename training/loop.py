@@ -1,0 +1,124 @@
+"""What the five training loops share: the step, the learning rate at a step, the accuracy.
+
+The loops themselves stand in ``p1/train.py``, ``p2/pretrain.py`` (BYOL), ``p2/supervise.py``,
+``p2/train.py`` and ``p3/train.py``. The fields of a recipe that are read here are those that all
+recipes have: ``epochs``, ``lr``, ``schedule``, ``warmup_epochs``, ``mean``, ``std``, ``bf16``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core import augment, devices
+from core.cli import InputError
+from core.randomness import batches, generator
+from training import optim, processes, progress
+
+
+def first_batch(count: int, batch_size: int, seed: int) -> tuple[Tensor, tuple[int, int, int]]:
+    """The first batch of a run over ``count`` images, for ``--preview``.
+
+    Its indices, (batch,) int64, and what ``training.run.Run.keys`` would give at it.
+    """
+    _, index = next(batches(count, batch_size, seed=seed, epoch=0))
+    return index, (seed, 0, 0)
+
+
+def state(scaler: torch.amp.GradScaler, **parts: Any) -> dict[str, Any]:
+    """What changes in a training, by name, for ``training.run.Run``; without parts that are None.
+
+    Also without a scaler that does nothing.
+    """
+    used = {name: part for name, part in parts.items() if part is not None}
+    return used | ({"scaler": scaler} if scaler.is_enabled() else {})
+
+
+def loss_scaler(device: torch.device, bf16: bool) -> torch.amp.GradScaler:
+    """Scales the loss where ``devices.autocast`` computes in float16; elsewhere does nothing.
+
+    Micikevicius et al. 2018, "Mixed Precision Training", section 3.2: small gradients would become
+    0 in float16. Its scale is a part of the run's state.
+    """
+    is_float16 = bf16 and devices.short_format(device) is torch.float16
+    return torch.amp.GradScaler(device.type, enabled=is_float16)
+
+
+def step(
+    loss: Tensor,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    *,
+    average: nn.Module | None = None,
+    decay: float = 0.0,
+) -> None:
+    """Update ``network`` by the gradients of ``loss``, a scalar; then ``average`` by ``decay``.
+
+    Where ``scaler`` finds gradients that are not finite, the weights stay as they are.
+    """
+    optimizer.zero_grad()
+    scaler.scale(loss).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    processes.copy_buffers(network)
+    if average is not None and decay:
+        optim.update_average(average, network, decay)
+
+
+def set_learning_rate(
+    optimizer: torch.optim.Optimizer, recipe: Any, step: int, steps_per_epoch: int
+) -> None:
+    """Give ``optimizer`` the learning rate of ``step`` (from 0, over the whole run).
+
+    Under ``constant`` and ``plateau`` nothing is to be done here. Raises InputError if the schedule
+    is none of the three.
+    """
+    if recipe.schedule == "cosine":
+        warmup, total = recipe.warmup_epochs * steps_per_epoch, recipe.epochs * steps_per_epoch
+        optim.set_lr(optimizer, recipe.lr * optim.warmup_cosine(step, warmup, total))
+    elif recipe.schedule not in optim.ENDLESS:
+        raise InputError(
+            f"no schedule {recipe.schedule!r}; there are cosine, {' and '.join(optim.ENDLESS)}"
+        )
+
+
+@torch.no_grad()
+def accuracy(
+    logits: Callable[[Tensor], Tensor],
+    images: Tensor,
+    labels: Tensor,
+    recipe: Any,
+    device: torch.device,
+    batch_size: int,
+) -> float:
+    """The share, 0..1, of ``images`` (N, 3, H, W) uint8 whose largest logit is that of ``labels``.
+
+    ``logits``: normalised images (B, 3, H, W) float32 on ``device`` -> (B, classes). ``labels``:
+    (N,) int64. In the training's number format. Of several processes each measures its share.
+    """
+    right = torch.tensor(0)
+    parts = list(zip(images.split(batch_size), labels.split(batch_size), strict=True))
+    for batch, truth in progress.over(processes.local_share(parts), "validation"):
+        with devices.autocast(device, recipe.bf16):
+            inputs = augment.normalise(augment.to_float(batch.to(device)), recipe.mean, recipe.std)
+            right += (logits(inputs).argmax(1).cpu() == truth).sum()
+    return processes.total(right).item() / len(labels)
+
+
+def held_out(labels: Tensor, seed: int, share: int = 10) -> Tensor:
+    """Which images are held out to measure on: (N,) bool, one in ``share`` of each class.
+
+    ``labels``: (N,) int64, or zeros where there are no classes. Of a class of two images or more,
+    at least one is held out. Which ones, depends on ``seed`` alone.
+    """
+    held = torch.zeros(len(labels), dtype=torch.bool)
+    for label in labels.unique().tolist():
+        members = (labels == label).nonzero()[:, 0]
+        count = max(round(len(members) / share), 1) if len(members) > 1 else 0
+        drawn = torch.randperm(len(members), generator=generator(seed, "hold-out", label))
+        held[members[drawn[:count]]] = True
+    return held
