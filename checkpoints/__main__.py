@@ -11,7 +11,7 @@ from typing import Any
 
 from checkpoints.download import read_manifest
 from core.cli import Parser, entry, say
-from inference.predictions import wilson
+from prediction.tables import wilson
 
 MANIFEST = Path(__file__).resolve().parent / "manifest.json"
 DATA = {

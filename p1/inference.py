@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 from core import images
 from core.cli import InputError, Parser, entry, file_path, some
 from core.files import writable_file
-from inference.predictions import write_rows
-from inference.stream import Labels, Stream, Views, check_outputs, flags, on_device, top_flag
 from p1 import data
+from prediction.stream import Labels, Stream, Views, check_outputs, flags, on_device, top_flag
+from prediction.tables import write_rows
 
-if TYPE_CHECKING:  # torch is imported while files are decoded: see inference.stream
+if TYPE_CHECKING:  # torch is imported while files are decoded: see prediction.stream
     import torch
     from torch import nn
 
     from core.checkpoint import Checkpoint
-    from inference.predictor import Predictor
+    from prediction.predictor import Predictor
 
 ROOT = Path(__file__).resolve().parents[1]
 FALLBACK = data.CLASSES[0]  # the label of a file that cannot be read
@@ -75,8 +75,8 @@ def predictor(
 
     ``flip``: as the checkpoint says, if it is None. Raises InputError if it is none of problem 1's.
     """
-    from inference.predictor import Predictor, fold
     from p1.model import logits
+    from prediction.predictor import Predictor, fold
 
     network, saved = load_network(path, device)
     folded = fold(network, device, bf16)
@@ -91,8 +91,8 @@ def load_network(path: Path, device: torch.device) -> tuple[nn.Module, Checkpoin
     Raises InputError if it is none of problem 1's 50 classes.
     """
     from core import checkpoint
-    from inference import predictor
     from p1.model import build
+    from prediction import predictor
 
     saved = checkpoint.load(path, "p1")
     if saved.classes != data.CLASSES:

@@ -16,11 +16,11 @@ import torch
 from core.cli import InputError
 from core.files import natural
 from core.randomness import seed_of
-from inference.predictions import locate, read_rows
 from p1 import data
 from p1.model import build
 from p1.recipes import PRETRAIN, Recipe
 from p1.train import fit, show
+from prediction.tables import locate, read_rows
 from training import cache, flags, loop, processes
 
 HOLD_OUT = 20

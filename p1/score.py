@@ -6,8 +6,8 @@ from pathlib import Path
 
 from core.cli import Parser, answer, entry
 from core.files import list_files
-from inference.predictions import read_labels, score, wilson
 from p1 import data
+from prediction.tables import read_labels, score, wilson
 
 
 def main() -> None:

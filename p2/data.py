@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from core import images
 from core.cli import InputError, some
 from core.files import list_files, natural
-from inference.predictions import locate, read_rows
+from prediction.tables import locate, read_rows
 
 if TYPE_CHECKING:
     from torch import Tensor

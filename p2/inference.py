@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 from core import images
 from core.cli import Parser, entry, file_path
 from core.files import writable_file
-from inference.predictions import locate, read_rows, write_rows
-from inference.stream import Labels, Stream, Views, check_outputs, flags, on_device, top_flag
 from p2 import data
+from prediction.stream import Labels, Stream, Views, check_outputs, flags, on_device, top_flag
+from prediction.tables import locate, read_rows, write_rows
 
-if TYPE_CHECKING:  # torch is imported while files are decoded: see inference.stream
+if TYPE_CHECKING:  # torch is imported while files are decoded: see prediction.stream
     import torch
 
-    from inference.predictor import Predictor
+    from prediction.predictor import Predictor
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -83,8 +83,8 @@ def predictor(
     ``flip``: as the checkpoint says, if it is None. Raises InputError if it is no classifier of p2.
     """
     from core import checkpoint
-    from inference.predictor import Predictor, fold, load_network
     from p2.model import build, logits
+    from prediction.predictor import Predictor, fold, load_network
 
     saved = checkpoint.load(path, "p2")
     count = len(saved.classes)

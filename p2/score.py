@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from core.cli import Parser, answer, entry
-from inference.predictions import read_labels, score, wilson
+from prediction.tables import read_labels, score, wilson
 
 
 def main() -> None:

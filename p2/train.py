@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from core import augment, devices
 from core.cli import STOPPED, InputError, say
 from core.randomness import generator, seed_of, steps_per_epoch
-from inference.predictions import wilson
 from p2 import data, frozen
 from p2.model import Classifier, classifier_fields, load_backbone, logits, make_backbone
 from p2.recipes import TRANSFER, TransferRecipe
 from p2.settings import SETTINGS, Setting
+from prediction.tables import wilson
 from training import cache, flags, loop, optim, preview, processes
 from training.provenance import digest
 from training.run import Run

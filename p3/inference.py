@@ -16,15 +16,15 @@ import numpy as np
 from core import images
 from core.cli import InputError, Parser, entry, some
 from core.files import atomic_write, output_folder, writable_file
-from inference.predictions import write_rows
-from inference.stream import Stream, Views, check_outputs, flags, on_device
 from p3 import data
+from prediction.stream import Stream, Views, check_outputs, flags, on_device
+from prediction.tables import write_rows
 
-if TYPE_CHECKING:  # torch is imported while files are decoded: see inference.stream
+if TYPE_CHECKING:  # torch is imported while files are decoded: see prediction.stream
     import torch
     from torch import Tensor, nn
 
-    from inference.predictor import Predictor
+    from prediction.predictor import Predictor
 
 ROOT = Path(__file__).resolve().parents[1]
 # Of an image that cannot be read: the commonest class, all over, in the course's size if need be.
@@ -159,8 +159,8 @@ def predictor(
     ``flip``: as the checkpoint says, if it is None. Raises InputError if it is none of problem 3's.
     """
     from core import checkpoint
-    from inference.predictor import Predictor, fold, load_network
     from p3.model import build
+    from prediction.predictor import Predictor, fold, load_network
 
     saved = checkpoint.load(path, "p3")
     if saved.classes != data.CLASSES:

@@ -213,12 +213,16 @@ def pretrained_file(network: nn.Module, name: str | None) -> Path | None:
 def load_pretrained(network: nn.Module, weights: dict[str, Tensor], source: str) -> str:
     """Start ``network`` from published weights; says in words what was swapped or left out.
 
+    The weights of a whole network of this kind, such as a finished run's, are taken as they are.
     FCN32s takes torchvision's VGG16 (ImageNet): its first two dense layers are reshaped to
     convolutions, the third is left out. DeepLabv3 takes torchvision's whole network (COCO, 21 classes):
     its last layer and auxiliary head are left out. DeepLabv3+ takes its backbone from a file of
     ImageNet weights (see ``core.efficientnet_lite``). Every other key must match: InputError is raised
     if keys or shapes differ. ``source`` says in messages where the weights come from.
     """
+    if weights.keys() == network.state_dict().keys():
+        checkpoint.load_weights(network, weights, source)
+        return f"the whole network from {source}"
     if isinstance(network, DeepLabv3Plus):
         load_imagenet(network.backbone, weights, source)
         return f"backbone from {source}; started anew: all else"

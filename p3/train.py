@@ -30,7 +30,8 @@ def arguments() -> tuple[argparse.Namespace, Recipe]:
     )
     parser.add_argument(
         "--pretrained",
-        help="A, B: file of torchvision's state dict; C: imagenet; without it, from scratch",
+        help="A, B: file of torchvision's state dict; C: imagenet; each: a checkpoint of the same "
+        "model; without it, from scratch",
     )
     flags.tune_flag(parser)
     args = parser.parse_args()

@@ -34,9 +34,9 @@ CODE = {  # the code that makes a problem's measures: with another perplexity it
     problem: (
         "core/devices.py",
         "core/images.py",
-        "inference/stream.py",
-        "inference/predictor.py",
-        "inference/predictions.py",
+        "prediction/stream.py",
+        "prediction/predictor.py",
+        "prediction/tables.py",
         *(f"{problem}/{name}.py" for name in ("data", "model", "inference", *more)),
         f"report/problem{problem[1]}*.py",
         "report/projections.py",

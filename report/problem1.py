@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from torchvision.models import MobileNetV2
 
-from inference.predictions import wilson
 from p1.model import FEATURES, build, mobilenet_v2
 from p1.recipes import RECIPES
+from prediction.tables import wilson
 from report import charts, network, recipes
 from report.measures import Site
 from report.original import SCORES

@@ -14,10 +14,10 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from inference.predictor import Predictor
 from p1.inference import load_network
 from p1.model import features as of_network
 from p1.model import logits
+from prediction.predictor import Predictor
 from report import charts
 
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from core.files import natural
-from inference.predictions import paired_bootstrap
 from p2.recipes import PRETRAIN, SUPERVISED
 from p2.settings import SETTINGS
+from prediction.tables import paired_bootstrap
 from report import problem2_figures as figures
 from report.measures import Measured, Site
 from report.original import SCORES

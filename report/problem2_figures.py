@@ -15,14 +15,14 @@ from torch import nn
 
 from core import devices
 from core.randomness import seed_of
-from inference.predictions import read_rows, wilson
-from inference.stream import Stream
 from p2 import data, knn
 from p2.byol import BYOL
 from p2.inference import predictor
 from p2.model import BACKBONE, FEATURES, load_backbone, make_backbone
 from p2.recipes import ORIGINAL_PRETRAIN
 from p2.settings import SETTINGS
+from prediction.stream import Stream
+from prediction.tables import read_rows, wilson
 from report import charts
 from report.runs import RunLog
 from training.provenance import digest, fingerprint

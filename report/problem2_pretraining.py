@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from inference.predictions import read_rows, wilson
 from p2 import data, knn
+from prediction.tables import read_rows, wilson
 from report import charts, recipes
 from report import problem2_figures as figures
 from report.measures import Measured, Site

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from inference.predictor import Predictor
 from p3 import data, inference
+from prediction.predictor import Predictor
 from report import problem3_figures as figures
 from report import problem3_predictions as predictions
 from report.measures import Measured, Site

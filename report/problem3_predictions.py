@@ -13,8 +13,8 @@ from torch import Tensor
 
 from core import images
 from core.cli import InputError
-from inference.predictor import Predictor
 from p3 import data
+from prediction.predictor import Predictor
 
 
 def read_pair(path: Path) -> tuple[np.ndarray, np.ndarray]:

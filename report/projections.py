@@ -13,7 +13,7 @@ from sklearn.metrics import silhouette_score
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
-from inference.predictions import wilson
+from prediction.tables import wilson
 
 NEIGHBOURS = 10
 PERPLEXITY = 30.0

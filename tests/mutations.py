@@ -38,7 +38,7 @@ from checkpoints.download import read_manifest
 from core import checkpoint, images
 from core.checkpoint import Checkpoint
 from core.cli import InputError, Parser, entry, positive
-from inference import predictions
+from prediction import tables
 from report import runs
 from training import cache, provenance
 
@@ -313,7 +313,7 @@ def readers() -> dict[str, Reader]:
         ),
         "image header": Reader(encoded("PNG"), (change_bytes, change_png), images.size_in_header, ()),
         "csv": Reader(
-            A_TABLE, (change_bytes,), lambda path: predictions.read_rows(path, ("id", "filename"))
+            A_TABLE, (change_bytes,), lambda path: tables.read_rows(path, ("id", "filename"))
         ),
         "checkpoint": Reader(
             a_checkpoint(), (change_bytes, change_zip, change_fields),

@@ -10,8 +10,8 @@ import torch
 from conftest import draw
 
 from core import checkpoint
-from inference.predictions import read_labels, wilson
 from p1 import data, inference
+from prediction.tables import read_labels, wilson
 from report import problem1, problem1_images, projections
 from report import problem1_figures as figures
 from report import runs as runlog

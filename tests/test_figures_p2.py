@@ -13,11 +13,11 @@ from torch import nn
 
 from core import checkpoint
 from core.randomness import seed_of
-from inference.predictions import read_labels
 from p2 import data, inference, knn, pretrain, supervise, train
 from p2.byol import BYOL
 from p2.model import BACKBONE, FEATURES, make_backbone
 from p2.settings import SETTINGS
+from prediction.tables import read_labels
 from report import charts, problem2, problem2_pretraining
 from report import problem2_figures as figures
 from report import runs as runlog

@@ -22,9 +22,9 @@ def imported(path):
 # Of each room, which others its files may import.
 MAY_IMPORT = {
     "core": set(),
-    "inference": {"core"},
+    "prediction": {"core"},
     "training": {"core"},
-    **{problem: {"core", "inference", "training"} for problem in PROBLEMS},
+    **{problem: {"core", "prediction", "training"} for problem in PROBLEMS},
 }
 
 
@@ -41,7 +41,7 @@ def test_rooms_import_only_those_below_them(room):
 
 @pytest.mark.parametrize("problem", sorted(PROBLEMS))
 def test_predicting_needs_nothing_of_the_training(problem):
-    code = f"import sys; import {problem}.inference, inference.predictor, {problem}.model; print(*sys.modules)"
+    code = f"import sys; import {problem}.inference, prediction.predictor, {problem}.model; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )

@@ -19,14 +19,14 @@ from PIL import Image, ImageFile
 
 from core import checkpoint, devices
 from core.cli import InputError
-from inference.predictor import Predictor, TooLarge
-from inference.stream import Stream, Views, on_device
 from p1 import inference as p1
 from p1 import model
 from p2 import inference as p2
 from p3 import data as p3_data
 from p3 import inference as p3
 from p3 import model as p3_model
+from prediction.predictor import Predictor, TooLarge
+from prediction.stream import Stream, Views, on_device
 
 
 def snapshot(folder):
@@ -772,7 +772,7 @@ def test_an_inference_that_would_take_too_long_is_simplified_and_then_filled_up(
 ):
     paths = [p1_images / f"{i:04d}.png" for i in range(9)] * 10  # 30 batches of 3
     now = 0.0
-    monkeypatch.setattr("inference.stream.time.monotonic", lambda: now)
+    monkeypatch.setattr("prediction.stream.time.monotonic", lambda: now)
 
     def run(stop_at):
         """A batch takes 2 seconds, 1 without mirror images, half of that at one scale of two."""

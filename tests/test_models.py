@@ -174,6 +174,16 @@ def test_p3_fcn_interpolates_its_scores_bilinearly(fcn):
     assert torch.allclose(ours[inner], theirs[inner], atol=1e-6)
 
 
+def test_p3_takes_a_finished_networks_weights_whole():
+    torch.manual_seed(0)
+    finished, network = (p3.build(p3.OF_MODEL["C"]) for _ in range(2))
+    assert "the whole network from last.pt" in p3.load_pretrained(
+        network, finished.state_dict(), "last.pt"
+    )
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, finished.state_dict()[name]), name
+
+
 def test_p3_fcn_takes_vgg16s_dense_layers_as_convolutions(fcn):
     with torch.device("meta"):
         shapes = {name: value.shape for name, value in models.vgg16().state_dict().items()}

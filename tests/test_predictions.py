@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from core.cli import InputError
-from inference.predictions import (
+from p1 import score as p1_score
+from p2 import score as p2_score
+from prediction.tables import (
     locate,
     paired_bootstrap,
     read_labels,
@@ -16,8 +18,6 @@ from inference.predictions import (
     wilson,
     write_rows,
 )
-from p1 import score as p1_score
-from p2 import score as p2_score
 
 
 def rows_of(tmp_path, content, columns=("id", "filename")):

@@ -10,10 +10,10 @@ from conftest import ROOT, varied
 from torch import nn
 
 from core import devices
-from inference.predictor import FusedConvolution, fold
 from p1 import model as p1
 from p2 import model as p2
 from p3 import model as p3
+from prediction.predictor import FusedConvolution, fold
 
 CPU = torch.device("cpu")
 NETWORKS = {

@@ -13,7 +13,6 @@ from torch import nn
 
 from core import augment, checkpoint
 from core.randomness import generator
-from inference.stream import Views
 from p1 import recipes as p1_recipes
 from p1 import train as p1
 from p2 import byol, pretrain
@@ -23,6 +22,7 @@ from p3 import data as p3_data
 from p3 import inference
 from p3 import recipes as p3_recipes
 from p3 import train as p3
+from prediction.stream import Views
 from training import optim
 
 pytestmark = pytest.mark.usefixtures("quick")

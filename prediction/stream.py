@@ -19,7 +19,7 @@ import numpy as np
 
 from core import images
 from core.cli import PARTIAL, InputError, answer, minutes, note, positive, warn
-from inference.predictions import write_rows
+from prediction.tables import write_rows
 
 if TYPE_CHECKING:
     import torch
@@ -117,7 +117,7 @@ def on_device(name: str, work: Callable[[torch.device], int]) -> int:
     """
 
     from core import devices
-    from inference.predictor import TooLarge, is_out_of_memory
+    from prediction.predictor import TooLarge, is_out_of_memory
 
     device = devices.choose(name)
     try:
