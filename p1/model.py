@@ -98,10 +98,14 @@ def pretrained_file(network: nn.Module, name: str) -> Path:
 def load_pretrained(network: nn.Module, weights: dict[str, Tensor], source: str) -> str:
     """Start ``network`` from weights trained on other classes; says what was started anew.
 
-    ``weights``: as ``checkpoint.read_weights`` gives them; for EfficientNet-Lite, ImageNet's. Every key but the head's must match (InputError otherwise). ``source`` says in
-    messages where they come from.
+    ``weights``: as ``checkpoint.read_weights`` gives them; for EfficientNet-Lite, ImageNet's, or
+    those of a whole network, which are taken as they are. Every key but the head's must match
+    (InputError otherwise). ``source`` says in messages where they come from.
     """
     if isinstance(network, EnlargedEfficientNet):
+        if weights.keys() == network.state_dict().keys():  # such as a finished run's of model C
+            checkpoint.load_weights(network, weights, source)
+            return f"the whole network from {source}"
         load_imagenet(network.backbone, weights, source)
         return f"backbone from {source}; started anew: classifier"
     head = ("classifier.1.weight", "classifier.1.bias")

@@ -30,7 +30,8 @@ def arguments() -> tuple[argparse.Namespace, Recipe]:
     )
     parser.add_argument(
         "--pretrained",
-        help="initial weights; B: file of a state dict or a checkpoint of p1; C: imagenet",
+        help="initial weights; B: file of a state dict or a checkpoint of p1; C: imagenet, "
+        "or a checkpoint of model C",
     )
     flags.tune_flag(parser)
     args = parser.parse_args()

@@ -174,6 +174,15 @@ def test_p3_fcn_interpolates_its_scores_bilinearly(fcn):
     assert torch.allclose(ours[inner], theirs[inner], atol=1e-6)
 
 
+def test_p1_c_takes_a_finished_networks_weights_at_another_size():
+    torch.manual_seed(0)
+    finished, network = (p1.build(f"efficientnet_lite0_{side}", 50) for side in (64, 96))
+    said = p1.load_pretrained(network, finished.state_dict(), "last.pt")
+    assert said == "the whole network from last.pt"
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, finished.state_dict()[name]), name
+
+
 def test_p3_takes_a_finished_networks_weights_whole():
     torch.manual_seed(0)
     finished, network = (p3.build(p3.OF_MODEL["C"]) for _ in range(2))
