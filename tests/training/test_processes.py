@@ -30,6 +30,7 @@ from training import processes
 from training.optim import update_average
 from training.run import Run
 
+PYTHONPATH = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"  # for this file as a program
 CPU = torch.device("cpu")
 COUNT, BATCH = 13, 4  # 3 steps an epoch
 INPUTS = torch.randn(COUNT, 5, generator=generator(0, "inputs"))
@@ -236,7 +237,7 @@ class FirstPixel(nn.Module):
 
 def launch(*arguments, restarts=None, count=2):
     """``count`` processes of this file, by torchrun if there are to be ``restarts``: their statuses, their output together."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": PYTHONPATH, "OMP_NUM_THREADS": "1"}
     command = [__file__, *map(str, arguments)]
     if restarts is not None:
         command = [

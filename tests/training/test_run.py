@@ -229,7 +229,7 @@ def start(folder):
     """This file as a program of its own that trains LONG, slowly enough to be caught at it; a line a step."""
     command, environment = (
         [sys.executable, __file__, folder],
-        os.environ | {"PYTHONPATH": str(ROOT)},
+        os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
     )
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 

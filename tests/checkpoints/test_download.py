@@ -23,12 +23,12 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from conftest import ROOT
 
 from checkpoints import download
 from core.cli import InputError
 from p3.model import DeepLabv3, FCN32s, load_pretrained
 
-ROOT = Path(__file__).resolve().parents[1]
 BODY = random.Random(0).randbytes(300_000)
 SHA256 = hashlib.sha256(BODY).hexdigest()
 HALF = len(BODY) // 2
