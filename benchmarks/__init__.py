@@ -1,1 +1,1 @@
-"""Side-by-side measurements: whole processes run in turn, ours and what they are measured against."""
+"""Side-by-side measurements: whole processes in turn, ours and those that they stand beside."""

@@ -1,7 +1,8 @@
 """Measure our programs beside others, whole processes in turn: ``python3 -m benchmarks``.
 
-Every program is run ``--repeats`` times, one after the other (A B A B ...), so that a machine that is slow for a while is slow
-for all of them. What was measured goes to benchmarks/results.json, and as tables into benchmarks/README.md.
+Every program is run ``--repeats`` times, one after the other (A B A B ...), so that a machine that
+is slow for a while is slow for all of them. What was measured goes to benchmarks/results.json, and
+as tables into benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -108,11 +109,11 @@ def ours(args: argparse.Namespace, problem: str, images: Path, output: Path, *mo
     return [*script, *checkpoint, "--device", "cpu", "--max-minutes", "inf", *more]
 
 
-# --- the parts --------------------------------------------------------------------------------------------------------
+# --- the parts ------------------------------------------------------------------------------------
 
 
 def inference(problem: str, args: argparse.Namespace, folder: Path) -> dict:
-    """Ours, ours in bfloat16, the naive way, and the floor: importing torch, then nothing but convolutions."""
+    """Ours, ours in bfloat16, the naive way, and the floor: import of torch and convolutions."""
     images, count = folder / "images", count_of(args, problem)
     draw(problem, images, count)
     checkpoint = getattr(args, problem).resolve()
@@ -199,7 +200,7 @@ MEASURES: dict[str, Callable[[argparse.Namespace, Path], dict]] = {
 }
 
 
-# --- tables -----------------------------------------------------------------------------------------------------------
+# --- tables ---------------------------------------------------------------------------------------
 
 
 def side_by_side(found: dict) -> list[str]:
@@ -222,8 +223,8 @@ def side_by_side(found: dict) -> list[str]:
         wall = median(use["wall"] for use in own)
         lines += [
             "",
-            f"Floor: {found['floor s']:.2f} s, `import torch` and {found['gflop']:,.0f} GFLOP at the "
-            f"{found['peak gflop/s']:.0f} GFLOP/s that a large convolution reaches; ours takes "
+            f"Floor: {found['floor s']:.2f} s, `import torch` and {found['gflop']:,.0f} GFLOP at "
+            f"the {found['peak gflop/s']:.0f} GFLOP/s that a large convolution reaches; ours takes "
             f"{wall / found['floor s']:.2f} times that.",
         ]
     return lines

@@ -16,7 +16,7 @@ from p3.data import COLOURS
 
 
 def picture(rng: np.random.Generator, width: int, height: int) -> Image.Image:
-    """Smooth patches of colour with some noise, so that a JPEG of it has a photograph's bytes a pixel."""
+    """Smooth patches of colour and some noise: a JPEG of it has a photograph's bytes a pixel."""
     coarse = rng.integers(0, 256, (height // 24 + 2, width // 24 + 2, 3), dtype=np.uint8)
     smooth = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
     noise = rng.normal(0, 6, (height, width, 1))
@@ -49,7 +49,7 @@ def scenes(folder: Path, count: int) -> None:
 
 
 def masks(folder: Path, count: int) -> None:
-    """Pairs of masks, 512x512, in ``truth`` and ``predicted``: patches, a third of them predicted otherwise."""
+    """Pairs of masks, 512x512, in ``truth`` and ``predicted``: a third of the patches differ."""
     truths, predictions = folder / "truth", folder / "predicted"
     for folder in (truths, predictions):
         folder.mkdir(parents=True)
@@ -64,7 +64,7 @@ def masks(folder: Path, count: int) -> None:
 
 
 def grown(folder: Path, count: int, source: Path) -> None:
-    """A folder of ``count`` images, and a csv that names them: those of ``source`` again and again, by links."""
+    """A folder of ``count`` links to the images of ``source`` in turn, and a csv of their names."""
     folder.mkdir(parents=True)
     paths = sorted(path for path in source.iterdir() if path.is_file())
     for i in range(count):

@@ -1,7 +1,8 @@
 """What no program can do without: ``python3 -m benchmarks.floors CHECKPOINT...`` prints it as JSON.
 
-``peak``: GFLOP/s of a large convolution in oneDNN, the best of five. ``gflop``: of each checkpoint's
-network, for one image and one view of it, a multiplication and an addition being two operations.
+``peak``: GFLOP/s of a large convolution in oneDNN, the best of five. ``gflop``: of each
+checkpoint's network, for one image and one view of it; a multiplication and an addition are two
+operations.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""What ``mean_iou_evaluate.py`` is measured against: ``python3 -m benchmarks.metric decode|naive -g FOLDER -p FOLDER``.
+"""What ``mean_iou_evaluate.py`` stands beside: ``python3 -m benchmarks.metric decode|naive``.
 
-``decode`` is the floor: Pillow decodes both folders in two threads, and nothing else is done. ``naive`` is the formula written
-down as it stands: all masks in memory, a boolean mask a class, sums in float64. Both take two folders of equal names.
+``decode`` is the floor: Pillow decodes both folders in two threads, and nothing else is done.
+``naive`` is the formula as it stands: all masks in memory, a boolean mask a class, sums in float64.
+Both take two folders of equal names.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def decode(truths: list[Path], predictions: list[Path]) -> None:
 
 
 def naive(truths: list[Path], predictions: list[Path]) -> None:
-    """Print each class's IoU = TP / (TP + FP + FN) over all pixels and the mean, as mean_iou_evaluate.py does."""
+    """Print, as mean_iou_evaluate.py does, each class's TP / (TP + FP + FN), and the mean."""
     import imageio.v3 as iio
     import numpy as np
 

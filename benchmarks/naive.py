@@ -1,8 +1,9 @@
-"""Inference as students write it: ``python3 -m benchmarks.naive p1 --checkpoint FILE --images FOLDER --output CSV``.
+"""Inference as students write it: ``python3 -m benchmarks.naive p1|p2|p3``; --help says the rest.
 
-A Dataset of Pillow images through torchvision's transforms, a DataLoader without workers, an eager network in float32 and
-torch's default memory layout, and one step after the other. The networks and the names of files and classes are the
-problems' own, and so is the average with the mirror image where a checkpoint asks for it, so that the answers compare.
+A Dataset of Pillow images through torchvision's transforms, a DataLoader without workers, an eager
+network in float32 and torch's default memory layout, and one step after the other. The networks and
+the names of files and classes are the problems' own, and so is the average with the mirror image
+where a checkpoint asks for it, so that the answers compare.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-# Neither torch nor numpy here: a child's peak of memory, as Linux counts it, begins with the size of the process that
-# starts it.
+# Neither torch nor numpy here: a child's peak of memory, as Linux counts it, begins with the size
+# of the process that starts it.
 from core.cli import InputError, note
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,7 +22,7 @@ Command = list[object]
 
 @dataclasses.dataclass(frozen=True)
 class Use:
-    """What a process took: seconds of wall time, seconds of CPU time in all its threads, MiB of memory at its peak."""
+    """What a process took: seconds, CPU seconds of all its threads, MiB of memory at its peak."""
 
     wall: float
     cpu: float
@@ -32,7 +32,7 @@ class Use:
 def in_turn(
     programs: dict[str, Command], repeats: int
 ) -> tuple[dict[str, list[Use]], dict[str, str]]:
-    """Run every program ``repeats`` times in turn: what each run took, and what each program printed last."""
+    """Run every program ``repeats`` times in turn: what each run took and each printed last."""
     runs: dict[str, list[Use]] = {name: [] for name in programs}
     printed = {}
     for turn in range(repeats):
@@ -44,7 +44,7 @@ def in_turn(
 
 
 def measure(name: str, command: Command) -> tuple[Use, str]:
-    """Run a command in the repository to its end: what it took, and its stdout. Raises InputError if it fails."""
+    """Run a command in the repository: what it took, its stdout. Raises InputError if it fails."""
     # python3 is the one that runs this.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
@@ -71,11 +71,11 @@ def measure(name: str, command: Command) -> tuple[Use, str]:
         ), out.read().decode()
 
 
-# --- comparing --------------------------------------------------------------------------------------------------------
+# --- comparing ------------------------------------------------------------------------------------
 
 
 def same_rows(ours: Path, theirs: Path) -> float:
-    """Share of equal labels of two csv files with the columns filename and label. Raises InputError at other names."""
+    """Share of equal labels of two csv files. Raises InputError if they name other files."""
     first, second = (labels(path) for path in (ours, theirs))
     same_names(first, second)
     return sum(first[name] == second[name] for name in first) / len(first)
@@ -114,5 +114,6 @@ def same_lines(ours: str, theirs: str) -> float:
 def same_names(ours: Iterable[str], theirs: Iterable[str]) -> None:
     if differing := sorted(set(ours) ^ set(theirs)):
         raise InputError(
-            f"only one of the two programs answered for {differing[0]} ({len(differing)} such files)"
+            f"only one of the two programs answered for {differing[0]} "
+            f"({len(differing)} such files)"
         )

@@ -1,11 +1,11 @@
 """Training steps beside others': ``python3 -m benchmarks.steps [p1 byol p3 views] [--repeats N]``.
 
-Each program is a process of its own that prints the median time of its steps on made-up images; the
-programs of a group run in turn (A B A B ...), so that a slow minute is slow for all. ``ours`` is this
-project's network, number format, memory layout, allocator and step; ``naive`` is the same network in
-PyTorch's defaults (float32, channels first). BYOL stands beside two packages of the package index,
-byol-pytorch (lucidrains) and lightly; a package that is not installed is left out, and the table says
-so.
+Each program is a process of its own that prints the median time of its steps on made-up images. The
+programs of a group run in turn (A B A B ...), so that a slow minute is slow for all. ``ours`` is
+this project's network, number format, memory layout, allocator and step; ``naive`` is the same
+network in PyTorch's defaults (float32, channels first). BYOL stands beside two packages of the
+package index, byol-pytorch (lucidrains) and lightly. A package that is not installed is left out,
+and the table says so.
 """
 
 from __future__ import annotations
@@ -240,7 +240,7 @@ def lightly_step(views) -> Step:
 
 
 def views_step(program: str) -> Step:
-    """BYOL's two views (the paper's) of a batch: ours in one call, or by torchvision on Pillow images."""
+    """BYOL's two views (the paper's) of a batch: by ours, or by torchvision on Pillow images."""
     import torch
 
     count, side = SIZES["views"]

@@ -1,4 +1,4 @@
-"""Draw a small data set of our own, in the course's layout: ``python3 -m demo.draw --out FOLDER``."""
+"""Draw a small data set in the course's layout: ``python3 -m demo.draw --out FOLDER``."""
 
 from __future__ import annotations
 
@@ -87,10 +87,11 @@ def main() -> None:
 
 
 def draw_all(out: Path, parameters: Parameters) -> bool:
-    """Draw ``p1_data``, ``p2_data`` and ``p3_data`` into the folder ``out``, which appears only when all is drawn.
+    """Draw ``p1_data``, ``p2_data`` and ``p3_data`` into the folder ``out``.
 
-    Returns False, and does nothing, if ``out`` was drawn with the same parameters before. Raises InputError if anything
-    else is in it, if it cannot be written, or if the seed is below 0 or the size below 32.
+    It appears only when all is drawn. Returns False, and does nothing, if ``out`` was drawn with
+    the same parameters before. Raises InputError if anything else is in it, if it cannot be
+    written, or if the seed is below 0 or the size below 32.
     """
     if parameters.seed < 0 or parameters.size < 32:
         raise InputError(
@@ -145,8 +146,9 @@ def is_drawn(out: Path, parameters: Parameters) -> bool:
 
 
 def draw_p1(folder: Path, train: int = 40, val: int = 10, seed: int = 0) -> None:
-    """Problem 1 into ``folder``: ``train_50`` and ``val_50`` with so many images a class, 32x32, and ``val_gt.csv``.
+    """Problem 1 into ``folder``: ``train_50`` and ``val_50``, 32x32, and ``val_gt.csv``.
 
+    ``train`` and ``val``: images a class.
     The ids of the validation images go on where the training's end, as the course's do.
     """
 
@@ -171,10 +173,12 @@ def draw_p1(folder: Path, train: int = 40, val: int = 10, seed: int = 0) -> None
 def draw_p2(
     folder: Path, unlabelled: int = 1500, train: int = 20, val: int = 4, seed: int = 0
 ) -> None:
-    """Problem 2 into ``folder``: ``mini/train`` with so many images, and ``office`` with so many a class and csv files.
+    """Problem 2 into ``folder``: ``mini/train``, and ``office`` with its csv files.
 
-    The images of ``mini`` are 84x84, of any shape in any paint, many of them no class of ``office``; those of
-    ``office`` have 90 to 400 pixels a side. Their names say nothing of the label, nor does their order.
+    ``unlabelled``: images of ``mini``; ``train`` and ``val``: images a class of ``office``. The
+    images of ``mini`` are 84x84, of any shape in any paint, many of them no class of ``office``;
+    those of ``office`` have 90 to 400 pixels a side. Their names say nothing of the label, nor does
+    their order.
     """
 
     def draw_mini(index: int) -> None:
@@ -211,9 +215,10 @@ def draw_p2(
 
 
 def draw_p3(folder: Path, train: int = 120, val: int = 24, size: int = 512, seed: int = 0) -> None:
-    """Problem 3 into ``folder``: ``train`` and ``validation`` with so many scenes of ``size`` pixels and their masks.
+    """Problem 3 into ``folder``: ``train`` and ``validation``, scenes and their masks.
 
-    Every class occurs in any twelve scenes in a row, but for an unlikely draw.
+    ``train`` and ``val``: how many scenes; ``size``: a side in pixels. Every class
+    occurs in any twelve scenes in a row, but for an unlikely draw.
     """
 
     def draw(item: tuple[str, int, int]) -> None:
@@ -238,7 +243,8 @@ def make(folder: Path, names: Iterable[str] = (".",)) -> None:
 def run(draw: Callable, items: Sequence, what: str) -> None:
     """Draw all items, in threads: numpy and Pillow let go of Python's lock in the long parts.
 
-    On an error or Ctrl-C the items not begun are dropped, and those begun finished, so that nothing is written afterwards.
+    On an error or Ctrl-C the items not begun are dropped, and those begun finished, so that nothing
+    is written afterwards.
     """
     with ThreadPoolExecutor(THREADS) as pool:
         for _ in progress(pool.map(draw, items), len(items), what):

@@ -8,7 +8,10 @@ from PIL import Image, ImageFilter
 
 
 def smooth(rng: Generator, height: int, width: int, bumps: float) -> np.ndarray:
-    """A random smooth field (height, width) float32, mean 0, standard deviation near 0.8; ``bumps`` on the longer side."""
+    """A random smooth field with ``bumps`` bumps on its longer side.
+
+    (height, width) float32, mean 0, standard deviation near 0.8.
+    """
     step = max(height, width) / bumps
     rows, columns = int(np.ceil(height / step)), int(np.ceil(width / step))
     grid = Image.fromarray(rng.standard_normal((rows + 2, columns + 2), dtype=np.float32))
@@ -22,7 +25,10 @@ def smooth(rng: Generator, height: int, width: int, bumps: float) -> np.ndarray:
 
 
 def fractal(rng: Generator, size: int, bumps: float) -> np.ndarray:
-    """Five ``smooth`` fields added, each twice as fine and about half as strong: (size, size), standard deviation near 1."""
+    """Five ``smooth`` fields added, each twice as fine as the last and about half as strong.
+
+    (size, size), standard deviation near 1.
+    """
     quarter = (size + 3) // 4  # enough for the three coarse ones, and far faster
     coarse = sum(0.57**i * smooth(rng, quarter, quarter, bumps * 2**i) for i in range(3))
     coarse = np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC))

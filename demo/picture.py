@@ -1,7 +1,8 @@
 """The README's picture: ``python3 -m demo.picture``.
 
-Above, three drawn satellite scenes and their masks; below, the scores of the committed runs beside the
-original report's and the best published ones. It comes in two files, for light and for dark pages.
+Above, three drawn satellite scenes and their masks; below, the scores of the committed runs beside
+the original report's and the best published ones. It comes in two files, for
+light and for dark pages.
 """
 
 from __future__ import annotations

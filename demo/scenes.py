@@ -1,4 +1,4 @@
-"""Land seen from above with its classes, for problem 3: fields, towns, woods, rivers and bare ground out of noise."""
+"""Land seen from above with its classes, for problem 3, out of noise."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ URBAN, AGRICULTURE, RANGELAND, FOREST, WATER, BARREN, UNKNOWN = range(7)  # as i
 class Kind:
     """What a scene leans to: biases of random fields of standard deviation near 1.
 
-    Open land goes to the highest of the first four; a town, a lake or a cloud lies where its own is above 0.
+    Open land goes to the highest of the first four; a town, a lake or a cloud lies where its own is
+    above 0.
     """
 
     agriculture: float = 1.9
@@ -66,11 +67,11 @@ def scene(rng: Generator, index: int, size: int) -> tuple[np.ndarray, np.ndarray
 
 
 class Grid:
-    """A turned and slightly bent grid of rectangles over a scene: farmers' parcels, or a town's blocks.
+    """A turned, slightly bent grid of rectangles over a scene: farmers' parcels, a town's blocks.
 
-    ``cell`` (size, size) int64 is each pixel's rectangle, as a number below ``CELLS`` with which to look up a random
-    table; ``u`` and ``v`` are its place within it in 0..1, ``x`` and ``y`` the turned coordinates
-    in pixels, ``width`` and ``height`` the rectangle's sides in pixels.
+    ``cell`` (size, size) int64 is each pixel's rectangle, as a number below ``CELLS`` with which to
+    look up a random table; ``u`` and ``v`` are its place within it in 0..1, ``x`` and ``y`` the
+    turned coordinates in pixels, ``width`` and ``height`` the rectangle's sides in pixels.
     """
 
     CELLS = 4096
@@ -93,7 +94,7 @@ class Grid:
         self.cell = (rows * columns + column.astype(np.int64)) % self.CELLS
 
     def mean(self, field: np.ndarray) -> np.ndarray:
-        """``field`` (size, size) averaged over every rectangle, so that a rectangle's pixels decide alike."""
+        """``field`` (size, size), averaged over every rectangle: its pixels then decide alike."""
         cell = self.cell.reshape(-1)
         total, count = (
             np.bincount(cell, field.reshape(-1), self.CELLS),
@@ -113,7 +114,7 @@ class Grid:
 def lay_out(
     rng: Generator, kind: Kind, size: int, farms: Grid, blocks: Grid
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which class is where, (size, size) uint8, and how deep in a river or lake a pixel is (0 at the shore)."""
+    """Which class is where, (size, size) uint8, and how deep in water it is (0 at the shore)."""
     leaning = {RANGELAND: kind.rangeland, FOREST: kind.forest, BARREN: kind.barren}
     fields = np.stack([fractal(rng, size, 2.5) + np.float32(bias) for bias in leaning.values()])
     classes = np.array(list(leaning), dtype=np.uint8)[fields.argmax(0)]
@@ -137,7 +138,10 @@ def lay_out(
 def paint(
     rng: Generator, classes: np.ndarray, depth: np.ndarray, farms: Grid, blocks: Grid
 ) -> np.ndarray:
-    """The ground's colours (size, size, 3) float32, about 0..255: each class has its own colours and its own grain."""
+    """The ground's colours (size, size, 3) float32, about 0..255.
+
+    Each class has its own colours and its own grain.
+    """
     size = len(classes)
     relief = fractal(rng, size, 5)
     fields = {
@@ -168,13 +172,14 @@ def paint(
     return picture.reshape(size, size, 3)
 
 
-# A painter gives the colours (n, 3) of its class's n pixels; ``at(name)`` is a field there, (n,). Only a scene's general
-# look is drawn from ``rng`` here: what varies from pixel to pixel is in the fields.
+# A painter gives the colours (n, 3) of its class's n pixels; ``at(name)`` is a field there, (n,).
+# Only a scene's general look is drawn from ``rng`` here: what varies from pixel to pixel is in the
+# fields.
 At = Callable[[str], np.ndarray]
 
 
 def ramp(low: tuple[int, int, int], high: tuple[int, int, int], at: np.ndarray) -> np.ndarray:
-    """Colours (n, 3) between two: ``low`` where ``at`` (n,) is 0, ``high`` where it is 1, and on beyond both."""
+    """Colours (n, 3): ``low`` where ``at`` (n,) is 0, ``high`` where it is 1, and on beyond."""
     return np.float32(low) + at.astype(np.float32)[:, None] * (np.float32(high) - np.float32(low))
 
 
@@ -193,7 +198,10 @@ CROPS = np.float32(
 
 
 def agriculture(rng: Generator, at: At) -> np.ndarray:
-    """Parcels of one crop each, some cut in two, ploughed in lines; round ones where water comes from a turning arm."""
+    """Parcels of one crop each, some cut in two, ploughed in lines.
+
+    Some are round: there the water comes from a turning arm.
+    """
     half = rng.random(Grid.CELLS) < 0.4
     cell = (at("farm_cell") + (half[at("farm_cell")] & (at("farm_u") > 0.5)) * 1777) % Grid.CELLS
     crops = CROPS[rng.choice(len(CROPS), 5)] + rng.normal(
@@ -299,7 +307,7 @@ def barren(rng: Generator, at: At) -> np.ndarray:
 
 
 def finish(rng: Generator, picture: np.ndarray) -> np.ndarray:
-    """The camera: (H, W, 3) float32 to uint8 with a scene's light and tint, soft edges and noise."""
+    """The camera: (H, W, 3) float32 to uint8, with light and tint, soft edges and noise."""
     light = rng.uniform(0.82, 1.18) * rng.uniform(0.96, 1.04, 3)
     picture = np.clip(picture * light.astype(np.float32), 0, 255).astype(np.uint8)
     soft = np.asarray(

@@ -1,4 +1,4 @@
-"""Things to tell apart, for problems 1 and 2: shapes painted with patterns, before backgrounds that distract."""
+"""Things to tell apart, for problems 1 and 2: painted shapes before backgrounds that distract."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def mirrored(*points: tuple[float, float]) -> np.ndarray:
 HEART_Y = 13 * np.cos(ROUND) - 5 * np.cos(2 * ROUND) - 2 * np.cos(3 * ROUND) - np.cos(4 * ROUND)
 MOON_OUTSIDE, MOON_INSIDE = TURN * np.linspace(0.42, 1.08, 40), TURN * np.linspace(0.984, 0.516, 30)
 
-# A shape is an outline about as large as the unit disc; a second outline is a hole in it. The order is the labels':
-# problem 1 has the first ten, problem 2 the first 13, the unlabelled images have all.
+# A shape is an outline about as large as the unit disc; a second outline is a hole in it. The order
+# is the labels': problem 1 has the first ten, problem 2 the first 13, the unlabelled images all.
 SHAPES = {
     "disc": [polar(0.9)],
     "square": [polar(1.05, even(4, 0.125))],
@@ -68,8 +68,8 @@ SHAPES = {
     "girder": [mirrored((0.8, -1), (0.8, -0.5), (0.25, -0.5), (0.25, 0.5), (0.8, 0.5), (0.8, 1))],
 }
 
-# A paint is a pattern, mostly in its own hue (0..1 round the circle of hues). The labels have the first five, the
-# unlabelled images all.
+# A paint is a pattern, mostly in its own hue (0..1 round the circle of hues). The labels have the
+# first five, the unlabelled images all.
 PAINTS = {
     "plain": 0.0,
     "striped": 0.6,
@@ -79,11 +79,12 @@ PAINTS = {
     "wavy": 0.5,
     "cloudy": 0.92,
 }
-OWN_HUE = 0.75  # share of things in their paint's hue; the rest have any hue, so that the pattern must be seen too
+# Share of things in their paint's hue; the rest have any hue, so that the pattern must be seen too.
+OWN_HUE = 0.75
 
 
 def classes(shapes: int) -> list[tuple[str, str]]:
-    """The classes of the first ``shapes`` shapes in the first five paints: (shape, paint) of each label."""
+    """Each label's (shape, paint): the first ``shapes`` shapes in each of the first five paints."""
     return [(shape, paint) for shape in list(SHAPES)[:shapes] for paint in list(PAINTS)[:5]]
 
 
@@ -127,14 +128,17 @@ def thing(
 
 
 class Cover:
-    """A shape of a ``radius`` in pixels, with its middle at ``place`` (x, y), turned by an angle."""
+    """A shape of ``radius`` pixels, its middle at ``place`` (x, y), turned by an angle."""
 
     def __init__(self, shape: str, place: np.ndarray, radius: float, turn: float) -> None:
         self.shape, self.place, self.radius = shape, place, radius
         self.axes = np.array([(math.cos(turn), math.sin(turn)), (-math.sin(turn), math.cos(turn))])
 
     def on(self, width: int, height: int, shift: float = 0.0, blur: float = 0.0) -> np.ndarray:
-        """How far it covers each pixel, (height, width) in 0..1; shifted down right, and blurred, by parts of the radius."""
+        """How far it covers each pixel, (height, width) in 0..1.
+
+        Shifted down right, and blurred, by parts of the radius.
+        """
         fine = 4 if max(width, height) <= 100 else 2  # drawn finer, then averaged: smooth edges
         mask = Image.new("L", (width * fine, height * fine))
         draw = ImageDraw.Draw(mask)
@@ -149,7 +153,7 @@ class Cover:
         return np.asarray(mask, dtype=np.float32) / 255
 
     def coordinates(self, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-        """Of each pixel in the shape's own axes, 1 being its radius: two of (height, width) float32."""
+        """Of each pixel in the shape's axes, 1 being its radius: two (height, width) float32."""
         right = (np.arange(width, dtype=np.float32) - np.float32(self.place[0])) / np.float32(
             self.radius
         )
@@ -195,7 +199,10 @@ def painted(rng: Generator, paint: str, body: Cover, width: int, height: int) ->
 def backdrop(
     rng: Generator, width: int, height: int, saturation: tuple, value: tuple
 ) -> np.ndarray:
-    """Two colours blended by a soft field, a slope, a table's edge or wallpaper: (3, height, width) float32."""
+    """Two colours blended by a soft field, a slope, a table's edge or wallpaper.
+
+    (3, height, width) float32.
+    """
     first, second = (
         colour(rng.random(), rng.uniform(*saturation), rng.uniform(*value)) for _ in range(2)
     )
@@ -227,5 +234,8 @@ def colour(hue: float, saturation: float, value: float) -> np.ndarray:
 
 
 def mix(below: np.ndarray, above: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """``above`` laid over ``below`` to a share (H, W) of 0..1; each is (3, H, W) or one colour (3, 1, 1)."""
+    """``above`` laid over ``below`` to a share (H, W) of 0..1.
+
+    Each is (3, H, W) or one colour (3, 1, 1).
+    """
     return below + share * (above - below)
