@@ -1,5 +1,8 @@
 """Random checkpoints of the three problems, small folders of images, and a way to call a program in this process."""
 
+import functools
+import inspect
+import json
 import os
 import signal
 import sys
@@ -10,15 +13,23 @@ import pytest
 import torch
 from PIL import Image
 
-from core import checkpoint
+from core import augment, checkpoint
 from core.cli import entry
+from core.randomness import generator
 from demo.draw import Parameters, draw_all
+from training import optim
 
 ROOT = Path(__file__).resolve().parents[1]
 HALF = (0.5, 0.5, 0.5)
 TINY = Parameters(
     p1_train=1, p1_val=1, p2_unlabelled=9, p2_train=1, p2_val=1, p3_train=5, p3_val=2, size=64
 )
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Tests draw the same numbers every time."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture
@@ -182,3 +193,50 @@ def metadata(recipe=None, **fields):
     usual = {"data": {}, "seed": 0, "command": "python3 -m train", "commit": "abc"}
     machine = {"device": "a processor, 1 threads", "torch": "2.9"}
     return {"recipe": {"name": "x", "epochs": 1} | (recipe or {}), **usual, **machine, **fields}
+
+
+def log(run):
+    """The lines of a run's log."""
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def draws(monkeypatch):
+    """The random augmentations called, in turn: (name, arguments but images and generator)."""
+    calls = []
+
+    def recorded(name, function):
+        names = list(inspect.signature(function).parameters)
+
+        @functools.wraps(function)
+        def call(*args, **kwargs):
+            given = inspect.signature(function).bind(*args, **kwargs)
+            given.apply_defaults()
+            calls.append((name, {k: given.arguments[k] for k in names[1:] if k != "rng"}))
+            return function(*args, **kwargs)
+
+        return call
+
+    for name, function in inspect.getmembers(augment, inspect.isfunction):
+        if name.startswith("random_") and name != "random_box":
+            monkeypatch.setattr(augment, name, recorded(name, function))
+    return calls
+
+
+def named(calls):
+    return [name for name, _ in calls]
+
+
+def pixels(size, channels=3):
+    return torch.randint(
+        7, (4, channels, size, size), dtype=torch.uint8, generator=generator(0, "pixels")
+    )
+
+
+def cosine_lrs(recipe, epochs, steps):
+    """The learning rate of each epoch's last step."""
+    last = [steps * (epoch + 1) - 1 for epoch in range(epochs)]
+    return [
+        recipe.lr * optim.warmup_cosine(step, recipe.warmup_epochs * steps, epochs * steps)
+        for step in last
+    ]

@@ -32,14 +32,15 @@ def test_what_the_system_refuses_of_nothing_named_is_no_bad_input():
 def test_the_budget_counts_from_the_start_of_the_program_or_of_its_torchrun(monkeypatch):
     before = time.monotonic()
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        after = time.monotonic()
         time.sleep(0.3)
         started = cli._started(process.pid)
         process.communicate(b"\n")
-    assert before - 0.05 <= started <= before + 0.2
+    assert before - 0.05 <= started <= after + 0.05
     own, parents = cli._started(os.getpid()), cli._started(os.getppid())
-    assert cli.minutes_from_start("2") == pytest.approx(own + 120, abs=0.1)
+    assert cli.minutes_from_start("2") == pytest.approx(own + 120, abs=1)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    assert cli.minutes_from_start("2") == pytest.approx(parents + 120, abs=0.1) and parents < own
+    assert cli.minutes_from_start("2") == pytest.approx(parents + 120, abs=1) and parents < own
 
 
 # --- streams that cannot be written ------------------------------------------------------------------------------------

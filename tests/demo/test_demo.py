@@ -1,11 +1,18 @@
-"""demo.sh is started from anywhere. What it runs has its own tests; the whole takes minutes."""
+"""demo.sh is started from anywhere, and goes from the drawing to the page."""
 
+import dataclasses
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
 from conftest import ROOT
+
+from demo import __main__ as demo
 
 
 def test_out_is_relative_to_the_callers_folder(tmp_path):
@@ -35,3 +42,29 @@ def test_out_is_relative_to_the_callers_folder(tmp_path):
         0,
         f"{repository / 'demo' / '__init__.py'} {here / 'out put'}\n",
     ), done.stderr
+
+
+@pytest.mark.slow  # some twenty programs, one after the other: each one imports torch
+def test_the_demo_goes_from_the_drawing_to_the_page(tmp_path, monkeypatch, capfd):
+    few = {"p1_train": 2, "p1_val": 1, "p2_unlabelled": 8, "p2_train": 1, "p2_val": 1}
+    small = dataclasses.replace(demo.DRAWING, **few, p3_train=5, p3_val=2, size=256)
+    train = demo.Demo.train
+
+    def short(self, name, module, *flags):
+        more = ("--epochs", "1", "--batch-size", "4", "--device", "cpu")
+        return train(self, name, module, *flags, *more)
+
+    monkeypatch.setattr(demo, "DRAWING", small)
+    monkeypatch.setattr(demo.Demo, "train", short)
+    monkeypatch.setattr(sys, "argv", ["demo.sh", "--out", str(tmp_path / "out")])
+    python = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    monkeypatch.setenv("PATH", python)
+    demo.main()
+    table = capfd.readouterr().out.split("\nwhat  ")[-1]
+    shipped = json.loads((ROOT / "checkpoints" / "manifest.json").read_text())["checkpoints"]
+    named = ["p1 A", "p2 C", "p3 B", *(entry["name"] for entry in shipped)]
+    for name in named:
+        (line, *_) = (line for line in table.splitlines() if line.startswith(name))
+        assert 0 <= float(re.findall(r"\d\.\d{3}\b", line)[-1]) <= 1, line
+    assert "report made" in table
+    assert (tmp_path / "out" / "report" / "report.html").stat().st_size > 10_000

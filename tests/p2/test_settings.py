@@ -3,12 +3,12 @@
 import csv
 import dataclasses
 import functools
-import json
 import shutil
 import signal
 
 import pytest
 import torch
+from conftest import log
 from torch import nn
 
 from core import checkpoint
@@ -51,10 +51,6 @@ def small(monkeypatch, tmp_path, handlers):
         monkeypatch.setattr(module, "FEATURES", 8)
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def log(run):
-    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
 def backbone_file(path, seed):

@@ -247,7 +247,7 @@ def test_scripts_run_from_anywhere_twice_with_spaces_and_relative_paths(
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "I;16", "CMYK"])
-def test_images_of_every_mode_are_read_as_rgb(call, mode, p1_checkpoint, tmp_path):
+def test_an_image_of_every_mode_is_answered_like_its_rgb(call, mode, p1_checkpoint, tmp_path):
     source = Image.open(draw(tmp_path / "source.png", 32, 32, 3))
     if mode == "I;16":
         image = Image.fromarray(np.asarray(source.convert("L")).astype(np.uint16) * 257)
@@ -255,8 +255,14 @@ def test_images_of_every_mode_are_read_as_rgb(call, mode, p1_checkpoint, tmp_pat
         image = source.convert("L").convert(mode) if mode in ("LA", "1") else source.convert(mode)
     folder = tmp_path / "in"
     folder.mkdir()
-    image.save(folder / ("0000.jpg" if mode == "CMYK" else "0000.png"))
-    assert call(p1.main, folder, tmp_path / "out.csv", "--checkpoint", p1_checkpoint)[0] == 0
+    file = folder / ("0000.jpg" if mode == "CMYK" else "0000.png")
+    image.save(file)
+    seen = source.convert("L") if mode == "I;16" else Image.open(file)
+    seen.convert("RGB").save(folder / "0001.png")
+    options = ("--checkpoint", p1_checkpoint, "--probabilities", tmp_path / "sure.csv")
+    assert call(p1.main, folder, tmp_path / "out.csv", *options)[0] == 0
+    one, other = np.array([row[1:] for row in rows(tmp_path / "sure.csv")[1:]], dtype=float)
+    assert np.abs(one - other).max() < 1e-4
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------

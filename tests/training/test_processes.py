@@ -562,7 +562,8 @@ def test_what_one_process_fails_at_ends_both_with_one_line(tmp_path, does, says)
         2,
         75,
     )  # 75: it has only seen that the other is lost
-    assert err.splitlines() == ["warning: train", f"test_processes.py: {says}"]
+    ours = [line for line in err.splitlines() if line.startswith(("warning: ", "test_"))]
+    assert ours == ["warning: train", f"test_processes.py: {says}"] and "Traceback" not in err
     assert state(tmp_path)["total_steps"] == 4
 
 

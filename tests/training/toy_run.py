@@ -1,0 +1,186 @@
+"""A run of the smallest network there is, for the tests of runs; as a program it can be held."""
+
+import copy
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from conftest import ROOT
+from torch import nn
+
+from core import checkpoint
+from core.cli import entry, say
+from core.randomness import generator, seed_of, steps_per_epoch
+from training import optim
+from training.optim import update_average, warmed_up
+from training.run import Run
+
+CPU = torch.device("cpu")
+VOLATILE = ("seconds", "command", "commit")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    epochs: int = 3
+    batch_size: int = 4
+    lr: float = 0.1
+    mean: tuple[float, float] = (0.5, 0.25)
+
+
+LONG = Recipe(epochs=12)
+STEPS = 3 * 3  # of the whole run: 14 images are 3 batches of 4
+
+
+def train(folder, recipe=Recipe(), seed=0, data="fixed", in_a_step=lambda run: None, **options):
+    """The loop of p1/train.py, on a linear network and numbers drawn at random; ``in_a_step`` is called in each."""
+    inputs = torch.randn(14, 5, generator=generator(0, "inputs"))
+    labels = inputs[:, :3].argmax(1)
+    torch.manual_seed(seed_of(seed, "weights"))
+    network = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Dropout(0.3), nn.Linear(6, 3))
+    average = copy.deepcopy(network)
+    optimizer = optim.make("sgd", network, recipe.lr, 1e-3, decay_vectors=False)
+    steps = steps_per_epoch(len(inputs), recipe.batch_size)
+    run = Run(
+        folder, recipe=recipe, data={"train": data}, model=MODEL, seed=seed, device=CPU, watch="accuracy",
+        state={"network": network, "average": average, "optimizer": optimizer}, **options,
+    )  # fmt: skip
+    for _ in run.epochs(recipe.epochs):
+        network.train()
+        for index in run.batches(len(inputs), recipe.batch_size):
+            factor = optim.warmup_cosine(run.total_steps, steps, recipe.epochs * steps)
+            optim.set_lr(optimizer, recipe.lr * factor)
+            noise = torch.randn(len(index), 5, generator=generator(*run.keys()))
+            loss = nn.functional.cross_entropy(network(inputs[index] + 0.1 * noise), labels[index])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            update_average(average, network, warmed_up(0.9, run.total_steps))
+            in_a_step(run)
+            run.step(loss=loss)
+        run.begin_evaluation()
+        average.eval()
+        accuracy = (average(inputs).argmax(1) == labels).float().mean().item()
+        run.end_epoch(
+            average.state_dict(),
+            lr=optimizer.param_groups[0]["lr"],
+            accuracy=accuracy,
+        )
+    return run
+
+
+MODEL = {
+    "problem": "p1",
+    "architecture": "tiny",
+    "classes": ("a", "b", "c"),
+    "input_size": None,
+    "mean": (0.5,) * 3,
+    "std": (1.0,) * 3,
+    "flip_test": False,
+}
+
+
+def outcome(folder):
+    """All that a finished run has left, in a form in which == means bit for bit; but when and how fast it was made."""
+    content = {
+        str(path.relative_to(folder)): plain(checkpoint.read(path))
+        for path in sorted(folder.rglob("[!.]*.pt"))
+    }
+    assert {"state.pt", "last.pt", "best.pt", "snapshots/epoch_0001.pt"} <= content.keys()
+    return content | {"log.jsonl": plain(log(folder))}
+
+
+def log(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def plain(value):
+    if isinstance(value, torch.Tensor):
+        return str(value.dtype), tuple(value.shape), value.numpy().tobytes()
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items() if key not in VOLATILE}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def new_run(folder, **options):
+    """A run of nothing, watched by its loss, unless ``options`` say otherwise."""
+    usual = {"recipe": Recipe(), "data": {}, "model": MODEL, "seed": 0, "state": {}}
+    return Run(folder, **usual | {"device": CPU, "watch": "loss"} | options)
+
+
+def score_epochs(folder, scores, patience=0, patience_from=0, total=None, **options):
+    """A run without steps that scores ``scores``, one an epoch; its weights are the epoch's number."""
+    run = new_run(folder, watch="score", **options)
+    for epoch in run.epochs(total or len(scores), patience, patience_from):
+        run.end_epoch({"epoch": torch.tensor([epoch + 1])}, score=scores[epoch])
+    return run
+
+
+def epoch_of(path):
+    """The epoch that a checkpoint is of, by its weights and by its own account."""
+    loaded = checkpoint.load(path, "p1")
+    assert loaded.made["epoch"] == loaded.weights["epoch"].item()
+    return loaded.made["epoch"]
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt_at(step):
+    def in_a_step(run):
+        if run.total_steps == step:
+            raise Interrupted
+
+    return in_a_step
+
+
+def lose(folder, losses, epochs=2, **options):
+    """A run whose loss is ``losses[epoch, step]``, from 1, and 1.0 where nothing is said; 40 steps an epoch."""
+    counter = nn.Linear(1, 1)  # stands for what changes in training
+    run = new_run(folder, state={"counter": counter}, **options)
+    for epoch in run.epochs(epochs):
+        for step, _ in enumerate(run.batches(40, 1)):
+            counter.weight.data += 1
+            run.step(
+                loss=torch.tensor(losses.get((epoch + 1, step + 1), 1.0)),
+                spread=torch.tensor(float(step)),
+            )
+        run.begin_evaluation()
+        run.end_epoch(counter.state_dict())
+    return run
+
+
+def start(folder, hold):
+    """The toy as a program of its own, which waits after ``hold`` steps for the file "go"."""
+    command = [sys.executable, __file__, str(folder), str(hold)]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def wait_for_steps(process, count):
+    while count:
+        count -= next(process.stdout).startswith("step")
+
+
+def program():
+    """Train LONG, saved and said at each step; after ``hold`` steps wait for the file "go"."""
+    folder, hold = Path(sys.argv[1]), int(sys.argv[2])
+    said = 0
+
+    def report(run):
+        nonlocal said
+        said += 1
+        say(f"step {run.total_steps}")
+        while said == hold and not folder.with_name("go").exists():
+            time.sleep(0.01)
+
+    train(folder, LONG, in_a_step=report, save_minutes=0)
+
+
+if __name__ == "__main__":
+    entry(program)
