@@ -1,10 +1,12 @@
 """Random checkpoints of the three problems, small folders of images, and a way to call a program in this process."""
 
+import csv
 import functools
 import inspect
 import json
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -240,3 +242,35 @@ def cosine_lrs(recipe, epochs, steps):
         recipe.lr * optim.warmup_cosine(step, recipe.warmup_epochs * steps, epochs * steps)
         for step in last
     ]
+
+
+def snapshot(folder):
+    """The bytes of every file below a folder."""
+    return {
+        path.relative_to(folder): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def script(name, *arguments, cwd):
+    """Run one of the graders' scripts by the Python that runs the tests."""
+    command = ["bash", os.path.relpath(ROOT / name, cwd), *map(str, arguments)]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # python3 is the one that runs the tests
+    return subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, env={**os.environ, "PATH": path}
+    )
+
+
+def refused(result, *said):
+    """The program said one line that holds ``said``, and ended with status 2."""
+    status, out, err = result
+    assert status == 2 and out == "", err
+    assert err.count("\n") == 1 and "Traceback" not in err, err
+    for words in said:
+        assert words in err
+
+
+def rows(path):
+    """The rows of a csv file."""
+    return list(csv.reader(path.open(newline="")))
