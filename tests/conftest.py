@@ -1,4 +1,4 @@
-"""Random checkpoints of the three problems, small folders of images, and a way to call a program in this process."""
+"""Random checkpoints, small folders of images, and programs called in this process."""
 
 import csv
 import functools
@@ -73,7 +73,7 @@ def tiny(tmp_path_factory):
 
 
 def varied(network, size):
-    """Give a random network the BatchNorm statistics and the even logits without which one class wins everywhere."""
+    """Give a random network statistics and even logits, else one class wins everywhere."""
     momenta = {
         module: module.momentum
         for module in network.modules()
@@ -171,7 +171,7 @@ def p1_images(tmp_path):
 
 @pytest.fixture
 def p2_images(tmp_path):
-    """(csv, folder): five images of assorted sizes, four of them named by the csv, not in the folder's order."""
+    """(csv, folder): five images of any size; the csv names four, in an order of its own."""
     folder = tmp_path / "p2 images"
     for i in range(5):
         draw(folder / f"{i:04d}.jpg", 90 + 50 * i, 300 - 40 * i, i)
@@ -256,7 +256,7 @@ def snapshot(folder):
 def script(name, *arguments, cwd):
     """Run one of the graders' scripts by the Python that runs the tests."""
     command = ["bash", os.path.relpath(ROOT / name, cwd), *map(str, arguments)]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # python3 is the one that runs the tests
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(
         command, cwd=cwd, capture_output=True, text=True, env={**os.environ, "PATH": path}
     )

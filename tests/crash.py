@@ -1,8 +1,9 @@
-"""Kill trainings at random moments, let them go on, and compare their ends bit for bit: ``python3 -m tests.crash``.
+"""Kill trainings at random moments and compare their ends: ``python3 -m tests.crash``.
 
-Each of the four training loops is run once unbroken; then the same is killed by SIGKILL ``--kills`` times, each at a random
-moment between its first sign of life and the time that an unbroken run takes, and started again each time. In the end all
-that it leaves (the state, the checkpoints, the log) must be the unbroken run's, but for times and commands. On the CPU.
+Each of the four training loops runs once unbroken. Then the same run is killed by SIGKILL
+``--kills`` times and started again, each time at a random moment between its first sign of life
+and the time that an unbroken run takes. In the end all that it leaves (the state, the checkpoints,
+the log) must be the unbroken run's, but for times and commands. On the CPU.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def main() -> int:
 
 
 def hold(loop: str, folder: Path, kills: int, moments: random.Random) -> int:
-    """Kill and resume one loop; the number of kills survived: all of them, or 0 if the end is not the unbroken run's."""
+    """Kill and resume one loop. Returns the kills survived; 0 if the end differs."""
     start = time.monotonic()
     unbroken, broken = folder / f"{loop}_unbroken", folder / f"{loop}_broken"
     finish(begin(loop, folder, unbroken))
@@ -91,7 +92,8 @@ def hold(loop: str, folder: Path, kills: int, moments: random.Random) -> int:
     finish(begin(loop, folder, broken))
     difference = differing(unbroken, broken)
     print(
-        f"{loop}: {done} kills, {difference or 'the end is bit-identical'} ({time.monotonic() - start:.0f} s)",
+        f"{loop}: {done} kills, {difference or 'the end is bit-identical'} "
+        f"({time.monotonic() - start:.0f} s)",
         flush=True,
     )
     return 0 if difference else done

@@ -41,7 +41,8 @@ def test_rooms_import_only_those_below_them(room):
 
 @pytest.mark.parametrize("problem", sorted(PROBLEMS))
 def test_predicting_needs_nothing_of_the_training(problem):
-    code = f"import sys; import {problem}.inference, prediction.predictor, {problem}.model; print(*sys.modules)"
+    modules = f"{problem}.inference, prediction.predictor, {problem}.model"
+    code = f"import sys; import {modules}; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )

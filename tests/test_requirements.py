@@ -1,4 +1,4 @@
-"""What Python and which packages are needed: declared, checked at the start in one line, and installed."""
+"""The Python and the packages that are needed: declared, checked at the start, installed."""
 
 import ast
 import importlib.metadata

@@ -1,4 +1,4 @@
-"""The benchmarks: the naive programs answer as ours do, what is measured is measured, and the tables hold it all."""
+"""The benchmarks: the naive programs answer as ours do, and the tables hold what is measured."""
 
 import csv
 import dataclasses
@@ -29,7 +29,7 @@ def cells(line):
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-# --- whole runs -------------------------------------------------------------------------------------------------------
+# --- whole runs ---
 
 
 def test_the_metric_is_measured_beside_decoding_and_the_naive_way_in_turn():
@@ -81,7 +81,7 @@ def test_results_are_written_whole_and_the_readmes_text_is_kept(tmp_path, monkey
     assert "no measurement" in (tmp_path / "README.md").read_text()
 
 
-# --- the naive programs -----------------------------------------------------------------------------------------------
+# --- the naive programs ---
 
 
 @pytest.fixture(params=[False, True], ids=["as it is", "with its mirror image"])
@@ -137,11 +137,12 @@ def test_the_naive_p3_segments_as_ours(call, saved, p3_images, p3_checkpoint, tm
     assert len(Image.open(one / "0000_mask.png").getcolors()) > 1
 
 
-# --- measuring and comparing ------------------------------------------------------------------------------------------
+# --- measuring and comparing ---
 
 
 def test_measure_counts_wall_time_cpu_time_and_memory_of_the_process():
-    work = "import time; held = bytearray(300 << 20); end = time.process_time() + 0.3\nwhile time.process_time() < end: pass"
+    work = "import time; held = bytearray(300 << 20); end = time.process_time() + 0.3\n"
+    work += "while time.process_time() < end: pass"
     busy, printed = processes.measure("busy", ["python3", "-c", work + "\nprint('done')"])
     asleep, _ = processes.measure("asleep", ["python3", "-c", "import time; time.sleep(0.5)"])
     assert printed == "done\n"

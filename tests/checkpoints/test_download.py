@@ -1,4 +1,4 @@
-"""checkpoints/download.py against a server on this machine that breaks off, lies, hangs and forgets; and hw1_download.sh."""
+"""Downloads from a server on this machine that breaks off, lies, hangs and forgets."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.fixture
 def manifest(tmp_path: Path, server: Server) -> Callable[..., list[object]]:
-    """Write a manifest of one file, and return the flags that use it. Without fields it is the right one."""
+    """Write a manifest of one file, right but for ``fields``; return the flags that use it."""
 
     def manifest(what: str = "checkpoints", **fields: object) -> list[object]:
         entry = {
@@ -222,7 +222,7 @@ def test_cut_short_where_only_the_hash_tells(run, manifest, server, file, known)
 
 
 def test_a_file_that_changes_between_two_attempts(run, manifest, server, file):
-    """If-Range makes the server send the new version from its start, so that no hash is needed to notice."""
+    """By If-Range the server sends the new version from its start; no hash is needed."""
     server.body, server.etag, server.modes = bytes(300_000), '"old"', ["half"]
     answer = Handler.do_GET
 
@@ -296,8 +296,8 @@ def test_a_failure_keeps_the_old_file_and_says_what_to_do(
     assert status == 1 and file.read_bytes() == b"old" and len(server.ranges) == requests
     assert err.count("\n") == 1 and f"cannot fetch weights.pt from {server.url}: {why}" in err
     assert (
-        f"open that address in a browser and place the file at {file} (its sha256 begins with {SHA256})"
-        in err
+        f"open that address in a browser and place the file at {file} "
+        f"(its sha256 begins with {SHA256})" in err
     )
     assert "weights.pt is wrong: it has 3 bytes" in out
     server.modes = []

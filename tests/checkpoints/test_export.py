@@ -1,4 +1,4 @@
-"""Checkpoints in other programs: the loaded model and its ONNX file against the graders' scripts."""
+"""Checkpoints in other programs: the model and its ONNX file against our programs."""
 
 import numpy as np
 import pytest

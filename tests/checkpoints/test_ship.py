@@ -1,4 +1,4 @@
-"""Checkpoints that ship: what cannot is refused in one line. What does, with its manifest, is in test_training."""
+"""Checkpoints that cannot ship are refused in one line. (test_training ships one.)"""
 
 import dataclasses
 import json

@@ -33,13 +33,13 @@ def close(ours, theirs, atol=1e-5):
 
 
 def catch(monkeypatch, name):
-    """The arguments with which the plain operation ``name`` is called from now on; it is not carried out."""
+    """The arguments of each call of the operation ``name``, which then does nothing."""
     calls = []
     monkeypatch.setattr(augment, name, lambda images, *args: calls.append(args) or images)
     return calls
 
 
-# --- plain operations against torchvision -----------------------------------------------------------------------------
+# --- plain operations against torchvision ---
 
 
 def test_to_float_and_normalise_equal_torchvision():
@@ -276,7 +276,7 @@ def test_solarize_equals_torchvision_in_the_chosen_images(threshold):
     assert torch.equal(augment.solarize(images, chosen, threshold), theirs)
 
 
-# --- what all random operations promise -------------------------------------------------------------------------------
+# --- what all random operations promise ---
 
 RANDOM = {
     "random_crop": lambda x, g: augment.random_crop(x, 16, g, padding=2),
@@ -339,7 +339,7 @@ def test_operations_that_move_pixels_take_bytes_and_move_a_mask_along(name):
     )
 
 
-# --- what each of them draws ------------------------------------------------------------------------------------------
+# --- what each of them draws ---
 
 
 def test_random_crop_draws_every_window_of_the_padded_image(monkeypatch):

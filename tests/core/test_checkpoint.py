@@ -25,10 +25,18 @@ def network(seed=0):
 
 def checkpoint_of(weights, **changes):
     given = Checkpoint(
-        problem="p1", architecture="tiny", classes=("0", "1"), input_size=3, mean=(0.5, 0.25, 0.1), std=(1.0, 0.3, 0.7),
-        flip_test=True, recipe={"lr": 0.1, "jitter": [0.5, 0.5]}, scores={"accuracy": 0.75},
-        made={"seed": 0, "commit": "abc", "data": {"train": "00ff"}}, weights=weights,
-    )  # fmt: skip
+        problem="p1",
+        architecture="tiny",
+        classes=("0", "1"),
+        input_size=3,
+        mean=(0.5, 0.25, 0.1),
+        std=(1.0, 0.3, 0.7),
+        flip_test=True,
+        recipe={"lr": 0.1, "jitter": [0.5, 0.5]},
+        scores={"accuracy": 0.75},
+        made={"seed": 0, "commit": "abc", "data": {"train": "00ff"}},
+        weights=weights,
+    )
     return dataclasses.replace(given, **changes)
 
 
@@ -39,7 +47,7 @@ def path(tmp_path):
     return tmp_path / "model.pt"
 
 
-# --- what goes round --------------------------------------------------------------------------------------------------
+# --- what goes round ---
 
 
 def test_all_fields_come_back_and_lists_as_tuples(path):
@@ -103,7 +111,7 @@ def test_a_weight_that_is_not_finite_in_its_format_is_refused_and_the_old_file_k
     ]
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------
+# --- what is refused ---
 
 
 class Dangerous:
@@ -338,7 +346,7 @@ def test_weights_to_start_from_are_tensors_by_name(path, content):
     assert checkpoint.read_weights(path).keys() == {"b"}
 
 
-# --- into a network ---------------------------------------------------------------------------------------------------
+# --- into a network ---
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_the_budget_counts_from_the_start_of_the_program_or_of_its_torchrun(monk
     assert cli.minutes_from_start("2") == pytest.approx(parents + 120, abs=1) and parents < own
 
 
-# --- streams that cannot be written ------------------------------------------------------------------------------------
+# --- streams that cannot be written ---
 
 SPEAKER = """
 import sys
@@ -99,7 +99,7 @@ def test_an_answer_that_cannot_be_written_is_one_line_and_status_2(tmp_path):
     )
 
 
-# --- the command line, and being ended --------------------------------------------------------------------------------
+# --- the command line, and being ended ---
 
 
 @pytest.mark.parametrize("arguments", [[], ["--epochs", "none"], ["--unknown", "1"]])

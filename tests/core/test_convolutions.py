@@ -12,7 +12,7 @@ CPU = torch.device("cpu")
 
 
 def both(kernel, stride, size, train=True, bf16=True):
-    """(output, input's gradient, weight's gradient) by nn.Conv2d and by ``convolutions.forward``."""
+    """(output, gradients of input and weight) by nn.Conv2d and by our ``forward``."""
     torch.manual_seed(0)
     conv = nn.Conv2d(6, 5, kernel, stride, kernel // 2, bias=False).train(train)
     images = torch.randn(3, 6, size, size).to(memory_format=torch.channels_last)

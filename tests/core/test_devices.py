@@ -28,7 +28,7 @@ def test_a_device_that_is_not_there_is_an_input_error(name):
 
 
 @pytest.mark.parametrize("slow", [{"kernel_size": 3, "stride": 2}, {"kernel_size": 5}])
-def test_preparing_changes_no_result_but_keeps_depthwise_convolutions_that_are_slow_in_bf16_out_of_it(
+def test_preparing_keeps_depthwise_convolutions_that_are_slow_in_bf16_in_float32(
     slow,
 ):
     torch.manual_seed(0)

@@ -30,7 +30,7 @@ def listing(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-# --- atomic_write -------------------------------------------------------------------------------------------------------
+# --- atomic_write ---
 
 
 def test_a_file_appears_only_when_the_block_ends(tmp_path):
@@ -159,7 +159,7 @@ def test_names_that_are_relative_long_or_not_latin_are_fine(tmp_path, monkeypatc
     assert listing(tmp_path) == sorted(names)
 
 
-# --- writable ---------------------------------------------------------------------------------------------------------
+# --- writable ---
 
 
 def test_a_check_makes_nothing(tmp_path):
@@ -210,7 +210,7 @@ def test_writable_folder_asks_the_file_system_itself(tmp_path, monkeypatch, chec
     assert listing(tmp_path) == []
 
 
-# --- listing ----------------------------------------------------------------------------------------------------------
+# --- listing ---
 
 
 def test_natural_order_compares_numbers_as_numbers():

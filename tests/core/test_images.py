@@ -1,4 +1,4 @@
-"""Image files of every mode become (H, W, 3) uint8, data sets one tensor, and streams stay in bounded memory."""
+"""Images of every mode become (H, W, 3) uint8, data sets one tensor; streams are bounded."""
 
 import itertools
 import struct
@@ -29,7 +29,7 @@ def save(path, pixels, **options):
 
 
 def png_of_16_bits(path, pixels):
-    """Write (H, W, C) uint16 as a png by hand, as Pillow cannot; 1, 2, 3 or 4 channels are grey, LA, RGB or RGBA."""
+    """Write (H, W, C) uint16 as a png, which Pillow cannot: grey, LA, RGB or RGBA."""
     height, width, channels = pixels.shape
     header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
@@ -42,7 +42,7 @@ def png_of_16_bits(path, pixels):
     return path
 
 
-# --- one image --------------------------------------------------------------------------------------------------------
+# --- one image ---
 
 
 def test_rgb_is_read_as_it_is(tmp_path):
@@ -156,7 +156,7 @@ def test_read_square_leaves_an_image_of_that_size_as_it_is(tmp_path):
     assert np.array_equal(read_square(save(tmp_path / "a.png", pixels), 32), pixels)
 
 
-# --- a data set -------------------------------------------------------------------------------------------------------
+# --- a data set ---
 
 
 def folder_of(tmp_path, shapes):
@@ -195,7 +195,7 @@ def test_load_names_the_image_that_cannot_be_read(tmp_path, which):
         load(paths, read_rgb)
 
 
-# --- a stream ---------------------------------------------------------------------------------------------------------
+# --- a stream ---
 
 
 def test_in_order_keeps_the_order_whichever_is_done_first():
@@ -257,7 +257,7 @@ def test_in_order_of_an_endless_stream_can_be_left_and_then_drops_what_it_has_no
     assert len(started) == at_the_end
 
 
-# --- hostile files, and writing -----------------------------------------------------------------------------------------
+# --- hostile files, and writing ---
 
 
 @pytest.mark.parametrize("kind", ["TIFF", "GIF", "BMP", "EPS", "WEBP"])

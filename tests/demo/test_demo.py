@@ -31,7 +31,8 @@ def test_out_is_relative_to_the_callers_folder(tmp_path):
     (repository / "core" / "__init__.py").touch()
     (repository / "demo" / "__init__.py").touch()
     (repository / "demo" / "__main__.py").write_text(
-        "import sys, core, demo\nfrom pathlib import Path\nprint(demo.__file__, Path(sys.argv[2]).resolve())\n"
+        "import sys, core, demo\nfrom pathlib import Path\n"
+        "print(demo.__file__, Path(sys.argv[2]).resolve())\n"
     )
     (
         here / "demo" / "__init__.py"

@@ -1,4 +1,4 @@
-"""The demo's drawn data set: in the course's layout, the same for the same seed, and never over somebody's files."""
+"""The drawn data set: in the course's layout, a function of its seed, over nobody's files."""
 
 import dataclasses
 import hashlib
@@ -48,7 +48,7 @@ def contents(folder):
 
 
 def opened(folder):
-    """The names of a folder's images, in natural order, and the set of their (format, mode, size)."""
+    """The names of a folder's images in natural order; the set of (format, mode, size)."""
     names, kinds = [], set()
     for path in list_files(folder, (".png", ".jpg")):
         with Image.open(path) as image:
@@ -58,16 +58,25 @@ def opened(folder):
     return names, kinds
 
 
-# --- layout -----------------------------------------------------------------------------------------------------------
+# --- layout ---
 
 
 def test_the_courses_folders_and_tables_and_nothing_else(drawn):
     folders = {str(path.relative_to(drawn)) for path in drawn.rglob("*") if path.is_dir()}
     assert folders == {
-        "p1_data", "p1_data/train_50", "p1_data/val_50",
-        "p2_data", "p2_data/mini", "p2_data/mini/train", "p2_data/office", "p2_data/office/train", "p2_data/office/val",
-        "p3_data", "p3_data/train", "p3_data/validation",
-    }  # fmt: skip
+        "p1_data",
+        "p1_data/train_50",
+        "p1_data/val_50",
+        "p2_data",
+        "p2_data/mini",
+        "p2_data/mini/train",
+        "p2_data/office",
+        "p2_data/office/train",
+        "p2_data/office/val",
+        "p3_data",
+        "p3_data/train",
+        "p3_data/validation",
+    }
     others = {name for name in contents(drawn) if not name.endswith((".png", ".jpg"))}
     assert others == {
         "drawn.json",
@@ -153,7 +162,7 @@ def test_a_scene_of_any_size(size):
         assert picture.dtype == classes.dtype == np.uint8
 
 
-# --- randomness -------------------------------------------------------------------------------------------------------
+# --- randomness ---
 
 
 def test_the_same_seed_draws_the_same_bytes(drawn, tmp_path):
@@ -185,7 +194,7 @@ def test_more_images_are_the_same_ones_and_others_after_them(drawn, tmp_path):
     assert there.items() <= here.items() and len(there) == 6
 
 
-# --- the folder -------------------------------------------------------------------------------------------------------
+# --- the folder ---
 
 
 def test_a_second_drawing_does_nothing(drawn, call):

@@ -143,7 +143,7 @@ def test_the_probe_scores_a_backbone_that_sees_the_class_and_one_that_has_collap
 
 
 def test_the_papers_two_views_are_its_appendix_bs():
-    # Grill et al. 2020, table 6: the probabilities and strengths of T and T'; what differs is blurring and solarizing.
+    # Grill et al. 2020, table 6: T and T' differ in blurring and solarizing alone.
     first, second = PRETRAIN["paper"].views
     for view in (first, second):
         assert (view.jitter, view.jitter_p, view.grey_p, view.blur_sigma) == (

@@ -1,4 +1,4 @@
-"""Problem 2's two kinds of pre-training and its five settings as programs, most of them on a backbone of one layer."""
+"""Problem 2's pre-trainings and its five settings, most of them on a backbone of one layer."""
 
 import csv
 import dataclasses
@@ -20,7 +20,7 @@ FLAGS = ("--recipe", "hour", "--batch-size", "4", "--device", "cpu")
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """``p2_data``: 8 unlabelled images with made-up labels, and the office's images of its first 6 classes, one of each."""
+    """``p2_data``: 8 images for pre-training, and one office image of each of 6 classes."""
     folder = tmp_path_factory.mktemp("drawn") / "p2_data"
     draw_p2(folder, unlabelled=8, train=1, val=1)
     for table in (folder / "office").glob("*.csv"):
@@ -44,7 +44,7 @@ def one_layer():
 
 @pytest.fixture
 def small(monkeypatch, tmp_path, handlers):
-    """One layer in ResNet50's place, a working folder of its own, and the signals' handlers put back."""
+    """One layer in ResNet50's place, and a working folder of its own."""
     for module in (model, pretrain, train):
         monkeypatch.setattr(module, "make_backbone", one_layer)
     for module in (model, pretrain):
@@ -65,7 +65,7 @@ def backbone_file(path, seed):
     return path
 
 
-# --- pre-training -----------------------------------------------------------------------------------------------------
+# --- pre-training ---
 
 
 def test_byol_is_probed_at_the_last_epoch_and_where_the_recipe_says(call, drawn, small):
@@ -191,7 +191,7 @@ def test_the_reports_second_stage_lowers_the_rate_when_the_loss_stays(
         assert [call(pretrain.main, *flags, "--max-minutes", "0")[0] for _ in range(13)] == [
             75
         ] * 12 + [0]
-    # Epoch 1 is the first stage. From the second on no loss is low enough, which tells in the epoch after every second.
+    # Epoch 1 is the first stage; from then on the rate falls after every second epoch.
     assert [line["lr"] for line in log(small / "run")] == pytest.approx(
         [3e-4, 3e-4, 3e-4, 3e-5, 3e-5, 3e-6]
     )
@@ -281,14 +281,14 @@ def test_resnet50_trained_with_labels_is_what_setting_b_starts_from(
     )
 
 
-# --- the five settings ------------------------------------------------------------------------------------------------
+# --- the five settings ---
 
 ALL = ("--all-settings", *FLAGS, "--epochs", "2")
 
 
 @pytest.fixture
 def started(small):
-    """Both initial backbones: one by its flag, one where it is looked for. The flags that name the first."""
+    """Both initial backbones, one of them where it is looked for; the flags for the other."""
     backbone_file(small / "runs/p2_byol_hour/last.pt", 1)
     return "--labels-backbone", backbone_file(small / "labels.pt", 2)
 

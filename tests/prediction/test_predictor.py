@@ -1,4 +1,4 @@
-"""Folded networks compute what the networks themselves do, and torchvision comes without torch's compiler."""
+"""Folded networks compute what the networks do; torchvision comes without a compiler."""
 
 import copy
 import subprocess

@@ -125,8 +125,10 @@ def test_each_program_goes_on_without_its_gpu(
     tmp_path,
 ):
     images, chosen = {
-        p1: ([p1_images], p1_checkpoint), p2: (p2_images, p2_checkpoint), p3: ([p3_images], p3_checkpoint)
-    }[program]  # fmt: skip
+        p1: ([p1_images], p1_checkpoint),
+        p2: (p2_images, p2_checkpoint),
+        p3: ([p3_images], p3_checkpoint),
+    }[program]
     prepare = devices.prepare
 
     def full(network, device):

@@ -111,7 +111,8 @@ def test_score_refuses_missing_and_extra_rows():
         score({"a": "1", "c": "1"}, {"a": "1", "b": "1"})
 
 
-@pytest.mark.parametrize(  # Newcombe 1998, "Two-sided confidence intervals for the single proportion", table I, method 3
+# Newcombe 1998, "Two-sided confidence intervals for the single proportion", table I, method 3
+@pytest.mark.parametrize(
     ("right", "count", "low", "high"),
     [
         (81, 263, 0.2553, 0.3662),
@@ -135,7 +136,7 @@ def test_wilsons_ends_are_where_the_observed_lies_just_in_the_95_percent():
 
 
 def answers(both, first, second, neither):
-    """Right or wrong of two settings on images of which so many are right in both, in one only, in neither."""
+    """Two settings' answers, of which so many are right in both, in one, in neither."""
     return (
         np.repeat([True, True, False, False], [both, first, second, neither]),
         np.repeat([True, False, True, False], [both, first, second, neither]),

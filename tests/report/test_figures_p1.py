@@ -1,4 +1,4 @@
-"""Problem 1's figures: the network's drawing follows the model, projections and mistakes are what they say they are."""
+"""Problem 1's figures: the drawing follows the model; projections and mistakes are true."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ from report.page import Code, Drawing, Gap, Grid, Points, Table, Text, Value, pa
 CPU = torch.device("cpu")
 
 
-# --- projections ------------------------------------------------------------------------------------------------------
+# --- projections ---
 
 
 def clusters(count, classes, spread, seed=0):
@@ -104,7 +104,7 @@ def test_the_palettes_colours_differ_and_show_on_both_themes():
     )
 
 
-# --- predictions and mistakes -----------------------------------------------------------------------------------------
+# --- predictions and mistakes ---
 
 
 def test_confusion_pairs_and_worst_mistakes():
@@ -151,7 +151,7 @@ def test_predictions_are_those_of_the_graders_script(call, val, flipping, p1_che
     )
 
 
-# --- the section ------------------------------------------------------------------------------------------------------
+# --- the section ---
 
 
 def write_run(
@@ -164,12 +164,28 @@ def write_run(
     command="python3 -m p1.train",
     kept=True,
 ):
-    """A run's folder with a log of two epochs or more and, if ``kept``, the same checkpoint at every epoch."""
+    """A run's folder with a log and, if ``kept``, the same checkpoint at every epoch."""
     (folder / "snapshots").mkdir(parents=True)
-    recipe = {"name": "hour", "model": model, "epochs": len(accuracies), "batch_size": 64, "lr": 0.1, "schedule": "cosine",
-              "jitter": [0.5, 0.5, 0.5, 0.0], "rotation": 30, "new_setting": 7}  # fmt: skip
-    about = {"recipe": recipe, "data": {"train": "1", "val": "2", "pretrained": pretrained}, "seed": 3, "command": command,
-             "commit": "abc", "device": "a processor, 1 threads", "torch": "2.9"}  # fmt: skip
+    recipe = {
+        "name": "hour",
+        "model": model,
+        "epochs": len(accuracies),
+        "batch_size": 64,
+        "lr": 0.1,
+        "schedule": "cosine",
+        "jitter": [0.5, 0.5, 0.5, 0.0],
+        "rotation": 30,
+        "new_setting": 7,
+    }
+    about = {
+        "recipe": recipe,
+        "data": {"train": "1", "val": "2", "pretrained": pretrained},
+        "seed": 3,
+        "command": command,
+        "commit": "abc",
+        "device": "a processor, 1 threads",
+        "torch": "2.9",
+    }
     (folder / "run.json").write_text(json.dumps(about))
     lines = [
         {
@@ -194,7 +210,7 @@ def site_of(runs, data_folder, out, **more):
 
 @pytest.fixture(scope="module")
 def built(val, flipping, tmp_path_factory):
-    """(site, blocks) of a page with a run of A, an honest and a contaminated one of B, and the pre-training."""
+    """(site, blocks) of runs of A, of B (one honest, one contaminated) and of pre-training."""
     runs = tmp_path_factory.mktemp("runs")
     write_run(runs / "p1_A_hour", flipping, model="A", accuracies=[0.25, 0.5, 0.4375])
     write_run(

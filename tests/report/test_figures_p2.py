@@ -1,4 +1,4 @@
-"""Problem 2's figures and its section of the report: drawn from the modules, measured as the graders' script does."""
+"""Problem 2's figures and section: drawn from the modules, measured by our program."""
 
 import json
 import shlex
@@ -26,13 +26,31 @@ from report.page import Drawing, Gap, Grid, Table, Text, Value, parts_of
 from training.provenance import digest, fingerprint
 
 VIEW = {
-    "crop_scale": [0.08, 1.0], "crop_last": False, "jitter": [0.4, 0.4, 0.2, 0.1], "jitter_p": 0.8, "grey_p": 0.2,
-    "blur_size": 13, "blur_sigma": [0.1, 2.0], "blur_p": 1.0, "solarize_p": 0.0,
-}  # fmt: skip
+    "crop_scale": [0.08, 1.0],
+    "crop_last": False,
+    "jitter": [0.4, 0.4, 0.2, 0.1],
+    "jitter_p": 0.8,
+    "grey_p": 0.2,
+    "blur_size": 13,
+    "blur_sigma": [0.1, 2.0],
+    "blur_p": 1.0,
+    "solarize_p": 0.0,
+}
 RECIPE = {
-    "name": "hour", "epochs": 2, "patience": 0, "batch_size": 64, "optimiser": "adamw", "lr": 5e-4, "schedule": "cosine",
-    "warmup_epochs": 0.1, "weight_decay": 0.05, "decay_vectors": False, "bf16": True, "mean": HALF, "std": HALF,
-}  # fmt: skip
+    "name": "hour",
+    "epochs": 2,
+    "patience": 0,
+    "batch_size": 64,
+    "optimiser": "adamw",
+    "lr": 5e-4,
+    "schedule": "cosine",
+    "warmup_epochs": 0.1,
+    "weight_decay": 0.05,
+    "decay_vectors": False,
+    "bf16": True,
+    "mean": HALF,
+    "std": HALF,
+}
 BYOL_RECIPE = {
     **RECIPE,
     "views": [VIEW, {**VIEW, "solarize_p": 0.2}],
@@ -85,7 +103,7 @@ def site_of(tmp_path):
     )
 
 
-# --- the drawing ------------------------------------------------------------------------------------------------------
+# --- the drawing ---
 
 
 def test_the_drawing_reads_its_sizes_from_the_modules():
@@ -115,7 +133,7 @@ def test_a_difference_is_clear_if_its_interval_does_not_hold_0():
     assert not figures.is_clear(0.0, 1.0)
 
 
-# --- which runs stand together ----------------------------------------------------------------------------------------
+# --- which runs stand together ---
 
 
 def test_only_settings_of_one_recipe_seed_and_data_stand_together(tmp_path):
@@ -177,7 +195,7 @@ def test_a_run_is_finished_after_its_epochs_or_its_patience(tmp_path):
     assert cut.is_finished
 
 
-# --- measures ---------------------------------------------------------------------------------------------------------
+# --- measures ---
 
 
 def test_the_answers_are_those_of_the_graders_script(tmp_path, call, p2_checkpoint, p2_images):
@@ -234,7 +252,7 @@ def test_a_probe_is_of_the_file_in_the_runs_own_normalisation(tmp_path):
     assert figures.probed(run, tmp_path / "last.pt", probe, torch.device("cpu"))["knn"] <= 0.25
 
 
-# --- the section ------------------------------------------------------------------------------------------------------
+# --- the section ---
 
 
 def values_in(blocks):
@@ -285,7 +303,7 @@ def text_of(parts):
 
 @pytest.fixture
 def five(tmp_path, monkeypatch):
-    """Runs of four settings with answers to 40 images: A 10 right, B 11, C 30 (of which A's 10), E 12; D is missing."""
+    """Runs with answers to 40 images: A 10 right, B 11, C 30 (A's 10 among them), E 12."""
     office = tmp_path / "data" / "p2_data" / "office"
     truth = np.array([str(k % 20) for k in range(40)])
     for k in range(40):
@@ -356,8 +374,8 @@ def test_the_section_says_what_is_missing_and_how_to_make_it(five):
     gaps = {block.what: block.command for block in blocks if isinstance(block, Gap)}
     where = next(command for what, command in gaps.items() if "setting D" in what)
     assert (
-        where
-        == "python3 -m p2.train --setting D --recipe hour --backbone runs/p2_supervised_hour/last.pt"
+        where == "python3 -m p2.train --setting D --recipe hour"
+        " --backbone runs/p2_supervised_hour/last.pt"
     )
     assert any(
         "setting E's answers" in what and command == "train p2_E_hour"

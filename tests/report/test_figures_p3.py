@@ -1,4 +1,4 @@
-"""Problem 3's figures: drawings that follow the models, masks over images, and a section that measures what it states."""
+"""Problem 3's figures: masks over images, and a section that measures what it states."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ def words_of(figure):
     return " | ".join(text.get_text() for text in figure.axes[0].texts)
 
 
-# --- the mask over the image ------------------------------------------------------------------------------------------
+# --- the mask over the image ---
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_an_output_that_fails_half_way_leaves_the_older_one(pair, call, tmp_path
     assert not list(tmp_path.glob(".*"))
 
 
-# --- predictions and scores -------------------------------------------------------------------------------------------
+# --- predictions and scores ---
 
 
 def test_changes_and_scores_of_a_small_mask():
@@ -167,7 +167,7 @@ def test_a_confusion_matrix_is_drawn_in_per_cent_of_its_rows():
 
 @pytest.fixture
 def validation(tmp_path):
-    """A folder in the course's layout: three images of 64 x 64 with drawn masks. Gives ``hw1_data``."""
+    """``hw1_data``, in the course's layout: three images of 64 x 64 with drawn masks."""
     folder = tmp_path / "hw1_data" / "p3_data" / "validation"
     for seed, name in enumerate(("0013", "0062", "0104")):
         draw(folder / f"{name}_sat.jpg", 64, 64, seed)
@@ -201,7 +201,7 @@ def test_an_image_that_cannot_be_read_is_named(validation):
         predictions.read_pair(path)
 
 
-# --- the section ------------------------------------------------------------------------------------------------------
+# --- the section ---
 
 IOUS = {
     "urban": 0.5,
@@ -215,7 +215,7 @@ IOUS = {
 
 @pytest.fixture
 def run(tmp_path, p3_checkpoint):
-    """A run folder of model B with three epochs, and a checkpoint of each; the middle one differs from the two others."""
+    """A run of model B with three epochs and their checkpoints; only the middle one differs."""
     folder = tmp_path / "runs" / "p3_B_trial"
     (folder / "snapshots").mkdir(parents=True)
     recipe = dataclasses.asdict(RECIPES["demo"]["B"]) | {"epochs": 3}

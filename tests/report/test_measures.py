@@ -1,4 +1,4 @@
-"""What the report measures is kept exactly as long as what it was made from, and never a traceback."""
+"""What the report measures is kept as long as what it was made from."""
 
 import json
 import os

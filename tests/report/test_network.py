@@ -1,4 +1,4 @@
-"""The one drawing of all networks: it follows the models, and its counts are those of the formulas."""
+"""The drawing of all networks follows the models, and its counts the formulas."""
 
 import pytest
 import torch

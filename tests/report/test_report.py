@@ -1,4 +1,4 @@
-"""The report: every number in it stands in a log, nothing is missing without a word, and it works in a browser."""
+"""The report: each number stands in a log, what is missing is said, a browser shows it."""
 
 import importlib
 import json
@@ -53,7 +53,7 @@ def run(main, *arguments):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """(folder of runs, drawn data, output) of a report on two tiny trainings and the committed logs of problem 2."""
+    """(runs, drawn data, output) of a report on two tiny trainings and committed logs."""
     folder = tmp_path_factory.mktemp("report")
     data, runs, out = folder / "data", folder / "runs", folder / "out"
     draw_all(data, TINY)
@@ -253,10 +253,20 @@ def test_a_second_time_measures_nothing_again(built, capfd):
 
 
 def test_logs_alone_make_a_report_with_stated_gaps(tmp_path):
-    blocks = list(figures_of(report.build(
-        Site(ROOT / "results", runlog.read_all(ROOT / "results"), tmp_path / "no data", ("0013",), Measures(tmp_path),
-             report.devices.choose("cpu"))
-    )))  # fmt: skip
+    blocks = list(
+        figures_of(
+            report.build(
+                Site(
+                    ROOT / "results",
+                    runlog.read_all(ROOT / "results"),
+                    tmp_path / "no data",
+                    ("0013",),
+                    Measures(tmp_path),
+                    report.devices.choose("cpu"),
+                )
+            )
+        )
+    )
     gaps = [block for block in blocks if isinstance(block, Gap)]
     assert len(gaps) >= 3 and all(re.match(r"(python3|bash) ", gap.command) for gap in gaps)
     assert not [block for block in blocks if isinstance(block, Points | Layers | Picture)]
@@ -278,8 +288,13 @@ def glance(runs, out):
     """The first table's rows, by what they are, and the text below it."""
     site = Site(runs, runlog.read_all(runs), out, (), Measures(out), report.devices.choose("cpu"))
     _, _, table, *rules = overview.opening(site)
-    rows = {row[0]: ["".join(part if isinstance(part, str) else part.text for part in parts_of(cell)) for cell in row]
-            for row in table.rows}  # fmt: skip
+    rows = {
+        row[0]: [
+            "".join(part if isinstance(part, str) else part.text for part in parts_of(cell))
+            for cell in row
+        ]
+        for row in table.rows
+    }
     return rows, "".join(part for text in rules for part in text.parts)
 
 
@@ -337,7 +352,7 @@ def test_nothing_to_report_on_is_one_line(tmp_path, capfd):
     assert not (tmp_path / "out").exists()
 
 
-# --- in a browser -----------------------------------------------------------------------------------------------------
+# --- in a browser ---
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None

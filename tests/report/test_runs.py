@@ -1,4 +1,4 @@
-"""Reading runs: what is finished is what ``training.run`` would not go on with, and what was set aside stays so."""
+"""Reading runs: which are finished, and which were set aside."""
 
 import dataclasses
 import hashlib

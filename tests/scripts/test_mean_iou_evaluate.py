@@ -1,4 +1,4 @@
-"""The metric of problem 3: its digits against a direct count, its command line, its faults and its memory."""
+"""The metric of problem 3: its digits, its command line, its faults and its memory."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def random_pairs(seed: int, sizes: list[tuple[int, int]]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Class maps of a truth and of a prediction that is right on about half of the pixels; both hold all classes."""
+    """Class maps of a truth and of a prediction that is right on about half of the pixels."""
     rng = np.random.default_rng(seed)
     pairs = []
     for size in sizes:
@@ -104,7 +104,7 @@ def write_pairs(folders: tuple[Path, Path], pairs: list[tuple[np.ndarray, np.nda
 
 
 def published(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[float, list[float]]:
-    """The course's published formula, class by class in float64, over the pixels of the whole set."""
+    """The course's published formula, class by class, over the pixels of the whole set."""
     truth = np.concatenate([t.ravel() for t, _ in pairs])
     predicted = np.concatenate([p.ravel() for _, p in pairs])
     ious = []
@@ -188,7 +188,7 @@ def test_counts_beyond_32_bits():
 
 
 def test_a_channel_is_on_from_128(folders):
-    """Every colour of channels that are off (0, 127) or on (128, 255) is the class of the pure colour."""
+    """Channels that are off (0, 127) or on (128, 255) give the pure colour's class."""
     levels = np.array([0, 127, 128, 255])
     colours = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(
         1, 64, 3

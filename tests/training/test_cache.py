@@ -86,7 +86,7 @@ def mapped(name):
     return name in Path("/proc/self/maps").read_text()
 
 
-# --- decoded once -----------------------------------------------------------------------------------------------------
+# --- decoded once ---
 
 
 def test_the_second_load_decodes_nothing_and_gives_the_same_bits(paths, load):
@@ -178,7 +178,7 @@ def test_of_problem_3_the_masks_belong_to_the_set(paths):
         p3.load(folder)
 
 
-# --- not trusted ------------------------------------------------------------------------------------------------------
+# --- not trusted ---
 
 
 def cut(content):
@@ -265,7 +265,7 @@ def test_an_image_that_cannot_be_used_is_named_and_leaves_no_cache(paths, load):
     assert kept(paths) == []
 
 
-# --- memory -----------------------------------------------------------------------------------------------------------
+# --- memory ---
 
 
 @pytest.mark.parametrize(
@@ -376,7 +376,7 @@ def test_a_csv_of_some_images_and_the_whole_folder_do_not_take_each_others_place
     p2_data.load_labelled(tmp_path / "some.csv", tmp_path / "train")
 
 
-# --- disks ------------------------------------------------------------------------------------------------------------
+# --- disks ---
 
 
 def read_only(monkeypatch, *folders):
@@ -453,11 +453,11 @@ def test_a_disk_that_is_too_full_is_known_before_the_work(paths, load, monkeypat
     assert asked == [128 + len(paths) * 162 + 4]
 
 
-# --- several processes ------------------------------------------------------------------------------------------------
+# --- several processes ---
 
 
 def start(tmp_path, paths, seconds, number=0):
-    """Fork a process that loads the set as soon as there is a file ``go``, all images but the first slowly."""
+    """Fork a process that loads the set, slowly, as soon as there is a file ``go``."""
 
     def decode(path):
         with (tmp_path / "log").open("a") as file:

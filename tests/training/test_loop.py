@@ -1,4 +1,4 @@
-"""What the training loops share: recipes and their changes, the schedules, the step, the hold-out."""
+"""What the training loops share: changed recipes, schedules, the step, the hold-out."""
 
 import dataclasses
 import math

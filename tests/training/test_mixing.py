@@ -57,7 +57,7 @@ def test_the_loss_is_each_images_weighted_sum_of_two_cross_entropies(smoothing):
     torch.testing.assert_close(unmixed, cross_entropy(logits, labels, label_smoothing=smoothing))
 
 
-# --- draws ------------------------------------------------------------------------------------------------------------
+# --- draws ---
 
 
 def test_every_image_has_its_own_weight_in_0_to_1_and_a_partner_of_a_permutation():

@@ -198,7 +198,7 @@ def test_a_warmup_of_broken_steps_never_exceeds_one(warmup):
     assert max(warmup_cosine(step, warmup, 100) for step in range(100)) <= 1.0
 
 
-# --- averaged weights -----------------------------------------------------------------------------
+# --- averaged weights ---
 
 
 def averaged_network(seed):

@@ -1,4 +1,4 @@
-"""Two processes train as one does: the same gradients, one log, one voice; and they stop, fail and go on together."""
+"""Two processes train as one does, and they stop, fail and go on together."""
 
 import copy
 import dataclasses
@@ -54,7 +54,7 @@ MODEL = {
 }
 
 
-# --- what the processes do: this file is their program ------------------------------------------------------------------
+# --- what the processes do: this file is their program ---
 
 
 def program():
@@ -65,7 +65,7 @@ def program():
 
 
 def train(folder, does="nothing", *flags, in_a_step=lambda run: None):
-    """The loop of p1/train.py on numbers drawn at random, without batch statistics; in step 5 rank 1 ``does`` something."""
+    """The loop of p1/train.py on random numbers; in step 5 rank 1 ``does`` something."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3))
     trained, average = processes.wrap(network, CPU), copy.deepcopy(network)
@@ -104,7 +104,7 @@ def train(folder, does="nothing", *flags, in_a_step=lambda run: None):
 
 
 def start_twice(folder):
-    """Save the weights after six steps, and after three and three more with what a new start makes anew."""
+    """Save the weights after six steps, and after three and, started anew, three more."""
     ends = []
     for starts in (1, 2):
         torch.manual_seed(0)
@@ -160,7 +160,7 @@ def measure(folder):
     torch.save(measured, Path(folder) / f"{processes.rank()}.pt")
 
 
-# --- measured by two processes, and by this one ---------------------------------------------------------------------------
+# --- measured by two processes, and by this one ---
 
 PIXELS = torch.randint(6, (8, 4, 4), generator=generator(0, "pixels"))
 SOME_IGNORED, SHARE_IGNORED = PIXELS.clone(), PIXELS.clone()
@@ -236,7 +236,7 @@ class FirstPixel(nn.Module):
 
 
 def launch(*arguments, restarts=None, count=2):
-    """``count`` processes of this file, by torchrun if there are to be ``restarts``: their statuses, their output together."""
+    """(status, stdout, stderr) of ``count`` processes of this file, by torchrun to restart."""
     environment = os.environ | {"PYTHONPATH": PYTHONPATH, "OMP_NUM_THREADS": "1"}
     command = [__file__, *map(str, arguments)]
     if restarts is not None:
@@ -261,11 +261,14 @@ def launch(*arguments, restarts=None, count=2):
         }
     several = [
         subprocess.Popen(
-            [sys.executable, *command], env=environment | {"RANK": str(number), "LOCAL_RANK": str(number)},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            [sys.executable, *command],
+            env=environment | {"RANK": str(number), "LOCAL_RANK": str(number)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for number in range(count)
-    ]  # fmt: skip
+    ]
     try:
         said = [process.communicate(timeout=120) for process in several]
     finally:
@@ -370,7 +373,7 @@ def test_scores_are_those_of_one_process(measured):
         assert one["accuracy"] == accuracy_of_p1() and one["iou"] == iou_of_p3()
 
 
-# --- alone ----------------------------------------------------------------------------------------------------------------
+# --- alone ---
 
 
 def test_one_process_draws_and_is_recorded_as_before_there_were_several(tmp_path):
@@ -468,7 +471,7 @@ def test_on_gpus_batch_statistics_are_the_whole_batchs(monkeypatch):
     )
 
 
-# --- stopping, failing, going on ------------------------------------------------------------------------------------------
+# --- stopping, failing, going on ---
 
 
 def state(folder):
@@ -520,7 +523,10 @@ def test_a_run_goes_on_from_one_process_to_two_and_back_after_a_signal_and_a_kil
     assert resumed == f"resumed {folder} at epoch 1, step 3" and epoch_1.startswith(
         "epoch 1  steps 3  loss "
     )
-    lost = "warning: another process of the training was lost; the same command, without --fresh, goes on from the last save"
+    lost = (
+        "warning: another process of the training was lost; "
+        "the same command, without --fresh, goes on from the last save"
+    )
     assert err.splitlines() == ["warning: train", lost]
     assert state(folder)["total_steps"] == 4
 

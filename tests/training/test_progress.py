@@ -1,4 +1,4 @@
-"""Progress: a line at least every minute where there is no terminal, and a bar where there is one."""
+"""Progress: a bar on a terminal, and elsewhere a line at least every minute."""
 
 import io
 import sys

@@ -61,8 +61,15 @@ def test_content_is_known_again_wherever_and_whenever_it_was_made(tmp_path):
     other = images.clone()
     other[4, 2, 6, 8] ^= 1
     moved.write_bytes(b"0,a.png,4")
-    changed = [(other, labels, table), (images, labels.flip(0), table), (images, labels, moved), (images[:4], labels, table),
-               (images.flip(0), labels, table), (images.view(5, 3, 9, 7), labels, table), (images, table)]  # fmt: skip
+    changed = [
+        (other, labels, table),
+        (images, labels.flip(0), table),
+        (images, labels, moved),
+        (images[:4], labels, table),
+        (images.flip(0), labels, table),
+        (images.view(5, 3, 9, 7), labels, table),
+        (images, table),
+    ]
     assert len({before, *(digest(*parts) for parts in changed)}) == 8
 
 

@@ -114,7 +114,8 @@ def test_a_run_that_ends_at_any_of_its_writes_goes_on_to_where_an_unbroken_one_e
     monkeypatch.setattr(os, "replace", fatal(at=None))
     train(tmp_path / "counted")
     total = next(writes)
-    # run.json; of each epoch the last, the snapshot, the state and the log, and as each is the best so far the best, renamed;
+    # run.json; of each epoch the last, the snapshot, the state and the log; each is the best so
+    # far, which is written and renamed;
     # the state before the first evaluation, as nothing says how long that will take; the log.
     assert total == 1 + 3 * 4 + 3 * 2 + 1 + 1
     for at in range(total):
@@ -141,7 +142,7 @@ def test_a_run_killed_at_random_moments_ends_where_an_unbroken_one_does(unbroken
 def test_a_full_disk_stops_with_one_line_and_the_old_files_whole(unbroken, tmp_path, capsys):
     def fill(
         run,
-    ):  # no file may grow past 3 kB from here on: the state has more, and its zip cannot be closed either
+    ):  # no file may grow past 3 kB from here on, and the state has more
         if run.total_steps == 4:
             resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limits[1]))
 
@@ -380,7 +381,7 @@ def test_a_log_that_was_deleted_is_written_again(unbroken, tmp_path, when):
 def test_the_best_epochs_weights_are_kept_until_the_state_knows_of_better_ones(
     tmp_path, monkeypatch
 ):
-    # Killed while it saves the state of a better epoch; done again, as by other processes, that epoch is not as good.
+    # Killed while it saves the state of a better epoch, which is not as good when done again.
     score_epochs(tmp_path, [0.5, 0.7, 0.1], total=2)
 
     write = checkpoint.write
@@ -543,7 +544,7 @@ def test_a_score_from_numpy_does_not_make_files_that_cannot_be_read_again(tmp_pa
 def test_patience_ends_a_run_after_so_many_epochs_without_a_better_score(
     tmp_path, patience, patience_from, epochs
 ):
-    # The equal score of epoch 4 is no better than epoch 2's; but to patience from epoch 3 on, epoch 2 is nothing.
+    # Epoch 4 only equals epoch 2; but patience from epoch 3 on does not look at epoch 2.
     scores = [1, 3, 2, 3, 2, 2, 2, 4, 1, 1]
     assert score_epochs(tmp_path, scores, patience, patience_from).epoch == epochs
 

@@ -1,4 +1,4 @@
-"""The four training programs on a tiny drawn data set: they learn, stop, go on, and what they save is usable."""
+"""The four training programs on tiny drawn data: they learn, stop, go on and save."""
 
 import json
 import shutil
@@ -332,7 +332,7 @@ def test_model_b_starts_from_weights_made_of_other_images(call, tiny, tmp_path):
     assert status == 2 and "nowhere.jpg" in err
 
 
-# --- before and about a training ------------------------------------------------------------------
+# --- before and about a training ---
 
 ALL = {**PROGRAMS, "supervised": (p2_supervise.main, "p2_data", SHARED)}
 

@@ -37,7 +37,7 @@ STEPS = 3 * 3  # of the whole run: 14 images are 3 batches of 4
 
 
 def train(folder, recipe=Recipe(), seed=0, data="fixed", in_a_step=lambda run: None, **options):
-    """The loop of p1/train.py, on a linear network and numbers drawn at random; ``in_a_step`` is called in each."""
+    """The loop of p1/train.py on a small network and random numbers, with a call in each step."""
     inputs = torch.randn(14, 5, generator=generator(0, "inputs"))
     labels = inputs[:, :3].argmax(1)
     torch.manual_seed(seed_of(seed, "weights"))
@@ -46,9 +46,16 @@ def train(folder, recipe=Recipe(), seed=0, data="fixed", in_a_step=lambda run: N
     optimizer = optim.make("sgd", network, recipe.lr, 1e-3, decay_vectors=False)
     steps = steps_per_epoch(len(inputs), recipe.batch_size)
     run = Run(
-        folder, recipe=recipe, data={"train": data}, model=MODEL, seed=seed, device=CPU, watch="accuracy",
-        state={"network": network, "average": average, "optimizer": optimizer}, **options,
-    )  # fmt: skip
+        folder,
+        recipe=recipe,
+        data={"train": data},
+        model=MODEL,
+        seed=seed,
+        device=CPU,
+        watch="accuracy",
+        state={"network": network, "average": average, "optimizer": optimizer},
+        **options,
+    )
     for _ in run.epochs(recipe.epochs):
         network.train()
         for index in run.batches(len(inputs), recipe.batch_size):
@@ -85,7 +92,7 @@ MODEL = {
 
 
 def outcome(folder):
-    """All that a finished run has left, in a form in which == means bit for bit; but when and how fast it was made."""
+    """All that a finished run has left but times, so that == means bit for bit."""
     content = {
         str(path.relative_to(folder)): plain(checkpoint.read(path))
         for path in sorted(folder.rglob("[!.]*.pt"))
@@ -113,7 +120,7 @@ def new_run(folder, **options):
 
 
 def score_epochs(folder, scores, patience=0, patience_from=0, total=None, **options):
-    """A run without steps that scores ``scores``, one an epoch; its weights are the epoch's number."""
+    """A run without steps with the ``scores`` of its epochs; an epoch's number is its weights."""
     run = new_run(folder, watch="score", **options)
     for epoch in run.epochs(total or len(scores), patience, patience_from):
         run.end_epoch({"epoch": torch.tensor([epoch + 1])}, score=scores[epoch])
@@ -140,7 +147,7 @@ def interrupt_at(step):
 
 
 def lose(folder, losses, epochs=2, **options):
-    """A run whose loss is ``losses[epoch, step]``, from 1, and 1.0 where nothing is said; 40 steps an epoch."""
+    """A run of 40 steps an epoch whose loss is ``losses[epoch, step]``, from 1, else 1.0."""
     counter = nn.Linear(1, 1)  # stands for what changes in training
     run = new_run(folder, state={"counter": counter}, **options)
     for epoch in run.epochs(epochs):
