@@ -2,17 +2,21 @@
 
     python3 mean_iou_evaluate.py -g <ground truth folder> -p <prediction folder> [--verbose]
 
-IoU = TP / (TP + FP + FN) of a class, counted over the pixels of the whole set; mean_iou is the mean over classes 0 to 5.
-Unknown is no class of the mean, but a class predicted on unknown pixels has false positives there. A colour channel is
-on from 128 up; pixels are classes by their colour, and pure red, which is nobody's colour, is unknown.
+IoU = TP / (TP + FP + FN) of a class, counted over the pixels of the whole set. mean_iou is the
+mean over the classes 0 to 5. Unknown does not count in the mean, but a class that is predicted on
+unknown pixels has false positives there. A colour channel is on from 128 up. A pixel's colour says
+its class; pure red is no class's colour, so it is unknown.
 
-On valid input the printed digits are those of the course's script, whose faults are not shared:
+On valid input the digits printed are those of the course's script. It has faults that this one does
+not share:
 - a red pixel has no row in its table and gets whatever lay in memory: here it is unknown;
-- a class that is in neither folder makes its mean NaN: here the class is left out, and stderr says so;
-- it zips two sorted lists, whatever the names: here masks are paired by name, and one that is missing, extra, of another
-  size or unreadable stops the run and is named;
+- a class that is in neither folder makes its mean NaN: here the class is left out, and stderr says
+  so;
+- it pairs two sorted lists, whatever the names: here masks are paired by name, and one that is
+  missing, extra, of another size or unreadable stops the run and is named;
 - it takes 512x512 RGB only: here any size and colour mode;
-- it holds all masks at once, 8 bytes a pixel: here only their counts, so that memory does not grow with the set.
+- it holds all masks at once, 8 bytes a pixel: here it holds only their counts, so memory does not
+  grow with the set.
 """
 
 from __future__ import annotations
@@ -32,7 +36,8 @@ try:
 except ModuleNotFoundError as error:
     print(
         f"mean_iou_evaluate.py: this Python ({sys.executable}) has no {error.name}; "
-        "install what is needed with: pip install -r requirements.txt (or use .venv: . .venv/bin/activate)",
+        "install what is needed with: pip install -r requirements.txt "
+        "(or use .venv: . .venv/bin/activate)",
         file=sys.stderr,
     )
     sys.exit(2)
@@ -91,7 +96,10 @@ def main() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to use freed blocks again: asking for new ones for each mask takes a quarter of the time."""
+    """Tell glibc to use freed blocks again.
+
+    To ask the system for new blocks for each mask takes a quarter of the time.
+    """
     with contextlib.suppress(OSError, AttributeError, TypeError):  # elsewhere than on glibc
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(-4, 0)  # M_MMAP_MAX of malloc.h
@@ -138,7 +146,8 @@ def confusion(truths: Path, predictions: Path) -> list[list[int]]:
                     faults.append(str(fault))
     if faults:
         raise InputError(
-            f"{quantity(faults, 'pair')} cannot be compared: {first_of(faults)}; write these masks anew"
+            f"{quantity(faults, 'pair')} cannot be compared: {first_of(faults)}; "
+            "write these masks anew"
         )
     matrix = [[0] * len(CLASSES) for _ in CLASSES]
     for codes, pixels in enumerate(counts):  # adds red up with unknown
@@ -147,7 +156,10 @@ def confusion(truths: Path, predictions: Path) -> list[list[int]]:
 
 
 def paired_names(truths: Path, predictions: Path) -> list[str]:
-    """The names that both folders' masks have, sorted. Raises InputError if one folder has a name more than the other."""
+    """The names that both folders' masks have, sorted.
+
+    Raises InputError if one folder has a name that the other has not.
+    """
     true_names, predicted_names = mask_names(truths), mask_names(predictions)
     missing, extra = sorted(true_names - predicted_names), sorted(predicted_names - true_names)
     wrong = []
@@ -165,7 +177,10 @@ def paired_names(truths: Path, predictions: Path) -> list[str]:
 
 
 def mask_names(folder: Path) -> set[str]:
-    """The ``*_mask.png`` of a folder or, if it has none, its ``*.png``. Hidden files do not count. Raises InputError."""
+    """The ``*_mask.png`` of a folder or, if it has none, its ``*.png``.
+
+    Hidden files do not count. Raises InputError if there are no masks.
+    """
     try:
         files = [
             entry.name
@@ -222,7 +237,10 @@ SHARES = (_on(32) + _on(16) + _on(8), _on(4) + _on(2) + _on(1))
 
 
 def read(path: Path) -> Image.Image:
-    """A mask in RGB, from every colour mode: alpha is dropped, 16 bits become the upper 8. Raises BadPair."""
+    """A mask in RGB, from every colour mode: alpha is dropped, 16 bits become the upper 8.
+
+    Raises BadPair if it cannot be read.
+    """
     try:
         with Image.open(path, formats=["PNG"]) as file:
             if file.width * file.height > MAX_PIXELS:

@@ -16,7 +16,7 @@ import torch
 from torch.onnx import symbolic_helper
 
 from checkpoints.models import load
-from core.cli import InputError, entry, positive
+from core.cli import InputError, Parser, entry, positive, say
 from core.files import atomic_write
 
 SIZE = {"p1": 32, "p2": 128, "p3": 512}
@@ -24,7 +24,7 @@ OPSET = 18
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True, help="what pN.train has written")
     parser.add_argument("--onnx", type=Path, required=True, help="file to write")
     parser.add_argument("--size", type=positive, help="problem 3: the images' side in pixels (512)")
@@ -61,11 +61,11 @@ def main() -> None:
         )
     with atomic_write(args.onnx) as file:
         file.write(exported.getvalue())
-    print(f"{args.onnx}: (N, 3, {side}, {side}) uint8 -> logits")
+    say(f"wrote {args.onnx}: (N, 3, {side}, {side}) uint8 -> logits")
 
 
 def shrink(graph: Any, images: Any, size: Any, *_: Any) -> Any:
-    """What torch's exporter lacks: antialiased bilinear resizing, as ONNX's Resize since opset 18."""
+    """The antialiased bilinear resizing that torch's exporter lacks: ONNX's Resize of opset 18."""
     sides = torch.tensor(symbolic_helper._maybe_get_const(size, "is"))
     none = graph.op("Constant", value_t=torch.tensor([], dtype=torch.float32))
     return graph.op(
