@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Draws a small data set, trains on it, runs the three graders' scripts, scores, makes the report: bash demo.sh [--out FOLDER]
+# The weights that ship on drawn images; then trains on such images, scores, makes the report page:
+# bash demo.sh [--out FOLDER]
 set -euo pipefail
 requirements=(requirements.txt)
 source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/venv.sh"

@@ -1,4 +1,7 @@
-"""demo.sh is started from anywhere, and goes from the drawing to the page."""
+"""demo.sh: where it starts, in what order, and what it says meanwhile.
+
+What it runs has its own tests.
+"""
 
 import dataclasses
 import json
@@ -12,6 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from core.cli import InputError
 from demo import __main__ as demo
 
 
@@ -56,6 +60,7 @@ def test_the_demo_goes_from_the_drawing_to_the_page(tmp_path, monkeypatch, capfd
         return train(self, name, module, *flags, *more)
 
     monkeypatch.setattr(demo, "DRAWING", small)
+    monkeypatch.setattr(demo, "FIRST", small)
     monkeypatch.setattr(demo.Demo, "train", short)
     monkeypatch.setattr(sys, "argv", ["demo.sh", "--out", str(tmp_path / "out")])
     python = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -69,3 +74,45 @@ def test_the_demo_goes_from_the_drawing_to_the_page(tmp_path, monkeypatch, capfd
         assert 0 <= float(re.findall(r"\d\.\d{3}\b", line)[-1]) <= 1, line
     assert "report made" in table
     assert (tmp_path / "out" / "report" / "report.html").stat().st_size > 10_000
+
+
+def test_a_silent_command_is_named_every_few_seconds_and_lines_come_at_once(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(demo, "SILENCE", 0.2)
+    slow = "import time; print('first', flush=True); time.sleep(1); print('last')"
+    printed = demo.Demo(tmp_path).run("counting", sys.executable, "-c", slow)
+    assert printed == "first\nlast\n"
+    lines = capsys.readouterr().out.splitlines()
+    between = lines[lines.index("first") + 1 : lines.index("last")]
+    assert between and all(line.startswith("... counting: ") for line in between)
+
+
+def test_a_command_that_fails_ends_the_demo(tmp_path):
+    with pytest.raises(InputError, match="ended with status 3"):
+        demo.Demo(tmp_path).run("failing", sys.executable, "-c", "raise SystemExit(3)")
+
+
+def test_shipped_weights_come_first_then_trainings_then_the_report(tmp_path, monkeypatch, capsys):
+    commands = []
+
+    def run(self, what, *command):
+        commands.append([str(word) for word in command])
+        return "accuracy: 0.125\n"
+
+    tables = []
+    monkeypatch.setattr(demo, "draw_all", lambda folder, parameters: None)
+    monkeypatch.setattr(demo, "without_labels", lambda table, asked: tables.append((table, asked)))
+    monkeypatch.setattr(demo.Demo, "run", run)
+    monkeypatch.setattr(sys, "argv", ["demo.sh", "--out", str(tmp_path)])
+    demo.main()
+    shipped = [command[-1] for command in commands if str(ROOT / "checkpoints") in command[-1]]
+    assert len(shipped) == 3 and commands[4][-1] == shipped[2]
+    trained = [command[2] for command in commands if "--recipe" in command]
+    assert trained == ["p1.train", "p2.pretrain", "p2.train", "p3.train"]
+    assert commands[-1][2] == "report"
+    for command in commands[:6]:  # on the few images drawn for it, never on the trainings'
+        assert not any(str(tmp_path / "data") in word for word in command)
+    assert [table.is_relative_to(tmp_path / "first") for table, _ in tables] == [True, False]
+    rows = capsys.readouterr().out
+    assert rows.count("0.125") == 6 and "chance 0.020" in rows
