@@ -32,7 +32,7 @@ MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution with TensorFlow's SAME padding: an odd pixel of padding lies right and below."""
+    """A convolution with TensorFlow's SAME padding: an odd pixel lies to the right and below."""
 
     def forward(self, images: Tensor) -> Tensor:
         return super().forward(self.pad(images))
@@ -67,9 +67,10 @@ def convolution(
 class Block(nn.Module):
     """An inverted residual block: expand by 1x1, filter each channel, project by 1x1.
 
-    Sandler et al. 2018, "MobileNetV2", section 3.3. Where the shapes allow it, the input is added. In
-    training, the block is left out of that sum for an image with probability ``drop`` (Huang et al.
-    2016, "Deep Networks with Stochastic Depth", section 3, scaled in training instead of at test).
+    Sandler et al. 2018, "MobileNetV2", section 3.3. Where the shapes allow it, the input is added.
+    In training, the block is left out of that sum for an image with probability ``drop`` (Huang et
+    al. 2016, "Deep Networks with Stochastic Depth", section 3, scaled in training instead of at
+    test).
     """
 
     def __init__(
@@ -107,10 +108,10 @@ class Block(nn.Module):
 class EfficientNetLite(nn.Module):
     """The network without its classifier.
 
-    ``variant``: lite0, lite1 or lite2. ``output_stride``: 32, or 16, where the last stages are dilated
-    instead of halved (Chen et al. 2017, "Rethinking Atrous Convolution", section 3.1). ``head``:
-    whether the last convolution, to 1,280 channels, is there. ``drop_path``: the probability of
-    leaving out the last block, which rises linearly from 0 at the first.
+    ``variant``: lite0, lite1 or lite2. ``output_stride``: 32, or 16, where the last stages are
+    dilated instead of halved (Chen et al. 2017, "Rethinking Atrous Convolution", section 3.1).
+    ``head``: whether the last convolution, to 1,280 channels, is there. ``drop_path``: the
+    probability of leaving out the last block, which rises linearly from 0 at the first.
     """
 
     def __init__(

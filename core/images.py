@@ -1,6 +1,8 @@
-"""From image files to uint8 arrays: one image, a whole data set, or an endless stream in bounded memory.
+"""From image files to uint8 arrays: one image, a whole data set, or an endless stream in bounded
+memory.
 
-Torch is not imported here but where it is needed, so that files can be decoded while it is imported.
+Torch is not imported here but where it is needed, so that files can be decoded while it is
+imported.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ class BadImage(Exception):
 
 
 class Room:
-    """Lets threads go on while they hold at most ``size`` together; one that needs more goes alone."""
+    """Lets threads hold at most ``size`` together; one that needs more than that runs alone."""
 
     def __init__(self, size: int) -> None:
         self._size = self._free = size
@@ -72,8 +74,8 @@ _pixels_at_once = Room(2**26)  # 256 MiB as Pillow holds them
 def read_rgb(path: Path) -> np.ndarray:
     """Decode an image file of any colour mode to RGB: (H, W, 3) uint8. Raises BadImage.
 
-    Grey, palette and CMYK images are converted, transparency is dropped, and 16 bits a channel become
-    the upper 8.
+    Grey, palette and CMYK images are converted, transparency is dropped, and 16 bits a channel
+    become the upper 8.
     """
     with _opened(path) as image:
         pixels = np.empty((image.height, image.width, 3), dtype=np.uint8)
@@ -88,9 +90,9 @@ def read_rgb(path: Path) -> np.ndarray:
 def read_square(path: Path, size: int) -> np.ndarray:
     """Decode and resize to (size, size, 3) uint8 with Pillow's antialiased bilinear filter.
 
-    The aspect ratio is ignored; an image of that size already is left as it is. This is torchvision's
-    ``Resize((size, size))``, so training and inference, which both come through here, see the same
-    pixels as everybody else's. Raises BadImage.
+    The aspect ratio is ignored; an image of that size already is left as it is. This is
+    torchvision's ``Resize((size, size))``, so training and inference, which both come through here,
+    see the same pixels as everybody else's. Raises BadImage.
     """
     with _opened(path) as image:
         image = _as_rgb(image)
@@ -101,7 +103,10 @@ def read_square(path: Path, size: int) -> np.ndarray:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """An image, decoded, as Pillow has it. Raises BadImage, for what goes wrong in the block too."""
+    """An image, decoded, as Pillow has it.
+
+    Raises BadImage, for what goes wrong in the block too.
+    """
     try:
         with Image.open(path, formats=FORMATS) as image:
             if not _is_allowed(image):
@@ -130,7 +135,7 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 
 
 def size_in_header(path: Path) -> tuple[int, int] | None:
-    """(height, width) that an image's header says, or None if it says none, or one that is refused."""
+    """(height, width) by an image's header; None if it has none, or one that is refused."""
     try:
         with Image.open(path, formats=FORMATS) as image:
             return (image.height, image.width) if _is_allowed(image) else None
@@ -148,10 +153,11 @@ def _is_allowed(image: Image.Image) -> bool:
 def find(
     sources: list[Path], select: Callable[[list[Path]], list[Path]] = lambda paths: paths
 ) -> list[Path]:
-    """The image files that are meant by ``sources``: files, folders and patterns such as ``a/*.png``.
+    """The image files that are meant by ``sources``: files, folders and patterns such as
+    ``a/*.png``.
 
-    ``select`` says which of a folder's or a pattern's files are meant. Raises InputError if a source is
-    none of these, or means no file.
+    ``select`` says which of a folder's or a pattern's files are meant. Raises InputError if a
+    source is none of these, or means no file.
     """
     found: list[Path] = []
     for source in sources:
@@ -174,7 +180,9 @@ def find(
 def load(
     paths: list[Path], decode: Callable[[Path], np.ndarray], what: str = "images"
 ) -> torch.Tensor:
-    """Decode a whole data set into memory: (N, C, H, W) uint8 with channels-last memory. See ``decoded``."""
+    """Decode a whole data set into memory: (N, C, H, W) uint8 with channels-last memory. See
+    ``decoded``.
+    """
     stream = decoded(paths, decode, what)
     first = next(stream)
     import torch
@@ -190,8 +198,8 @@ def decoded(
 ) -> Generator[np.ndarray, None, None]:
     """Decode a data set by threads, in order, with a progress bar.
 
-    ``decode`` gives (H, W, C) uint8. Raises InputError that names the first file which cannot be read or whose shape is
-    not the first one's.
+    ``decode`` gives (H, W, C) uint8. Raises InputError that names the first file which cannot be
+    read or whose shape is not the first one's.
     """
     first = None
     try:
@@ -213,8 +221,8 @@ def size_of(image: np.ndarray) -> str:
 class InOrder(Generic[S, T]):
     """Maps ``work`` over ``items`` in threads, from now on, and gives the results in order.
 
-    At most ``ahead`` items are started before their turn, or, with ``cost``, as many as cost so much
-    together; one that costs more goes alone. ``close`` drops what has not been started.
+    At most ``ahead`` items are started before their turn, or, with ``cost``, as many as cost so
+    much together; one that costs more goes alone. ``close`` drops what has not been started.
     """
 
     def __init__(
@@ -282,10 +290,11 @@ def progress(items: Iterable[T], total: int, what: str) -> Iterable[T]:
 
 
 def write_png(file: IO[bytes], indices: np.ndarray, colours: np.ndarray) -> None:
-    """Write ``indices``, (H, W) uint8, as the PNG image of their ``colours``, (K, 3) or (K, 1) uint8.
+    """Write ``indices``, (H, W) uint8, as the PNG image of their ``colours``, (K, 3) or (K, 1)
+    uint8.
 
-    2.0 ms for a mask of 512 x 512, where Pillow takes 4.8 (3 % of DeepLabv3's time for an image). A few
-    rows are held at a time, so that a large image takes no more memory than a small one.
+    2.0 ms for a mask of 512 x 512, where Pillow takes 4.8 (3 % of DeepLabv3's time for an image). A
+    few rows are held at a time, so that a large image takes no more memory than a small one.
     """
     height, width = indices.shape
     channels = colours.shape[1]

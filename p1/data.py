@@ -1,4 +1,6 @@
-"""Problem 1's files: ``{label}_{id}.png``, 32x32 RGB, in ``p1_data/train_50`` and ``p1_data/val_50``."""
+"""Problem 1's files: ``{label}_{id}.png``, 32x32 RGB, in ``p1_data/train_50`` and
+``p1_data/val_50``.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,10 @@ decode = functools.partial(images.read_square, size=SIZE)
 
 
 def label_of(name: str) -> int:
-    """The label that a training file's name begins with. Raises InputError. (A test file's name has none.)"""
+    """The label that a training file's name begins with.
+
+    Raises InputError. (A test file's name has none.)
+    """
     match = re.match(r"(\d+)_", name)
     if not match or int(match[1]) >= len(CLASSES):
         raise InputError(
@@ -33,7 +38,10 @@ def label_of(name: str) -> int:
 
 
 def load(folder: Path, memory: float = math.inf) -> tuple[Tensor, Tensor, list[Path]]:
-    """Images (N, 3, 32, 32) uint8, labels (N,) int64 and paths of a labelled folder. ``memory``: see ``cache.load``."""
+    """Images (N, 3, 32, 32) uint8, labels (N,) int64 and paths of a labelled folder.
+
+    ``memory``: see ``cache.load``.
+    """
     import torch  # here, as the inference decodes before it has torch
 
     from training import cache

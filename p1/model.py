@@ -25,8 +25,9 @@ FEATURES = 1792  # width of MobileNetV2's second-last layer: 1280 * 1.4
 def build(architecture: str, classes: int, drop_path: float = 0.0) -> nn.Module:
     """A network with random weights by its name in a checkpoint.
 
-    ``mobilenet_v2_x1_4_32``, or ``efficientnet_lite0_128``: the variant and the side in pixels to which
-    images are enlarged. ``drop_path``: see ``EfficientNetLite``. Raises InputError for another name.
+    ``mobilenet_v2_x1_4_32``, or ``efficientnet_lite0_128``: the variant and the side in pixels to
+    which images are enlarged. ``drop_path``: see ``EfficientNetLite``. Raises InputError for
+    another name.
     """
     if architecture == ARCHITECTURE:
         return mobilenet_v2(classes)

@@ -1,4 +1,7 @@
-"""Problem 1's recipes, as data. ``RECIPES[name][model]``; what each reached stands in the README."""
+"""Problem 1's recipes, as data.
+
+``RECIPES[name][model]``; what each reached stands in the README.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,10 @@ CIFAR100_MEAN, CIFAR100_STD = (0.5070, 0.4865, 0.4409), (0.2673, 0.2564, 0.2761)
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How to train. Learning rate and momentum are of one optimiser step of ``batch_size`` images."""
+    """How to train.
+
+    Learning rate and momentum are of one optimiser step of ``batch_size`` images.
+    """
 
     name: str
     model: str  # A: from scratch; B: pre-trained; C: EfficientNet-Lite from ImageNet

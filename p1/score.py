@@ -1,4 +1,6 @@
-"""Accuracy of a prediction csv: ``python3 -m p1.score <predictions.csv> <labels.csv or labelled image folder>``."""
+"""Accuracy of a prediction csv: ``python3 -m p1.score <predictions.csv> <labels.csv or labelled
+image folder>``.
+"""
 
 from __future__ import annotations
 

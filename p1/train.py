@@ -91,8 +91,8 @@ def fit(
 ) -> None:
     """The loop. A set is images (N, 3, 32, 32) uint8 and labels (N,) int64, on the CPU.
 
-    ``prefix``: of the run folder's name. ``identity``, ``notes``: what ``training.run.Run`` is told of
-    the data, beside the two sets.
+    ``prefix``: of the run folder's name. ``identity``, ``notes``: what ``training.run.Run`` is told
+    of the data, beside the two sets.
     """
     digests = {"train": digest(*train_set), "val": digest(*val_set)}
     images = cache.resident(train_set[0], device, args.data_memory)

@@ -59,7 +59,7 @@ class BYOL(nn.Module):
         return loss, spread(projections[0].detach())
 
     def update_target(self, decay: float) -> None:
-        """target <- decay * target + (1 - decay) * online (equation 1), BatchNorm's statistics too."""
+        """target <- decay * target + (1 - decay) * online (equation 1), BatchNorm's too."""
         optim.update_average(self.target, self.online, decay)
 
 

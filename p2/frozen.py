@@ -16,7 +16,7 @@ from training import processes
 
 
 def applies(frozen: bool, recipe: TransferRecipe) -> bool:
-    """Whether the backbone stays as it is and sees only two forms of an image: itself and mirrored."""
+    """Whether the backbone is frozen and sees each image in two forms only: as is, and mirrored."""
     return frozen and recipe.crop_scale == (1.0, 1.0)
 
 

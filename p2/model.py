@@ -1,4 +1,4 @@
-"""ResNet50 with one linear head on its 2048 pooled features, the same network in all five settings."""
+"""ResNet50 with a linear head on its 2048 pooled features: the network of all five settings."""
 
 from __future__ import annotations
 
@@ -53,7 +53,10 @@ class Classifier(nn.Module):
 
 
 def build(architecture: str, classes: int) -> nn.Module:
-    """A classifier with random weights by its name in a checkpoint. Raises InputError for another."""
+    """A classifier with random weights by its name in a checkpoint.
+
+    Raises InputError for another.
+    """
     if architecture != ARCHITECTURE or not classes:
         raise InputError(f"problem 2 has no classifier {architecture!r} of {classes} classes")
     return Classifier(classes)

@@ -59,7 +59,7 @@ class PretrainRecipe:
 
 @dataclasses.dataclass(frozen=True)
 class TransferRecipe:
-    """How to train a classifier: a setting's, or the one whose backbone is pre-trained with labels."""
+    """How to train a classifier: one of the five settings, or the pre-training with labels."""
 
     name: str
     source: str

@@ -1,4 +1,6 @@
-"""Problem 3's files: ``xxxx_sat.jpg`` with ``xxxx_mask.png`` of the same size, and the seven colours of a mask."""
+"""Problem 3's files: ``xxxx_sat.jpg`` with ``xxxx_mask.png`` of the same size, and the seven
+colours of a mask.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ COLOURS = np.array(
     ],
     dtype=np.uint8,
 )
-# A channel is on from 128 up; the code is 4 red + 2 green + blue. Pure red, 4, is nobody's colour: unknown.
+# A channel is on from 128 up; the code is 4 red + 2 green + blue. Pure red, 4, is nobody's colour:
+# unknown.
 CLASS_OF_CODE = np.array([6, 4, 3, 0, 6, 2, 1, 5], dtype=np.uint8)
 
 
@@ -55,9 +58,9 @@ def mask_name(image_name: str) -> str:
 def list_images(folder: Path) -> list[Path]:
     """The satellite images of a folder that may also hold masks, in natural order.
 
-    In a folder that has ``*_sat.*`` files these are the images; in another one, all but ``*_mask.*`` and, as in earlier
-    years, a ``.png`` beside a JPEG of the same name.
-    Raises InputError if there is none, or if two images would have the same mask.
+    In a folder that has ``*_sat.*`` files these are the images; in another one, all but
+    ``*_mask.*`` and, as in earlier years, a ``.png`` beside a JPEG of the same name. Raises
+    InputError if there is none, or if two images would have the same mask.
     """
     paths = select(list_files(folder, images.SUFFIXES))
     if not paths:
@@ -88,7 +91,10 @@ def check_names(paths: Iterable[Path]) -> None:
 
 
 def read_pair(path: Path) -> np.ndarray:
-    """An image and its mask as (H, W, 4) uint8: red, green, blue, class. Raises BadImage or InputError."""
+    """An image and its mask as (H, W, 4) uint8: red, green, blue, class.
+
+    Raises BadImage or InputError.
+    """
     image = images.read_rgb(path)
     mask_path = path.with_name(mask_name(path.name))
     classes = classes_of(images.read_rgb(mask_path))
@@ -100,7 +106,8 @@ def read_pair(path: Path) -> np.ndarray:
 
 
 def load(folder: Path, memory: float = math.inf) -> tuple[Tensor, list[Path]]:
-    """Images and masks of a folder, (N, 4, H, W) uint8 with the class as fourth channel, and the images' paths.
+    """Images and masks of a folder, (N, 4, H, W) uint8 with the class as fourth channel, and the
+    images' paths.
 
     ``memory``: see ``cache.load``.
     """
@@ -121,7 +128,9 @@ def split(pairs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def confusion(truth: Tensor, predicted: Tensor) -> Tensor:
-    """Pixels counted by (true class, predicted class): (7, 7) int64, from two tensors of classes of one shape."""
+    """Pixels counted by (true class, predicted class): (7, 7) int64, from two tensors of classes of
+    one shape.
+    """
     import torch
 
     count = len(CLASSES)
@@ -131,7 +140,8 @@ def confusion(truth: Tensor, predicted: Tensor) -> Tensor:
 
 
 def mean_iou(counts: Tensor) -> tuple[float, list[float]]:
-    """The course's metric from ``confusion``: the mean over the classes but unknown, and each one's IoU.
+    """The course's metric from ``confusion``: the mean over the classes but unknown, and each one's
+    IoU.
 
     IoU = TP / (TP + FP + FN). A class that is nowhere has IoU NaN and is left out of the mean.
     """

@@ -31,8 +31,8 @@ ROOT = Path(__file__).resolve().parents[1]
 FALLBACK = data.CLASSES.index("agriculture")
 FALLBACK_SIZE = (512, 512)
 LEAST = 32  # pixels a side that the networks need
-# An image with a side beyond TILE is segmented in tiles, in bounded memory. Where two tiles overlap,
-# the MARGIN pixels at their borders are not used.
+# An image with a side beyond TILE is segmented in tiles, in bounded memory. Where two tiles
+# overlap, the MARGIN pixels at their borders are not used.
 TILE, MARGIN = 1280, 256
 Planes = (
     np.ndarray | Sequence[np.ndarray]
@@ -140,7 +140,7 @@ def answers(
 
 
 def fallback_size(path: Path) -> tuple[int, int]:
-    """(height, width) that a broken image's header still says, if so short a file can be so large."""
+    """(height, width) by a broken image's header, if a file so long can hold so many pixels."""
     size = images.size_in_header(path)
     if size is None or size[0] * size[1] > 1100 * os.path.getsize(path):
         return FALLBACK_SIZE
@@ -175,8 +175,8 @@ def predictor(
 def classify(network: nn.Module, batch: Tensor, views: Views, confidence: bool = False) -> Tensor:
     """Normalised images (N, 3, H, W) of any size -> (N, 1, H, W) uint8: classes.
 
-    With ``confidence`` (N, 2, H, W): the class's probability too, 255 for 1. A side under 32 pixels is
-    padded with its edge.
+    With ``confidence`` (N, 2, H, W): the class's probability too, 255 for 1. A side under 32 pixels
+    is padded with its edge.
     """
     import torch
     from torch import nn
@@ -218,7 +218,8 @@ def in_tiles(
 
 
 def spans(length: int) -> list[tuple[int, int, int, int]]:
-    """Of each tile along a side: where it starts and ends, and from where to where its result is used.
+    """Of each tile along a side: where it starts and ends, and from where to where its result is
+    used.
 
     All start at multiples of the networks' strides, as their maps would otherwise lie elsewhere.
     """

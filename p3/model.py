@@ -24,10 +24,10 @@ class FCN32s(nn.Module):
     """Long et al. 2015, "Fully Convolutional Networks for Semantic Segmentation", sections 3 and 4.
 
     VGG16's two hidden dense layers become convolutions (fc6 7x7, fc7 1x1), a 1x1 convolution scores
-    the classes, and one transposed convolution of stride 32, which starts as bilinear interpolation,
-    brings the scores to the pixels.
-    NOTE: the authors keep that transposed convolution fixed, and their dropout drops single values;
-    here it is trained, and whole channels are dropped.
+    the classes, and one transposed convolution of stride 32, which starts as bilinear
+    interpolation, brings the scores to the pixels. NOTE: the authors keep that transposed
+    convolution fixed, and their dropout drops single values; here it is trained, and whole channels
+    are dropped.
     """
 
     def __init__(self, classes: int = CLASSES) -> None:
@@ -75,8 +75,8 @@ class Upscale(nn.ConvTranspose2d):
 def bilinear(channels: int, size: int) -> Tensor:
     """The kernel by which a transposed convolution interpolates each channel alone.
 
-    (channels, channels, size, size) float32; the stride is half of ``size``. Long et al. 2015, section
-    3.3.
+    (channels, channels, size, size) float32; the stride is half of ``size``. Long et al. 2015,
+    section 3.3.
     """
     factor = size // 2
     centre = factor - 0.5
@@ -104,7 +104,7 @@ class DeepLabv3(nn.Module):
                 module.momentum = 0.1
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) float -> logits (N, classes, H, W), interpolated bilinearly from stride 16."""
+        """(N, 3, H, W) float -> logits (N, classes, H, W), bilinearly from stride 16."""
         return self.network(images)["out"]
 
 
@@ -130,10 +130,10 @@ def pointwise(inputs: int, outputs: int) -> nn.Sequential:
 class DeepLabv3Plus(nn.Module):
     """Chen et al. 2018, "Encoder-Decoder with Atrous Separable Convolution", on EfficientNet-Lite.
 
-    Section 3.1: atrous spatial pyramid pooling at stride 16 by separable convolutions, then a decoder
-    that joins it with the backbone's features of stride 4.
-    NOTE: 192 channels instead of 256, 64 instead of 48 of the skip (together 256, which oneDNN is fast
-    at), and the decoder's convolutions are separable too.
+    Section 3.1: atrous spatial pyramid pooling at stride 16 by separable convolutions, then a
+    decoder that joins it with the backbone's features of stride 4. NOTE: 192 channels instead of
+    256, 64 instead of 48 of the skip (together 256, which oneDNN is fast at), and the decoder's
+    convolutions are separable too.
     """
 
     WIDTH, SKIP, DILATIONS = 192, 64, (6, 12, 18)
@@ -156,7 +156,7 @@ class DeepLabv3Plus(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) float -> logits (N, classes, H, W), interpolated bilinearly from stride 4."""
+        """(N, 3, H, W) float -> logits (N, classes, H, W), bilinearly from stride 4."""
         outputs = self.backbone(images)
         fine, deep = outputs[1], outputs[-1]
         pooled = self.whole_image(nn.functional.adaptive_avg_pool2d(deep, 1))
@@ -190,7 +190,8 @@ OF_MODEL = {
 def build(architecture: str, classes: int = CLASSES, drop_path: float = 0.0) -> nn.Module:
     """A network with random weights by its name in a checkpoint.
 
-    ``drop_path``: of DeepLabv3+ alone, see ``EfficientNetLite``. Raises InputError for another name.
+    ``drop_path``: of DeepLabv3+ alone, see ``EfficientNetLite``. Raises InputError for another
+    name.
     """
     if architecture not in ARCHITECTURES:
         raise InputError(f"problem 3 has no network {architecture!r}")
@@ -199,7 +200,8 @@ def build(architecture: str, classes: int = CLASSES, drop_path: float = 0.0) -> 
 
 
 def pretrained_file(network: nn.Module, name: str | None) -> Path | None:
-    """The file that ``--pretrained NAME`` means; ``imagenet`` is an installed package's. None: none.
+    """The file that ``--pretrained NAME`` means; ``imagenet`` is an installed package's. None:
+    none.
 
     Raises InputError if ``network`` has no EfficientNet-Lite or the package is not there.
     """
@@ -215,10 +217,11 @@ def load_pretrained(network: nn.Module, weights: dict[str, Tensor], source: str)
 
     The weights of a whole network of this kind, such as a finished run's, are taken as they are.
     FCN32s takes torchvision's VGG16 (ImageNet): its first two dense layers are reshaped to
-    convolutions, the third is left out. DeepLabv3 takes torchvision's whole network (COCO, 21 classes):
-    its last layer and auxiliary head are left out. DeepLabv3+ takes its backbone from a file of
-    ImageNet weights (see ``core.efficientnet_lite``). Every other key must match: InputError is raised
-    if keys or shapes differ. ``source`` says in messages where the weights come from.
+    convolutions, the third is left out. DeepLabv3 takes torchvision's whole network (COCO, 21
+    classes): its last layer and auxiliary head are left out. DeepLabv3+ takes its backbone from a
+    file of ImageNet weights (see ``core.efficientnet_lite``). Every other key must match:
+    InputError is raised if keys or shapes differ. ``source`` says in messages where the weights
+    come from.
     """
     if weights.keys() == network.state_dict().keys():
         checkpoint.load_weights(network, weights, source)

@@ -1,4 +1,7 @@
-"""Problem 3's recipes, as data. ``RECIPES[name][model]``; what each reached stands in the README."""
+"""Problem 3's recipes, as data.
+
+``RECIPES[name][model]``; what each reached stands in the README.
+"""
 
 from __future__ import annotations
 

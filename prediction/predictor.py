@@ -39,7 +39,8 @@ def load_network(
 
 @contextlib.contextmanager
 def torch_compiler_left_out() -> Iterator[None]:
-    """Import torchvision in 0.1 s instead of 1.1: its ``roi_align`` drags in torch's whole compiler.
+    """Import torchvision in 0.1 s instead of 1.1: its ``roi_align`` drags in torch's whole
+    compiler.
 
     It does so to ask whether a device compiles. No network here aligns regions, so none asks.
     """
@@ -61,11 +62,12 @@ def torch_compiler_left_out() -> Iterator[None]:
 def fold(network: nn.Module, device: torch.device, bf16: bool = False) -> nn.Module:
     """A network that computes what ``network`` does in evaluation, in fewer passes over its data.
 
-    BatchNorm becomes part of the convolution before it (gain 0.78, 0.93, 0.90). On the CPU, oneDNN gets
-    the weights in its own order and adds, clips or bends each output while that is in the cache
-    (another 0.86, 0.89, 0.82). ``network`` is of no use afterwards. ``bf16``: in bfloat16 (another 0.38,
-    0.27, 0.51), if the device has it. On the validation sets, the weights that ship then change 14 of
-    2,500 labels, 8 of 424 labels and 0.24 % of the pixels: accuracy +0.0000 and +0.0023, mIoU -0.0011.
+    BatchNorm becomes part of the convolution before it (gain 0.78, 0.93, 0.90). On the CPU, oneDNN
+    gets the weights in its own order and adds, clips or bends each output while that is in the
+    cache (another 0.86, 0.89, 0.82). ``network`` is of no use afterwards. ``bf16``: in bfloat16
+    (another 0.38, 0.27, 0.51), if the device has it. On the validation sets, the weights that ship
+    then change 14 of 2,500 labels, 8 of 424 labels and 0.24 % of the pixels: accuracy +0.0000 and
+    +0.0023, mIoU -0.0011.
     """
     graph = _Tracer().trace(network)
     folded = fx.GraphModule(network, graph)
@@ -153,7 +155,9 @@ ACTIVATIONS: dict[type, tuple[str, list[float]]] = {
 
 
 class FusedConvolution(nn.Module):
-    """A convolution, a sum and an activation in one call of oneDNN, as torch's own compiler makes it."""
+    """A convolution, a sum and an activation in one call of oneDNN, as torch's own compiler makes
+    it.
+    """
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()

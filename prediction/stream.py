@@ -54,7 +54,8 @@ def flags(parser: argparse.ArgumentParser, checkpoint: Path) -> None:
         default="9",
         metavar="MINUTES",
         dest="stop_at",
-        help="an output that would take longer is simplified, then filled up (%(default)s; inf: never)",
+        help="if it would take longer: first no mirror images, then the fallback for the rest "
+        "(%(default)s; inf: never)",
     )
     parser.add_argument(
         "--probabilities", type=Path, metavar="CSV", help="also write how sure the network is"
@@ -95,7 +96,7 @@ class Views:
     scales: tuple[float, ...] = (1.0,)
 
     def reduce(self) -> str:
-        """Leave out the mirror images or else all scales but the smallest; what, in words, if any."""
+        """Leave out the mirror images, or else all scales but the smallest. Says which, or ""."""
         if self.flip:
             self.flip = False
             return "mirror images"
@@ -111,9 +112,9 @@ class Views:
 def on_device(name: str, work: Callable[[torch.device], int]) -> int:
     """Do ``work`` on the device called ``name``, and return its exit status.
 
-    With ``auto``, a GPU that fails at it is warned about, and the CPU starts again. Raises InputError
-    where a GPU that was named fails, and where the memory is too small. Other errors on the CPU are
-    bugs and stay what they are.
+    With ``auto``, a GPU that fails at it is warned about, and the CPU starts again. Raises
+    InputError where a GPU that was named fails, and where the memory is too small. Other errors on
+    the CPU are bugs and stay what they are.
     """
 
     from core import devices
@@ -183,8 +184,8 @@ class Stream:
     def batches(self, batch_size: int, simplify: Callable[[], str] = lambda: "") -> Iterator[Batch]:
         """All images that can be read, from the first on, however often this is called.
 
-        Where the time would not suffice, ``simplify`` is called: it makes what follows quicker and says
-        what is left out, if it can. Raises InputError in the end if no image could be read.
+        Where the time would not suffice, ``simplify`` is called: it makes what follows quicker and
+        says what is left out, if it can. Raises InputError in the end if no image could be read.
         """
         decoded, self._decoded = self._decoded or self._decode_all(), None
         self.bad, self.late = [], []
@@ -223,7 +224,9 @@ class Stream:
         return time.monotonic() >= self.stop_at
 
     def _is_short(self, start: float, done: int, index: int) -> bool:
-        """Whether the images from ``index`` on come too late at the pace of ``done`` since ``start``."""
+        """Whether the images from ``index`` on come too late at the pace of ``done`` since
+        ``start``.
+        """
         now = time.monotonic()
         if now - start < min(5, (self.stop_at - start) / 10):  # too little to judge by
             return False
@@ -285,10 +288,11 @@ class Labels:
             )
 
     def write_more(self, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-        """Write the file of probabilities and print the ``--top`` labels, where they were asked for.
+        """Write the file of probabilities and print the ``--top`` labels, where they were asked
+        for.
 
-        ``columns`` and ``rows``, one an image, are what stands before the probabilities; the row of an
-        image that could not be read has none.
+        ``columns`` and ``rows``, one an image, are what stands before the probabilities; the row of
+        an image that could not be read has none.
         """
         named = list(zip(self.of, rows, strict=True))
         if self._args.probabilities:

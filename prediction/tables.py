@@ -19,9 +19,10 @@ from core.files import atomic_write, readable_folder
 def read_rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
     """The rows of a csv that has at least ``columns``, as texts without blanks around them.
 
-    A byte-order mark, CRLF, blanks after commas and empty lines are accepted. The text is UTF-8, but a file name is whatever
-    bytes the disk has, as in Python's own names of files. Raises InputError, naming file and line, if there is no such
-    file, a column is missing or doubled, a quote is not closed, a row is too short or too long, or there is no row.
+    A byte-order mark, CRLF, blanks after commas and empty lines are accepted. The text is UTF-8,
+    but a file name is whatever bytes the disk has, as in Python's own names of files. Raises
+    InputError, naming file and line, if there is no such file, a column is missing or doubled, a
+    quote is not closed, a row is too short or too long, or there is no row.
     """
     try:
         content = path.read_bytes()
@@ -56,8 +57,12 @@ def read_rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
 
 
 def _numbered(path: Path, text: str) -> list[tuple[int, list[str]]]:
-    """The rows that are not empty, each with the number of its last line. Raises InputError, naming a faulty row's first."""
-    # Not strict, Python would take all that follows a quote which is not closed for one cell, and say nothing.
+    """The rows that are not empty, each with the number of its last line.
+
+    Raises InputError, naming a faulty row's first.
+    """
+    # Not strict, Python would take all that follows a quote which is not closed for one cell, and
+    # say nothing.
     reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
     rows, first = [], 1
     try:
@@ -111,7 +116,10 @@ def locate(table: Path, folder: Path, rows: list[dict[str, str]]) -> list[Path]:
 
 
 def write_rows(path: Path, columns: tuple[str, ...], rows: Iterable[Sequence[str]]) -> None:
-    """Write a csv with ``columns`` as header, in whole or not at all. Names of files keep their bytes, UTF-8 or not."""
+    """Write a csv with ``columns`` as header, in whole or not at all.
+
+    Names of files keep their bytes, UTF-8 or not.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     quoting = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
@@ -123,7 +131,10 @@ def write_rows(path: Path, columns: tuple[str, ...], rows: Iterable[Sequence[str
 
 
 def score(predicted: dict[str, str], truth: dict[str, str]) -> tuple[int, int]:
-    """(right, all) of two maps from file name to label. Raises InputError if their names are not the same."""
+    """(right, all) of two maps from file name to label.
+
+    Raises InputError if their names are not the same.
+    """
     missing, extra = (
         sorted(truth.keys() - predicted.keys()),
         sorted(predicted.keys() - truth.keys()),
@@ -136,10 +147,12 @@ def score(predicted: dict[str, str], truth: dict[str, str]) -> tuple[int, int]:
 
 
 def wilson(right: int, count: int) -> tuple[float, float]:
-    """(low, high) of the 95 % interval of the accuracy of which ``right`` of ``count`` (from 1 up) are a sample.
+    """(low, high) of the 95 % interval of the accuracy of which ``right`` of ``count`` (from 1 up)
+    are a sample.
 
-    Wilson 1927, "Probable Inference, the Law of Succession, and Statistical Inference". It holds for small samples and
-    near 0 and 1 too, where right/count plus and minus a standard error's multiple does not.
+    Wilson 1927, "Probable Inference, the Law of Succession, and Statistical Inference". It holds
+    for small samples and near 0 and 1 too, where right/count plus and minus a standard error's
+    multiple does not.
     """
     z, p = 1.959964, right / count  # the normal distribution's 97.5 % quantile
     centre, reach = (
@@ -153,11 +166,13 @@ def wilson(right: int, count: int) -> tuple[float, float]:
 def paired_bootstrap(
     first: np.ndarray, second: np.ndarray, resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """(difference, low, high): the accuracy of ``first`` minus that of ``second`` on the same images, and its 95 % interval.
+    """(difference, low, high): the accuracy of ``first`` minus that of ``second`` on the same
+    images, and its 95 % interval.
 
-    Both (N,) bool, N from 1 up: whether image n was labelled rightly. The percentile interval of Efron & Tibshirani 1993,
-    "An Introduction to the Bootstrap", section 13.3, over ``resamples`` draws of N images with replacement. An image
-    enters only as 1, 0 or -1, so a resample is one multinomial draw of how many of each it has.
+    Both (N,) bool, N from 1 up: whether image n was labelled rightly. The percentile interval of
+    Efron & Tibshirani 1993, "An Introduction to the Bootstrap", section 13.3, over ``resamples``
+    draws of N images with replacement. An image enters only as 1, 0 or -1, so a resample is one
+    multinomial draw of how many of each it has.
     """
     if first.shape != second.shape or first.ndim != 1 or not len(first):
         raise ValueError(f"{first.shape} and {second.shape} are not the same images")
@@ -169,7 +184,10 @@ def paired_bootstrap(
 
 
 def read_labels(path: Path) -> dict[str, str]:
-    """File name to label from a csv with these two columns. Raises InputError on a name that comes twice."""
+    """File name to label from a csv with these two columns.
+
+    Raises InputError on a name that comes twice.
+    """
     rows = read_rows(path, ("filename", "label"))
     unique(rows, "filename", path)
     return {row["filename"]: row["label"] for row in rows}

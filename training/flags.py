@@ -59,7 +59,7 @@ def command_line(description: str | None, *, data: str, run: str) -> cli.Parser:
         type=cli.gibibytes,
         metavar="GIB",
         default=cli.free_memory() // 2,
-        help="data sets beyond so many GiB stay on the disk, memory-mapped (half of the free memory)",
+        help="larger data sets stay on the disk, memory-mapped (half of the free memory)",
     )
     add("--fresh", action="store_true", help="start over; an older run is kept aside, not resumed")
     add(
@@ -96,7 +96,7 @@ def tune_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def run_folder(args: argparse.Namespace, prefix: str, recipe: Any) -> Path:
-    """``--run``, or ``runs/PREFIX_RECIPE`` followed by what ``--set`` and ``--tune`` have changed."""
+    """``--run``; else ``runs/PREFIX_RECIPE`` and what ``--set`` and ``--tune`` have changed."""
     tune = ["tune"] if getattr(args, "tune", False) else []
     changes = [change.replace("/", "-").replace(" ", "") for change in args.set]
     return args.run or Path("runs") / "_".join([prefix, recipe.name, *tune, *changes])

@@ -15,8 +15,8 @@ def random_cutmix(images: Tensor, rng: torch.Generator, p: float) -> tuple[Tenso
     Gives (images, partner, share): image i has got a box of image ``partner[i]``, (N,) int64, and
     ``share[i]``, (N,) float32 in 0..1, of its pixels are still its own. The partners are a
     permutation of the batch, so an image may now and then be its own. The box has the image's shape
-    and 1 - r of its area, r even in 0..1; it lies about any pixel and is cut off at the border. NOTE:
-    the paper's code draws one box a batch.
+    and 1 - r of its area, r even in 0..1; it lies about any pixel and is cut off at the border.
+    NOTE: the paper's code draws one box a batch.
     """
     n, _, height, width = images.shape
     partner = torch.randperm(n, generator=rng)
