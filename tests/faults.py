@@ -1,16 +1,16 @@
 """Make the disk fail at every step, or kill the program there: ``python3 -m tests.faults``.
 
-Each task below is started again and again. In its n-th start the n-th thing that it asks the disk for
-(open, write, sync, rename, remove, ...) fails as a full or broken disk makes it fail, or the process is
-killed there; n goes up until the task ends before it gets so far. After each:
+Each task below is started again and again. In its n-th start the n-th thing that it asks the disk
+for (open, write, sync, rename, remove, ...) fails as a full or broken disk makes it fail, or the
+process is killed there; n goes up until the task ends before it gets so far. After each:
 
 - what was there before is there still, or what is new is there in whole;
 - an error was one line and exit status 2, or was got over;
 - no hidden file is left, but after a kill;
 - the next start, on a sound disk, ends as an undisturbed one ends.
 
-The networks of the three inference programs are replaced by a rule on the image's mean: what is tried
-here is what happens to files.
+The networks of the three inference programs are replaced by a rule on the image's mean: what is
+tried here is what happens to files.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ CALLS = (
 )  # fmt: skip
 
 
-# --- a disk that fails ------------------------------------------------------------------------------
+# --- a disk that fails
+# ------------------------------------------------------------------------------
 
 
 class Disk:
@@ -119,12 +120,14 @@ class _File(io.FileIO):
         return super().write(data)
 
 
-# --- what is tried -----------------------------------------------------------------------------------
+# --- what is tried
+# -----------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """``prepare`` fills an empty folder; ``work`` does the task there; ``outcome`` says what came of it.
+    """``prepare`` fills an empty folder; ``work`` does the task there; ``outcome`` says what came
+    of it.
 
     ``outcome`` raises if an output is torn; None stands for an output that is not there.
     """
@@ -309,7 +312,8 @@ TASKS = {
 }  # fmt: skip
 
 
-# --- trying it ---------------------------------------------------------------------------------------
+# --- trying it
+# ---------------------------------------------------------------------------------------
 
 
 class Failed(Exception):
@@ -317,7 +321,9 @@ class Failed(Exception):
 
 
 def start(task: Task, folder: Path, kind: str = "", at: int = 0) -> tuple[int, str, str]:
-    """Do ``task`` in a process of its own: exit status, what it printed, and what failed in it ("": nothing)."""
+    """Do ``task`` in a process of its own: exit status, what it printed, and what failed in it ("":
+    nothing).
+    """
     reader, writer = os.pipe()
     log = folder.with_name("log")
     process = os.fork()

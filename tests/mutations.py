@@ -1,10 +1,10 @@
 """Give every reader files that are broken or crafted: ``python3 -m tests.mutations``.
 
-Sound files are changed at random: bits, bytes, lengths and whole pieces; where a format has checksums
-they are made right again, so that what lies behind them is reached; in JSON and in checkpoints whole
-values are replaced. Each reader has to read such a file or to refuse it by its own exception, within
-seconds, in little memory, and must write nothing outside its folder. The n-th input is a function of
-the seed and n, so each that is found can be made again.
+Sound files are changed at random: bits, bytes, lengths and whole pieces; where a format has
+checksums they are made right again, so that what lies behind them is reached; in JSON and in
+checkpoints whole values are replaced. Each reader has to read such a file or to refuse it by its
+own exception, within seconds, in little memory, and must write nothing outside its folder. The n-th
+input is a function of the seed and n, so each that is found can be made again.
 """
 
 from __future__ import annotations
@@ -204,7 +204,9 @@ def change_archive(data: bytes, rng: np.random.Generator) -> bytes:
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """``read`` takes a path; ``refusals`` are the exceptions by which it may refuse what lies there."""
+    """``read`` takes a path; ``refusals`` are the exceptions by which it may refuse what lies
+    there.
+    """
 
     sound: bytes
     changes: tuple[Callable[[bytes, np.random.Generator], bytes], ...]
@@ -336,7 +338,10 @@ def readers() -> dict[str, Reader]:
 
 
 def try_input(reader: Reader, data: bytes, before: int) -> str:
-    """What is wrong with how ``data`` is read; "" if nothing is. ``before``: bytes held at the start."""
+    """What is wrong with how ``data`` is read; "" if nothing is.
+
+    ``before``: bytes held at the start.
+    """
 
     def late(*_: object) -> None:
         raise TimeoutError
