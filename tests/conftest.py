@@ -197,6 +197,11 @@ def metadata(recipe=None, **fields):
     return {"recipe": {"name": "x", "epochs": 1} | (recipe or {}), **usual, **machine, **fields}
 
 
+def words(text):
+    """The arguments of a command line that has no spaces in them."""
+    return text.split()
+
+
 def log(run):
     """The lines of a run's log."""
     return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]

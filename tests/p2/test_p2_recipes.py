@@ -5,7 +5,7 @@ import dataclasses
 import math
 
 import pytest
-from conftest import cosine_lrs, log, named, pixels
+from conftest import cosine_lrs, log, named, pixels, words
 from torch import nn
 
 from core import augment
@@ -83,14 +83,7 @@ def test_byol_follows_its_schedules_with_two_draws_and_is_watched(
         lambda *given: (draws.append((given[1], given[3].initial_seed())), view(*given))[1],
     )
     flags = (
-        "--recipe",
-        "paper",
-        "--epochs",
-        "3",
-        "--batch-size",
-        "4",
-        "--device",
-        "cpu",
+        *words("--recipe paper --epochs 3 --batch-size 4 --device cpu"),
         "--run",
         tmp_path / "run",
     )

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 import torch
-from conftest import log
+from conftest import log, words
 from torch import nn
 
 from core import checkpoint
@@ -69,18 +69,7 @@ def backbone_file(path, seed):
 
 
 def test_byol_is_probed_at_the_last_epoch_and_where_the_recipe_says(call, drawn, small):
-    flags = (
-        "--data",
-        drawn,
-        "--recipe",
-        "paper",
-        "--epochs",
-        "2",
-        "--batch-size",
-        "4",
-        "--device",
-        "cpu",
-    )
+    flags = ("--data", drawn, *words("--recipe paper --epochs 2 --batch-size 4 --device cpu"))
     status, out, err = call(pretrain.main, *flags)
     assert (status, err) == (0, "")
     first, last = log(small / "runs/p2_byol_paper")
@@ -127,18 +116,7 @@ def test_another_probe_is_another_data_set(call, drawn, small, tmp_path, program
 
 
 def test_byol_stopped_after_every_step_ends_where_an_unbroken_one_ends(call, drawn, small):
-    flags = (
-        "--recipe",
-        "paper",
-        "--batch-size",
-        "4",
-        "--device",
-        "cpu",
-        "--data",
-        drawn,
-        "--epochs",
-        "3",
-    )
+    flags = (*words("--recipe paper --batch-size 4 --device cpu"), "--data", drawn, "--epochs", "3")
     assert call(pretrain.main, *flags, "--run", "straight")[0] == 0
     assert [
         call(pretrain.main, *flags, "--run", "broken", "--max-minutes", "0")[0] for _ in range(7)
@@ -173,18 +151,7 @@ def test_the_reports_second_stage_lowers_the_rate_when_the_loss_stays(
         "ReduceLROnPlateau",
         lambda *args, **_: impatient(*args, patience=1),
     )
-    flags = (
-        "--data",
-        drawn,
-        "--recipe",
-        "original",
-        "--batch-size",
-        "4",
-        "--device",
-        "cpu",
-        "--run",
-        "run",
-    )
+    flags = ("--data", drawn, *words("--recipe original --batch-size 4 --device cpu --run run"))
     if moment == "unbroken":
         assert call(pretrain.main, *flags)[0] == 0
     else:
@@ -214,10 +181,7 @@ def test_a_backbone_trained_with_labels_is_one_that_settings_start_from(call, dr
         *FLAGS,
         "--data",
         drawn,
-        "--epochs",
-        "1",
-        "--setting",
-        "D",
+        *words("--epochs 1 --setting D"),
         "--backbone",
         run / "last.pt",
     )
@@ -382,16 +346,10 @@ def test_training_moves_a_frozen_backbone_by_no_bit(
     flags = (
         "--recipe",
         recipe,
-        "--batch-size",
-        "4",
-        "--device",
-        "cpu",
+        *words("--batch-size 4 --device cpu"),
         "--data",
         drawn,
-        "--epochs",
-        "1",
-        "--run",
-        "run",
+        *words("--epochs 1 --run run"),
     )
     own = started if setting in "BD" else ()
     assert call(train.main, *flags, "--setting", setting, *own)[0] == 0
@@ -406,18 +364,7 @@ def test_training_moves_a_frozen_backbone_by_no_bit(
     assert len(same) == 7 and (all(same) if setting in "DE" else not any(same))
 
 
-REPORT = (
-    "--recipe",
-    "original",
-    "--epochs",
-    "3",
-    "--batch-size",
-    "2",
-    "--device",
-    "cpu",
-    "--setting",
-    "D",
-)
+REPORT = (*words("--recipe original --epochs 3 --batch-size 2 --device cpu --setting D"),)
 
 
 @pytest.mark.parametrize("flip_test", [False, True])

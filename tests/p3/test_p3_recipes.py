@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from conftest import cosine_lrs, log, named, pixels
+from conftest import cosine_lrs, log, named, pixels, words
 from torch import nn
 
 from core import augment, checkpoint
@@ -54,14 +54,7 @@ def test_problem_3s_rate_falls_when_the_training_loss_stays(
     flags = (
         "--data",
         tiny / "p3_data",
-        "--recipe",
-        "original",
-        "--epochs",
-        "5",
-        "--batch-size",
-        "2",
-        "--device",
-        "cpu",
+        *words("--recipe original --epochs 5 --batch-size 2 --device cpu"),
     )
     flags += ("--run", tmp_path / "run")
     if moment == "unbroken":
@@ -93,12 +86,7 @@ def test_problem_3_ignores_the_unknown_where_the_recipe_says(
         tiny / "p3_data",
         "--recipe",
         name,
-        "--epochs",
-        "2",
-        "--batch-size",
-        "2",
-        "--device",
-        "cpu",
+        *words("--epochs 2 --batch-size 2 --device cpu"),
     )
     assert call(p3.main, *flags, "--run", tmp_path / "run")[0] == 0
     assert seen == {ignored}

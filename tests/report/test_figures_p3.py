@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import draw
+from conftest import draw, words
 from PIL import Image
 from torch import nn
 
@@ -81,14 +81,9 @@ def test_a_legend_that_is_wider_than_the_image_is_not_cut():
         (("--img_path", "7_sat.png"), "given: --img_path"),
         (
             (
-                "--image",
-                "7_sat.png",
-                "--mask",
-                "7_mask.png",
-                "--sat_path",
-                "7_sat.png",
-                "--mask_path",
-                "7_mask.png",
+                *words(
+                    "--image 7_sat.png --mask 7_mask.png --sat_path 7_sat.png --mask_path 7_mask.png"
+                ),
             ),
             "one pair",
         ),

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, words
 from PIL import Image
 from torch import nn
 
@@ -174,10 +174,7 @@ def test_a_shipped_checkpoint_is_what_the_manifest_says(call, tiny, tmp_path):
     flags = (
         "--data",
         tiny / "p1_data",
-        "--batch-size",
-        "50",
-        "--epochs",
-        "1",
+        *words("--batch-size 50 --epochs 1"),
         *CPU,
         "--run",
         tmp_path / "run",
@@ -234,12 +231,7 @@ def test_changed_masks_are_another_data_set(call, tiny, tmp_path):
     flags = (
         "--data",
         folder,
-        "--recipe",
-        "original",
-        "--batch-size",
-        "2",
-        "--epochs",
-        "1",
+        *words("--recipe original --batch-size 2 --epochs 1"),
         "--run",
         tmp_path / "run",
         *CPU,
@@ -310,10 +302,7 @@ def test_model_b_starts_from_weights_made_of_other_images(call, tiny, tmp_path):
     second = (
         "--data",
         tiny / "p1_data",
-        "--model",
-        "B",
-        "--batch-size",
-        "50",
+        *words("--model B --batch-size 50"),
         "--run",
         tmp_path / "second",
         *flags,
