@@ -197,6 +197,23 @@ def metadata(recipe=None, **fields):
     return {"recipe": {"name": "x", "epochs": 1} | (recipe or {}), **usual, **machine, **fields}
 
 
+def same(ours, theirs):
+    """Both states hold the same values, tensors bit for bit."""
+    assert type(ours) is type(theirs)
+    if isinstance(ours, dict):
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            same(ours[key], theirs[key])
+    elif isinstance(ours, (list, tuple)):
+        assert len(ours) == len(theirs)
+        for one, other in zip(ours, theirs, strict=True):
+            same(one, other)
+    elif isinstance(ours, torch.Tensor):
+        assert torch.equal(ours, theirs)
+    else:
+        assert ours == theirs
+
+
 def words(text):
     """The arguments of a command line that has no spaces in them."""
     return text.split()

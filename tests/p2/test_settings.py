@@ -8,7 +8,7 @@ import signal
 
 import pytest
 import torch
-from conftest import log, words
+from conftest import log, same, words
 from torch import nn
 
 from core import checkpoint
@@ -115,25 +115,6 @@ def test_another_probe_is_another_data_set(call, drawn, small, tmp_path, program
     assert call(program.main, *flags)[0] == 0
 
 
-def test_byol_stopped_after_every_step_ends_where_an_unbroken_one_ends(call, drawn, small):
-    flags = (*words("--recipe paper --batch-size 4 --device cpu"), "--data", drawn, "--epochs", "3")
-    assert call(pretrain.main, *flags, "--run", "straight")[0] == 0
-    assert [
-        call(pretrain.main, *flags, "--run", "broken", "--max-minutes", "0")[0] for _ in range(7)
-    ] == [75] * 6 + [0]
-    ours, theirs = (
-        [line | {"seconds": 0} for line in log(small / run)] for run in ("straight", "broken")
-    )
-    assert ours == theirs
-    ours, theirs = (
-        torch.load(small / run / "state.pt", weights_only=True)["state"]
-        for run in ("straight", "broken")
-    )
-    assert all(torch.equal(ours["byol"][name], theirs["byol"][name]) for name in theirs["byol"])
-    velocity = [each["optimizer"]["state"][0]["velocity"] for each in (ours, theirs)]
-    assert torch.equal(*velocity) and velocity[0].any()
-
-
 @pytest.mark.parametrize("moment", ["unbroken", "stopped after every step"])
 def test_the_reports_second_stage_lowers_the_rate_when_the_loss_stays(
     call, drawn, small, monkeypatch, moment
@@ -190,25 +171,6 @@ def test_a_backbone_trained_with_labels_is_one_that_settings_start_from(call, dr
     assert all(
         torch.equal(value, frozen[f"backbone.{name}"]) for name, value in saved.weights.items()
     )
-
-
-def test_training_with_labels_stopped_after_every_step_ends_where_an_unbroken_one_ends(
-    call, drawn, small
-):
-    flags = (*FLAGS, "--data", drawn, "--epochs", "2")
-    assert call(supervise.main, *flags, "--run", "straight")[0] == 0
-    statuses = [
-        call(supervise.main, *flags, "--run", "broken", "--max-minutes", "0")[0] for _ in range(5)
-    ]
-    assert statuses == [75] * 4 + [0]
-    ours, theirs = (
-        [line | {"seconds": 0} for line in log(small / run)] for run in ("straight", "broken")
-    )
-    assert ours == theirs
-    ours, theirs = (
-        checkpoint.load(small / run / "last.pt", "p2").weights for run in ("straight", "broken")
-    )
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_wrong_requests_of_pre_training_are_one_line(call, drawn, small):
@@ -405,22 +367,31 @@ def test_a_head_learns_the_same_from_features_computed_once_as_from_the_images(
     assert all(torch.equal(ours[f"backbone.{name}"], value) for name, value in first.items())
 
 
-def test_a_head_on_features_stopped_after_every_step_ends_where_an_unbroken_one_ends(
-    call, drawn, small, started
+@pytest.mark.parametrize(
+    ("main", "flags", "steps"),
+    [
+        (pretrain.main, words("--recipe paper --batch-size 4 --device cpu --epochs 3"), 6),
+        (supervise.main, (*FLAGS, "--epochs", "2"), 4),
+        (train.main, REPORT, 9),
+    ],
+    ids=["BYOL", "labels", "a head on features"],
+)
+def test_stopped_after_every_step_it_ends_where_an_unbroken_run_ends(
+    call, drawn, small, started, main, flags, steps
 ):
-    flags = (*REPORT, "--data", drawn, *started)
-    assert call(train.main, *flags, "--run", "straight")[0] == 0
-    statuses = [
-        call(train.main, *flags, "--run", "broken", "--max-minutes", "0")[0] for _ in range(10)
-    ]
-    assert statuses == [75] * 9 + [0]
+    flags = (*flags, "--data", drawn, *(started if main is train.main else ()))
+    assert call(main, *flags, "--run", "straight")[0] == 0
+    broken = (*flags, "--run", "broken", "--max-minutes", "0")
+    assert [call(main, *broken)[0] for _ in range(steps + 1)] == [75] * steps + [0]
     ours, theirs = (
-        checkpoint.load(small / run / "last.pt", "p2").weights for run in ("straight", "broken")
+        [line | {"seconds": 0} for line in log(small / run)] for run in ("straight", "broken")
     )
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert [line | {"seconds": 0} for line in log(small / "straight")] == [
-        line | {"seconds": 0} for line in log(small / "broken")
-    ]
+    assert ours == theirs
+    ours, theirs = (
+        torch.load(small / run / "state.pt", weights_only=True)["state"]
+        for run in ("straight", "broken")
+    )
+    same(ours, theirs)
 
 
 def test_a_signal_after_a_settings_last_step_stops_before_the_next_setting(

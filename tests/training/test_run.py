@@ -411,8 +411,10 @@ def test_a_training_outlives_its_terminal(unbroken, tmp_path):
     assert process.returncode == 0 and outcome(tmp_path / "run") == unbroken["long"]
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("step", [1, 7, 25, 26, 40])
+@pytest.mark.parametrize(
+    ("value", "step"),
+    [(math.nan, 1), (math.inf, 7), (-math.inf, 25), (math.nan, 26), (math.nan, 40)],
+)
 def test_a_loss_that_is_not_finite_ends_the_run_by_name_and_is_never_saved(tmp_path, value, step):
     lose(tmp_path, {}, epochs=1)
     before = (tmp_path / "state.pt").read_bytes()

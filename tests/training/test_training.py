@@ -5,9 +5,10 @@ import shutil
 
 import pytest
 import torch
-from conftest import ROOT, words
+from conftest import ROOT, same, words
 from PIL import Image
 from torch import nn
+from torchvision import models
 
 from checkpoints.ship import describe
 from checkpoints.ship import main as ship
@@ -22,7 +23,7 @@ from p2 import supervise as p2_supervise
 from p2 import train as p2
 from p3 import inference as p3_inference
 from p3 import train as p3
-from p3.model import DeepLabv3
+from p3.model import OF_MODEL, DeepLabv3
 from training import loop
 
 CPU = ("--device", "cpu")
@@ -76,22 +77,6 @@ def test_a_training_stopped_after_every_step_ends_where_an_unbroken_one_ends(
         torch.load(run / "state.pt", weights_only=True)["state"] for run in (straight, broken)
     )
     same(ours, theirs)
-
-
-def same(ours, theirs):
-    assert type(ours) is type(theirs)
-    if isinstance(ours, dict):
-        assert ours.keys() == theirs.keys()
-        for key in ours:
-            same(ours[key], theirs[key])
-    elif isinstance(ours, (list, tuple)):
-        assert len(ours) == len(theirs)
-        for one, other in zip(ours, theirs, strict=True):
-            same(one, other)
-    elif isinstance(ours, torch.Tensor):
-        assert torch.equal(ours, theirs)
-    else:
-        assert ours == theirs
 
 
 @pytest.mark.parametrize(
@@ -319,6 +304,17 @@ def test_model_b_starts_from_weights_made_of_other_images(call, tiny, tmp_path):
     (tmp_path / "labels.csv").write_text("filename,label\nnowhere.jpg,a\n")
     status, _, err = call(p1_pretrain.main, "--data", tmp_path, "--run", tmp_path / "third", *flags)
     assert status == 2 and "nowhere.jpg" in err
+
+
+@pytest.mark.slow  # VGG16 and FCN32s: 134 million parameters each, written and read
+def test_problem_3s_model_a_starts_from_vgg16(call, tiny, tmp_path):
+    torch.save(models.vgg16().state_dict(), tmp_path / "vgg16.pth")
+    flags = words("--model A --recipe original --batch-size 2 --epochs 1 --device cpu")
+    flags += ["--data", tiny / "p3_data", "--run", tmp_path / "run"]
+    status, out, err = call(p3.main, *flags, "--pretrained", tmp_path / "vgg16.pth")
+    assert (status, err) == (0, "") and "score.weight" in out
+    assert checkpoint.load(tmp_path / "run/last.pt", "p3").architecture == OF_MODEL["A"]
+    assert 0 <= log(tmp_path / "run")[0]["mean_iou"] <= 1
 
 
 # --- before and about a training ---
