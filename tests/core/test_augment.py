@@ -4,6 +4,8 @@ import itertools
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as F
 
@@ -50,19 +52,25 @@ def test_to_float_and_normalise_equal_torchvision():
     close(augment.normalise(floats, mean, std), F.normalize(floats, list(mean), list(std)))
 
 
-@pytest.mark.parametrize("channels", [1, 3, 4])
-@pytest.mark.parametrize("fill", [0, 7])
-@pytest.mark.parametrize("size", [(5, 9), (17, 23), (20, 30)])
-def test_window_equals_pad_and_crop_inside_partly_outside_and_wholly_outside(size, fill, channels):
-    images = bytes_of(photos(channels=channels))
-    top, left = torch.tensor([0, -3, 12, 4, -30, 17]), torch.tensor([0, 5, -8, 20, 2, 23])
-    theirs = one_by_one(
-        images,
-        lambda image, i: F.crop(
-            F.pad(image, [50], fill=fill), int(top[i]) + 50, int(left[i]) + 50, *size
-        ),
-    )
-    assert torch.equal(augment.window(images, top, left, size, fill), theirs)
+PLACE = st.integers(-30, 30)
+
+
+@given(
+    corners=st.lists(st.tuples(PLACE, PLACE), min_size=1, max_size=6),
+    size=st.tuples(st.integers(1, 30), st.integers(1, 30)),
+    fill=st.integers(0, 255),
+    channels=st.sampled_from([1, 3, 4]),
+)
+def test_window_equals_pad_and_crop_wherever_it_lies(corners, size, fill, channels):
+    images = bytes_of(photos(len(corners), channels=channels))
+
+    def padded_and_cropped(image, i):
+        top, left = corners[i]
+        return F.crop(F.pad(image, [60], fill=fill), top + 60, left + 60, *size)
+
+    top, left = torch.tensor(corners).T
+    ours = augment.window(images, top, left, size, fill)
+    assert torch.equal(ours, one_by_one(images, padded_and_cropped))
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
