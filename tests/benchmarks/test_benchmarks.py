@@ -42,7 +42,7 @@ def test_the_metric_is_measured_beside_decoding_and_the_naive_way_in_turn():
     assert named == ["ours", "decode", "naive"] * 2  # A B A B
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # four programs in turn, each of which imports torch
 @pytest.mark.parametrize("part", ["p1", "p2", "p3"])
 def test_an_inference_is_measured_beside_the_naive_way_and_its_floor(part):
     done = run(part, "--share", 0.01, "--repeats", 1, "--no-write")

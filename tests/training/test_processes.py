@@ -561,7 +561,7 @@ def test_a_run_goes_on_from_one_process_to_two_and_back_after_a_signal_and_a_kil
         ("has bad input", "this one is bad"),
     ],
 )
-@pytest.mark.slow
+@pytest.mark.slow  # starts processes that each import torch
 def test_what_one_process_fails_at_ends_both_with_one_line(tmp_path, does, says):
     statuses, out, err = launch("train", tmp_path, does)
     assert statuses[1] == 2 and statuses[0] in (
@@ -573,7 +573,7 @@ def test_what_one_process_fails_at_ends_both_with_one_line(tmp_path, does, says)
     assert state(tmp_path)["total_steps"] == 4
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # starts processes that each import torch
 def test_torchrun_goes_on_from_the_last_save_even_with_fresh(tmp_path, alone):
     folder = tmp_path / "run"
     train(folder)  # the older run, which is to be kept aside once
@@ -588,7 +588,7 @@ def test_torchrun_goes_on_from_the_last_save_even_with_fresh(tmp_path, alone):
     ] == ["run.old-1"]
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # starts processes that each import torch
 @pytest.mark.parametrize("does", ["diverges", "has bad input"])
 def test_under_torchrun_too_one_line_is_said(tmp_path, does):
     status, out, err = launch("train", tmp_path, does, restarts=0)
@@ -622,7 +622,7 @@ PROGRAMS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # starts processes that each import torch
 @pytest.mark.parametrize("name", list(PROGRAMS))
 def test_a_training_program_by_torchrun(drawn, tmp_path, name):
     folder, recipe, batch = PROGRAMS[name]
