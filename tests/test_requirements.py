@@ -12,6 +12,7 @@ from conftest import ROOT
 
 import core
 
+PROBLEMS = ("p1", "p2", "p3")
 LISTS = ("requirements.txt", "requirements-dev.txt")
 OURS = {path.name for path in ROOT.iterdir() if (path / "__init__.py").exists()}
 OURS |= {path.stem for path in ROOT.glob("*.py")} | {"conftest", "tests"}
@@ -24,7 +25,13 @@ def listed(name):
 
 
 def programs(*folders):
-    return [path for folder in folders for path in sorted((ROOT / folder).glob("*.py"))]
+    """The files of these folders and of those in them; ``""`` is the root alone."""
+    pattern = {"": "*.py"}
+    return [
+        path
+        for folder in folders
+        for path in sorted((ROOT / folder).glob(pattern.get(folder, "**/*.py")))
+    ]
 
 
 def imported(path):
@@ -38,7 +45,7 @@ def imported(path):
 @pytest.mark.parametrize(
     ("folders", "lists"),
     [
-        (("", "core", "p1", "p2", "p3", "report", "demo", "results"), LISTS[:1]),
+        (("", "core", "training", "prediction", *PROBLEMS, "report", "demo", "results"), LISTS[:1]),
         (("tests", "benchmarks", "checkpoints"), LISTS),
     ],
 )
@@ -68,7 +75,7 @@ def test_what_was_tested_with_is_all_that_is_declared_and_recent_enough():
 
 
 def test_a_python_that_is_too_old_can_read_the_programs_to_say_so():
-    for path in [*programs("p1", "p2", "p3", "report"), ROOT / "core/__init__.py"]:
+    for path in [*programs(*PROBLEMS, "report"), ROOT / "core/__init__.py"]:
         text = path.read_text()
         if path.name == "__init__.py" or 'if __name__ == "__main__"' in text:
             ast.parse(text, str(path), feature_version=(3, 8))
