@@ -17,7 +17,7 @@ from core.randomness import generator, seed_of, steps_per_epoch
 from p2 import data, knn
 from p2.model import Classifier, backbone_fields
 from p2.recipes import SUPERVISED, TransferRecipe
-from p2.train import augmented, show
+from p2.train import augmented, evaluate, show
 from training import cache, flags, loop, optim, processes
 from training.provenance import digest
 from training.run import Run
@@ -26,12 +26,17 @@ from training.run import Run
 def arguments() -> tuple[argparse.Namespace, TransferRecipe]:
     parser = flags.command_line(__doc__, data="hw1_data/p2_data", run="runs/p2_supervised_RECIPE")
     parser.add_argument("--labels", type=Path, help="csv: id,filename,label (DATA/mini/labels.csv)")
+    flags.tune_flag(parser)
     args = parser.parse_args()
     return args, flags.choose_recipe(parser, args, SUPERVISED, "p2_supervised")
 
 
 def main() -> None:
-    """The log has the loss, the accuracy on the training's own images, and the kNN probe's."""
+    """The log has the loss, the accuracy on the training's own images, and the kNN probe's.
+
+    With ``--tune`` it has the accuracy on the held-out images in place of the probe's, which is
+    measured on the validation images.
+    """
     args, recipe = arguments()
     device = processes.choose(args.device)
 
@@ -39,12 +44,19 @@ def main() -> None:
     images, labels, _, classes = data.load_labelled(
         table, args.data / "mini" / "train", memory=args.data_memory
     )
+    val_images, val_labels = images[:0], labels[:0]
+    if args.tune:
+        held = loop.held_out(labels, args.seed)
+        val_images, val_labels = images[held], labels[held]
+        images, labels = images[~held], labels[~held]
     if args.preview:
         show(args, recipe, images, labels, classes)
     digests = {"train": digest(images, labels), "labels": digest(table)}
+    if args.tune:
+        digests["val"] = digest(val_images, val_labels)
     images, labels = cache.resident(images, device, args.data_memory), labels.to(device)
     steps = steps_per_epoch(len(images), recipe.batch_size)
-    probe = knn.load(args.data / "office", args.data_memory)
+    probe = None if args.tune else knn.load(args.data / "office", args.data_memory)
 
     torch.manual_seed(seed_of(args.seed, "weights"))
     network = devices.prepare(Classifier(len(classes)), device)
@@ -60,8 +72,8 @@ def main() -> None:
         model=backbone_fields(recipe),
         state=loop.state(network=network, optimizer=optimizer, scaler=scaler),
         device=device,
-        watch="loss",
-        better=min,
+        watch="accuracy" if args.tune else "loss",
+        better=max if args.tune else min,
         **flags.run_options(args),
     )
 
@@ -80,6 +92,8 @@ def main() -> None:
             run.step(loss=loss, train_accuracy=(out.argmax(1) == truth).float().mean())
         run.begin_evaluation()
         measured = {"lr": optimizer.param_groups[0]["lr"]}
+        if args.tune:
+            measured["accuracy"] = evaluate(network, val_images, val_labels, recipe, device)
         if probe:  # every epoch: it costs the passes of a few thousand images, and no gradients
             measured["knn"] = knn.accuracy(network.backbone, probe, recipe, device)
         run.end_epoch(network.backbone.state_dict(), **measured)

@@ -42,6 +42,7 @@ def arguments() -> tuple[argparse.Namespace, TransferRecipe]:
     parser.add_argument(
         "--byol-backbone", type=Path, help="of settings C and E (runs/p2_byol_RECIPE/last.pt)"
     )
+    flags.tune_flag(parser)
     args = parser.parse_args()
     return args, flags.choose_recipe(parser, args, TRANSFER, f"p2_{args.setting}")
 
@@ -158,11 +159,18 @@ def train(setting: Setting, args: argparse.Namespace, recipe: TransferRecipe) ->
     images, labels, _, classes = data.load_labelled(
         office / "train.csv", office / "train", memory=args.data_memory
     )
+    tables = [office / "train.csv"]
+    if args.tune:
+        held = loop.held_out(labels, args.seed)
+        val_images, val_labels = images[held], labels[held]
+        images, labels = images[~held], labels[~held]
+    else:
+        tables.append(office / "val.csv")
+        val_images, val_labels, _, _ = data.load_labelled(
+            tables[1], office / "val", classes, args.data_memory
+        )
     if args.preview:
         show(args, recipe, images, labels, classes)
-    val_images, val_labels, _, _ = data.load_labelled(
-        office / "val.csv", office / "val", classes, args.data_memory
-    )
     digests = {"train": digest(images, labels), "val": digest(val_images, val_labels)}
     images, labels = cache.resident(images, device, args.data_memory), labels.to(device)
     steps = steps_per_epoch(len(images), recipe.batch_size)
@@ -184,7 +192,7 @@ def train(setting: Setting, args: argparse.Namespace, recipe: TransferRecipe) ->
         data={
             **digests,
             "setting": setting.name,
-            "labels": digest(office / "train.csv", office / "val.csv"),
+            "labels": digest(*tables),
             "backbone_file": digest(start) if start else None,
         },
         notes={"backbone": str(start)},

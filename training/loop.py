@@ -113,7 +113,8 @@ def held_out(labels: Tensor, seed: int, share: int = 10) -> Tensor:
     """Which images are held out to measure on: (N,) bool, one in ``share`` of each class.
 
     ``labels``: (N,) int64, or zeros where there are no classes. Of a class of two images or more,
-    at least one is held out. Which ones, depends on ``seed`` alone.
+    at least one is held out. Which ones, depends on ``seed`` alone. Raises InputError if no class
+    has two images.
     """
     held = torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique().tolist():
@@ -121,4 +122,6 @@ def held_out(labels: Tensor, seed: int, share: int = 10) -> Tensor:
         count = max(round(len(members) / share), 1) if len(members) > 1 else 0
         drawn = torch.randperm(len(members), generator=generator(seed, "hold-out", label))
         held[members[drawn[:count]]] = True
+    if not held.any():
+        raise InputError("--tune holds images out, but no class has two images; leave --tune out")
     return held

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from unittest.mock import ANY
 
 import pytest
 import torch
@@ -395,3 +396,37 @@ def test_tuning_holds_out_a_part_of_the_training_split(call, tiny, tmp_path, nam
     line = log(tmp_path / "run")[0]
     assert line["steps"] == 2  # of 50 in place of 100 images, and of 4 in place of 5 pairs
     assert 0 <= line["accuracy" if name == "p1" else "mean_iou"] <= 1
+
+
+@pytest.mark.parametrize("name", ["p2", "supervise"])
+def test_tuning_problem_2_holds_out_a_part_of_the_training_split(
+    call, tiny, tmp_path, monkeypatch, name
+):
+    folder = tmp_path / "data"
+    shutil.copytree(tiny / "p2_data", folder)
+    (folder / "office/val.csv").unlink()  # it is not looked at
+    shutil.rmtree(folder / "office/val")
+    names = [f"{k}.png" for k in range(8)]
+    pictures = "mini/train" if name == "supervise" else "office/train"
+    table = folder / ("mini/labels.csv" if name == "supervise" else "office/train.csv")
+    image = next((tiny / "p2_data/office/train").iterdir())
+    for file in names:
+        shutil.copy(image, folder / pictures / file)
+    rows = "".join(f"{k},{file},{k % 2}\n" for k, file in enumerate(names))
+    table.write_text(f"id,filename,label\n{rows}")
+    monkeypatch.chdir(tmp_path)
+    main = p2.main if name == "p2" else p2_supervise.main
+    flags = ("--data", folder, "--set", "epochs=1", "--set", "batch_size=4", "--recipe", "hour")
+    flags += CPU + (("--setting", "A") if name == "p2" else ())
+    assert call(main, *flags, "--tune") == (0, ANY, "")
+    (run,) = (tmp_path / "runs").iterdir()
+    assert "_hour_tune_" in run.name
+    (line,) = log(run)
+    assert line["steps"] == 1  # of 6 images, in place of 2 of all 8
+    assert line["accuracy"] in (0.0, 0.5, 1.0)  # of the 2 that are held out
+
+
+def test_a_set_of_which_nothing_can_be_held_out_is_refused(call, tiny, tmp_path):
+    flags = ("--data", tiny / "p1_data", "--tune", "--run", tmp_path / "run", *CPU)
+    status, _, err = call(p1.main, *flags)
+    assert status == 2 and "no class has two images" in err and err.count("\n") == 1
