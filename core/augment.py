@@ -392,3 +392,15 @@ def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
 def _values(images: Tensor, fill: float | Sequence[float]) -> Tensor:
     # One value for all channels or one a channel, (1,) or (C,), in the images' unit.
     return torch.as_tensor(fill, dtype=images.dtype, device=images.device).view(-1)
+
+
+# --- at test --------------------------------------------------------------------------------------
+
+
+def logits(network: torch.nn.Module, images: Tensor, flip_test: bool) -> Tensor:
+    """A classifier's logits (N, classes) in float32, for normalised images (N, C, H, W).
+
+    With ``flip_test``, their mean with the logits of the mirror images.
+    """
+    out = network(images).float()
+    return (out + network(images.flip(3)).float()) / 2 if flip_test else out

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from core import checkpoint
+from core.augment import logits as logits
 from core.cli import InputError
 from core.efficientnet_lite import EfficientNetLite, imagenet_file, load_imagenet
 
@@ -117,9 +118,3 @@ def load_pretrained(network: nn.Module, weights: dict[str, Tensor], source: str)
     swapped = [f"{name} {tuple(weights[name].shape)} -> {tuple(own[name].shape)}" for name in head]
     checkpoint.load_weights(network, {**weights, **{name: own[name] for name in head}}, source)
     return "head swapped: " + ", ".join(swapped)
-
-
-def logits(network: nn.Module, images: Tensor, flip_test: bool) -> Tensor:
-    """Logits (N, classes) in float32; with ``flip_test`` their mean with the mirror images'."""
-    out = network(images).float()
-    return (out + network(images.flip(3)).float()) / 2 if flip_test else out

@@ -13,7 +13,7 @@ from core import augment, checkpoint, devices
 from core.cli import InputError, say
 from core.randomness import generator, seed_of, steps_per_epoch
 from p1 import data
-from p1.model import build, load_pretrained, logits, pretrained_file
+from p1.model import build, load_pretrained, pretrained_file
 from p1.recipes import RECIPES, Recipe
 from training import cache, flags, loop, mixing, optim, preview, processes
 from training.provenance import digest
@@ -160,15 +160,7 @@ def evaluate(
     network: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, device: torch.device
 ) -> float:
     """Accuracy, 0..1, on images (N, 3, 32, 32) uint8 with labels (N,) int64."""
-    network.eval()
-    return loop.accuracy(
-        lambda inputs: logits(network, inputs, recipe.flip_test),
-        images,
-        labels,
-        recipe,
-        device,
-        batch_size=100,
-    )
+    return loop.accuracy(network, images, labels, recipe, device, batch_size=100)
 
 
 def augmented(images: Tensor, recipe: Recipe, rng: torch.Generator) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from core import checkpoint
+from core.augment import logits as logits
 from core.cli import InputError
 from p2.data import SIZE
 from p2.recipes import PretrainRecipe, TransferRecipe
@@ -103,9 +104,3 @@ def load_backbone(backbone: nn.Module, path: Path) -> None:
             if name not in ("fc.weight", "fc.bias")
         }
     checkpoint.load_weights(backbone, weights, str(path))
-
-
-def logits(network: nn.Module, images: Tensor, flip_test: bool) -> Tensor:
-    """Logits (N, classes) float32; with ``flip_test`` their mean with the mirror image's."""
-    out = network(images).float()
-    return (out + network(images.flip(3)).float()) / 2 if flip_test else out

@@ -16,7 +16,7 @@ from core import augment, devices
 from core.cli import STOPPED, InputError, say
 from core.randomness import generator, seed_of, steps_per_epoch
 from p2 import data, frozen
-from p2.model import Classifier, classifier_fields, load_backbone, logits, make_backbone
+from p2.model import Classifier, classifier_fields, load_backbone, make_backbone
 from p2.recipes import TRANSFER, TransferRecipe
 from p2.settings import SETTINGS, Setting
 from prediction.tables import wilson
@@ -240,15 +240,7 @@ def evaluate(
     device: torch.device,
 ) -> float:
     """Accuracy, 0..1, on images (N, 3, 128, 128) uint8 with labels (N,) int64."""
-    network.eval()
-    return loop.accuracy(
-        lambda inputs: logits(network, inputs, recipe.flip_test),
-        images,
-        labels,
-        recipe,
-        device,
-        batch_size=64,
-    )
+    return loop.accuracy(network, images, labels, recipe, device, batch_size=64)
 
 
 def augmented(images: Tensor, recipe: TransferRecipe, rng: torch.Generator) -> Tensor:

@@ -7,7 +7,6 @@ recipes have: ``epochs``, ``lr``, ``schedule``, ``warmup_epochs``, ``mean``, ``s
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -88,7 +87,7 @@ def set_learning_rate(
 
 @torch.no_grad()
 def accuracy(
-    logits: Callable[[Tensor], Tensor],
+    network: nn.Module,
     images: Tensor,
     labels: Tensor,
     recipe: Any,
@@ -97,15 +96,18 @@ def accuracy(
 ) -> float:
     """The share, 0..1, of ``images`` (N, 3, H, W) uint8 whose largest logit is that of ``labels``.
 
-    ``logits``: normalised images (B, 3, H, W) float32 on ``device`` -> (B, classes). ``labels``:
-    (N,) int64. In the training's number format. Of several processes each measures its share.
+    ``labels``: (N,) int64. With ``recipe.flip_test`` the logits are averaged over mirror images.
+    The number format is the training's. Each of several processes measures its share. Leaves
+    ``network``, a classifier, in evaluation mode.
     """
+    network.eval()
     right = torch.tensor(0)
     parts = list(zip(images.split(batch_size), labels.split(batch_size), strict=True))
     for batch, truth in progress.over(processes.local_share(parts), "validation"):
         with devices.autocast(device, recipe.bf16):
             inputs = augment.normalise(augment.to_float(batch.to(device)), recipe.mean, recipe.std)
-            right += (logits(inputs).argmax(1).cpu() == truth).sum()
+            out = augment.logits(network, inputs, recipe.flip_test)
+            right += (out.argmax(1).cpu() == truth).sum()
     return processes.total(right).item() / len(labels)
 
 
