@@ -20,6 +20,7 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from benchmarks import steps
 from benchmarks.processes import ROOT, Use, in_turn, measure, same_lines, same_pixels, same_rows
@@ -41,11 +42,16 @@ MARK = "<!-- what follows is made by python3 -m benchmarks -->"
 
 def main() -> None:
     args = arguments()
-    results = {"machine": machine(), "repeats": args.repeats, "share": args.share, "parts": {}}
+    results: dict[str, Any] = {
+        "machine": machine(), "repeats": args.repeats, "share": args.share, "minutes": {},
+        "parts": {},
+    }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="benchmarks.") as folder:
         for part in args.parts:
             say(f"{part}: {args.repeats} turns")
+            start = time.monotonic()
             results["parts"][part] = MEASURES[part](args, Path(folder, part))
+            results["minutes"][part] = round((time.monotonic() - start) / 60, 1)
             say("\n".join(TABLES[part](results["parts"][part])))
     if args.write:
         write(results)
@@ -167,13 +173,13 @@ def metric(args: argparse.Namespace, folder: Path) -> dict:
 
 
 def growth(args: argparse.Namespace, folder: Path) -> dict:
-    """Ours at a tenth of the images, at all, and at ten times as many, once each."""
+    """Ours at a hundredth of the images, at a tenth, and at all, once each."""
     sizes: dict[str, list[dict]] = {}
     for problem in ("p1", "p2", "p3"):
         count = count_of(args, problem)
         draw(problem, folder / problem, max(2, count // 10))
         sizes[problem] = []
-        for images in (max(2, count // 10), count, 10 * count):
+        for images in (max(2, count // 100), max(2, count // 10), count):
             source = folder / f"{problem}_{images}"
             draw("grown", source, images, folder / problem)
             output = folder / f"{problem}_{images}_out"
@@ -231,14 +237,16 @@ def side_by_side(found: dict) -> list[str]:
 
 
 def growing(found: dict) -> list[str]:
+    """A line a number of images; what each image more than in the line above took."""
     lines = [
-        "| problem | images | wall s | CPU s an image, ms | peak MiB |",
-        "|---|---|---|---|---|",
+        "| problem | images | wall s | CPU s | CPU ms each image more | peak MiB |",
+        "|---|---|---|---|---|---|",
     ]
     for problem, uses in found.items():
-        for use in uses:
-            each = 1000 * use["cpu"] / use["images"]
-            cells = (problem, f"{use['images']:,}", f"{use['wall']:.1f}", f"{each:.1f}")
+        for before, use in zip([uses[0], *uses], uses, strict=False):
+            more = use["images"] - before["images"]
+            each = f"{1000 * (use['cpu'] - before['cpu']) / more:.1f}" if more else "-"
+            cells = (problem, f"{use['images']:,}", f"{use['wall']:.1f}", f"{use['cpu']:.1f}", each)
             lines.append(f"| {' | '.join(cells)} | {use['peak']:.0f} |")
     return lines
 
@@ -281,6 +289,8 @@ def write(results: dict) -> None:
 def page(results: dict) -> list[str]:
     about = ", ".join(f"{name} {value}" for name, value in results["machine"].items())
     lines = ["", f"Machine: {about}. Medians of {results['repeats']} turns (least–most)."]
+    costs = ", ".join(f"{TITLES[part]} {cost}" for part, cost in results["minutes"].items())
+    lines.append(f"Minutes that each part takes: {costs}.")
     if results["share"] != 1:
         lines.append(f"**Only {results['share']:g} of the images: no measurement.**")
     for part, found in results["parts"].items():

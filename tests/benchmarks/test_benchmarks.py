@@ -68,7 +68,10 @@ def test_results_are_written_whole_and_the_readmes_text_is_kept(tmp_path, monkey
     found = {
         "images": 7, "runs": {"ours": uses, "naive": uses[::-1]}, "identical": {"naive": 0.5},
     }  # fmt: skip
-    results = {"machine": {"cores": 2}, "repeats": 2, "share": 1, "parts": {"metric": found}}
+    results = {
+        "machine": {"cores": 2}, "repeats": 2, "share": 1, "minutes": {"metric": 0.4},
+        "parts": {"metric": found},
+    }  # fmt: skip
     monkeypatch.setattr(benchmarks, "RESULTS", tmp_path / "results.json")
     monkeypatch.setattr(benchmarks, "README", tmp_path / "README.md")
     (tmp_path / "README.md").write_text(f"text\n{benchmarks.MARK}\nold\n")
@@ -77,8 +80,21 @@ def test_results_are_written_whole_and_the_readmes_text_is_kept(tmp_path, monkey
     text = (tmp_path / "README.md").read_text()
     assert text.startswith(f"text\n{benchmarks.MARK}\n") and "old" not in text
     assert "Metric, 7 images" in text and "cores 2" in text and "no measurement" not in text
+    assert "Metric 0.4" in text
     benchmarks.write({**results, "share": 0.01})
     assert "no measurement" in (tmp_path / "README.md").read_text()
+
+
+def test_growth_shows_what_each_image_more_costs():
+    uses = [
+        {"images": 2, "wall": 2.0, "cpu": 3.0, "peak": 50.0},
+        {"images": 22, "wall": 2.5, "cpu": 3.5, "peak": 51.0},
+        {"images": 22, "wall": 2.5, "cpu": 3.5, "peak": 51.0},
+    ]
+    *_, first, more, same = benchmarks.growing({"p1": uses})
+    assert cells(first) == ["p1", "2", "2.0", "3.0", "-", "50"]
+    assert cells(more) == ["p1", "22", "2.5", "3.5", "25.0", "51"]
+    assert cells(same)[4] == "-"
 
 
 # --- the naive programs ---
