@@ -69,7 +69,7 @@ def arguments() -> argparse.Namespace:
         default=1.0,
         help="of the course's numbers of images (%(default)s); less only shows that it runs",
     )
-    for problem, name in (("p1", "p1_a.pt"), ("p2", "p2_c.pt"), ("p3", "p3_c.pt")):
+    for problem, name in (("p1", "p1_c.pt"), ("p2", "p2_c.pt"), ("p3", "p3_c.pt")):
         checkpoint = ROOT / "checkpoints" / name
         parser.add_argument(f"--{problem}", type=Path, default=checkpoint, metavar="CHECKPOINT")
     parser.add_argument(

@@ -34,7 +34,7 @@ def arguments() -> argparse.Namespace:
         "images", type=Path, nargs="+", help="folder of PNG or JPEG images, files, or 'a/*.png'"
     )
     parser.add_argument("output", type=file_path, help="csv to write: filename,label")
-    flags(parser, ROOT / "checkpoints" / "p1_a.pt")
+    flags(parser, ROOT / "checkpoints" / "p1_c.pt")
     top_flag(parser)
     return parser.parse_args()
 
