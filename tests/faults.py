@@ -59,7 +59,8 @@ KINDS = {
 }
 # What is counted; open and io.open are handled apart, for the writes to what they open.
 CALLS = (
-    "open", "fsync", "replace", "rename", "unlink", "rmdir", "mkdir", "fchmod", "truncate", "posix_fallocate"
+    "open", "fsync", "replace", "rename", "unlink", "rmdir", "mkdir", "fchmod", "truncate",
+    "posix_fallocate"
 )  # fmt: skip
 
 
@@ -68,7 +69,7 @@ CALLS = (
 
 
 class Disk:
-    """Counts what this process asks of the disk under ``folder``, and fails at the ``at``-th time."""
+    """Counts what this process asks of the disk under ``folder``; fails at the ``at``-th time."""
 
     def __init__(self, folder: Path, kind: str, at: int, report: int) -> None:
         self.folder, self.kind, self.at, self.report = str(folder), kind, at, report
@@ -243,7 +244,7 @@ def called(main: Callable[[], int | None], *arguments: str) -> Callable[[Path], 
 
 
 def by_mean(classes: int, shape: Callable) -> Callable:
-    """In a program's ``predictor``'s place: (network, ...), the network being a rule on the mean."""
+    """In the place of a program's ``predictor``: (network, ...), a rule on the mean as network."""
 
     def predict(batch):
         label = batch.float().mean((1, 2, 3)).long() % classes
@@ -288,7 +289,9 @@ TASKS = {
     ),
     "training": Task(start_training, train, trained),
     "ship": Task(
-        ready_to_ship, called(ship.main, "./last.pt", "p1_a.pt", "--folder", "./checkpoints"), shipped
+        ready_to_ship,
+        called(ship.main, "./last.pt", "p1_a.pt", "--folder", "./checkpoints"),
+        shipped
     ),
     "p1": Task(
         lambda folder: (

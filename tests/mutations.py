@@ -45,7 +45,8 @@ from training import cache, provenance
 SECONDS = 10  # for one input
 MEMORY = 2**30  # bytes above what the program holds before the first
 VALUES: list[Any] = [
-    None, True, -1, 0, 1e308, float("nan"), 2**70, "", "\0\n\r\ud800", "../../x", "9" * 5000, [], {},
+    None, True, -1, 0, 1e308, float("nan"), 2**70, "", "\0\n\r\ud800", "../../x", "9" * 5000, [],
+    {},
     [[]], {"": {}}, ["a", 1], {"a": None}, "x" * 10_000,
 ]  # fmt: skip
 
@@ -229,7 +230,8 @@ def encoded(kind: str, mode: str = "RGB", **options: Any) -> bytes:
 
 def a_checkpoint() -> bytes:
     fields = Checkpoint(
-        "p1", "tiny", ("a", "b"), 32, (0.5,) * 3, (1.0,) * 3, True, {"lr": 0.1, "jitter": [0.1, 0.2]},
+        "p1", "tiny", ("a", "b"), 32, (0.5,) * 3, (1.0,) * 3, True,
+        {"lr": 0.1, "jitter": [0.1, 0.2]},
         {"accuracy": 0.5}, {"epoch": 1, "data": {"train": "0"}},
         {"conv": torch.rand(2, 3), "bias": torch.rand(2), "count": torch.tensor(3)},
     )  # fmt: skip
@@ -293,7 +295,10 @@ A_TABLE = b'id,filename,label\n0,a.jpg,1\n1,"b, c.jpg",\n2,d.jpg,Couch\n'
 A_MANIFEST = json.dumps(
     {
         "checkpoints": [
-            {"name": "p1_a.pt", "bytes": 3, "sha256": "0" * 64, "url": "https://a.b/c", "drive_id": "x"},
+            {
+                "name": "p1_a.pt", "bytes": 3, "sha256": "0" * 64, "url": "https://a.b/c",
+                "drive_id": "x",
+            },
             {"name": "p2_c.pt", "bytes": None, "sha256_prefix": "0" * 8},
         ]
     }
@@ -307,13 +312,19 @@ def readers() -> dict[str, Reader]:
     image = (images.BadImage,)
     return {
         "png": Reader(encoded("PNG"), (change_bytes, change_png), images.read_rgb, image),
-        "png, palette": Reader(encoded("PNG", "P"), (change_bytes, change_png), images.read_rgb, image),
-        "png, 16 bits": Reader(encoded("PNG", "I;16"), (change_bytes, change_png), images.read_rgb, image),
+        "png, palette": Reader(
+            encoded("PNG", "P"), (change_bytes, change_png), images.read_rgb, image
+        ),
+        "png, 16 bits": Reader(
+            encoded("PNG", "I;16"), (change_bytes, change_png), images.read_rgb, image
+        ),
         "jpeg": Reader(encoded("JPEG"), (change_bytes,), images.read_rgb, image),
         "jpeg, progressive": Reader(
             encoded("JPEG", progressive=True), (change_bytes,), images.read_rgb, image
         ),
-        "image header": Reader(encoded("PNG"), (change_bytes, change_png), images.size_in_header, ()),
+        "image header": Reader(
+            encoded("PNG"), (change_bytes, change_png), images.size_in_header, ()
+        ),
         "csv": Reader(
             A_TABLE, (change_bytes,), lambda path: tables.read_rows(path, ("id", "filename"))
         ),

@@ -82,7 +82,8 @@ def test_a_legend_that_is_wider_than_the_image_is_not_cut():
         (
             (
                 *words(
-                    "--image 7_sat.png --mask 7_mask.png --sat_path 7_sat.png --mask_path 7_mask.png"
+                    "--image 7_sat.png --mask 7_mask.png --sat_path 7_sat.png "
+                    "--mask_path 7_mask.png"
                 ),
             ),
             "one pair",
