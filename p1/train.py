@@ -16,7 +16,7 @@ from p1 import data
 from p1.model import build, load_pretrained, pretrained_file
 from p1.recipes import RECIPES, Recipe
 from training import cache, flags, loop, mixing, optim, preview, processes
-from training.provenance import digest
+from training.provenance import digest, initial_weights
 from training.run import Run
 
 
@@ -73,7 +73,7 @@ def main() -> None:
         data.CLASSES,
         device,
         identity={"pretrained_file": digest(source) if source else None},
-        notes={"pretrained": str(args.pretrained)},
+        notes=initial_weights(args.pretrained, source),
     )
 
 

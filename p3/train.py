@@ -16,7 +16,7 @@ from p3 import data
 from p3.model import OF_MODEL, build, load_pretrained, logits, pretrained_file
 from p3.recipes import RECIPES, Recipe
 from training import cache, flags, loop, optim, preview, processes, progress
-from training.provenance import digest
+from training.provenance import digest, initial_weights
 from training.run import Run
 
 
@@ -83,7 +83,7 @@ def main() -> None:
         flags.run_folder(args, f"p3_{args.model}", recipe),
         recipe=recipe,
         data={**digests, "pretrained_file": digest(source) if source else None},
-        notes={"pretrained": str(args.pretrained)},
+        notes=initial_weights(args.pretrained, source),
         model={
             "problem": "p3",
             "architecture": OF_MODEL[recipe.model],

@@ -76,12 +76,14 @@ class RunLog:
         """Whether it began from weights of CIFAR-100, in whose training split problem 1's images
         are.
 
-        Known by the weights' digest where the file is still there, and by its name.
+        Known by the weights' sha256, which run.json tells; of older runs by that of the file, where
+        it is still there, and only else by its name.
         """
         source = self.pretrained
         if source is None:
             return False
-        return "cifar100" in source.lower() or sha256(Path(source)).startswith(CONTAMINATED)
+        digest = self.metadata["data"].get("pretrained_sha256") or sha256(Path(source))
+        return str(digest).startswith(CONTAMINATED) if digest else "cifar100" in source.lower()
 
     def column(self, name: str) -> tuple[list[int], list[float]]:
         """(epochs, values) of those lines that have ``name``."""

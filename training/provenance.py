@@ -148,6 +148,15 @@ def digest(*parts: Tensor | Path) -> str:
     return total.hexdigest()
 
 
+def initial_weights(name: str | None, file: Path | None) -> dict[str, str | None]:
+    """Notes for a run: ``--pretrained``'s ``name``, and the sha256 of the ``file`` that it meant."""
+    content = file.read_bytes() if file else None
+    return {
+        "pretrained": str(name),
+        "pretrained_sha256": None if content is None else hashlib.sha256(content).hexdigest(),
+    }
+
+
 def fingerprint(paths: list[Path]) -> str:
     """A short digest of the files' names, sizes and times of change, which says if they changed."""
     found = [(path.name, path.stat()) for path in paths]

@@ -11,6 +11,7 @@ from conftest import ROOT, metadata
 
 from core.cli import InputError
 from report import runs as runlog
+from training.provenance import initial_weights
 from training.run import Run
 from training.runfolder import set_aside
 
@@ -173,6 +174,28 @@ def test_a_contaminated_start_is_known_by_its_digest_under_any_name(tmp_path, mo
     weights.unlink()
     runlog.sha256.cache_clear()
     assert not runlog.read(folder).is_contaminated
+
+
+def test_a_contaminated_start_is_known_by_the_recorded_digest_once_the_file_is_gone(tmp_path):
+    def started_from(name, digest):
+        folder = write_run(tmp_path / "p1_B_hour", [0.9])
+        data = {"pretrained": name, "pretrained_sha256": digest}
+        (folder / "run.json").write_text(json.dumps(metadata(data=data)))
+        return runlog.read(folder)
+
+    assert started_from("gone/mine.pt", runlog.CONTAMINATED + "0" * 56).is_contaminated
+    assert not started_from("gone/not_cifar100.pt", "0" * 64).is_contaminated
+    assert started_from("gone/cifar100_x.pt", None).is_contaminated  # of a run of before
+
+
+def test_a_run_records_the_digest_of_its_initial_weights(tmp_path):
+    file = tmp_path / "weights.pt"
+    file.write_bytes(b"weights")
+    assert initial_weights("mine", file) == {
+        "pretrained": "mine",
+        "pretrained_sha256": hashlib.sha256(b"weights").hexdigest(),
+    }
+    assert initial_weights(None, None) == {"pretrained": "None", "pretrained_sha256": None}
 
 
 def test_the_digest_of_the_contaminated_weights_is_the_manifests():
