@@ -1,0 +1,66 @@
+"""The licences of what this project stands on: ``python3 -m checkpoints.licences``.
+
+A line for each package of requirements.txt and requirements-dev.txt, as the installed package says
+it, and for each file of weights or data in the manifest.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from checkpoints.download import FOLDERS, read_manifest
+from core.cli import Parser, answer, entry
+
+ROOT = Path(__file__).resolve().parents[1]
+REQUIREMENTS = ("requirements.txt", "requirements-dev.txt")
+UNKNOWN = "says no licence"
+
+
+def main() -> None:
+    parser = Parser(prog="checkpoints.licences", description=__doc__)
+    parser.add_argument(
+        "--manifest", type=Path, default=ROOT / "checkpoints" / "manifest.json", help="%(default)s"
+    )
+    args = parser.parse_args()
+    lines = [line for name in REQUIREMENTS for line in of_packages(ROOT / name)]
+    answer("\n".join([*lines, *of_files(args.manifest)]))
+
+
+def of_packages(requirements: Path) -> Iterator[str]:
+    """``requirements.txt: package version: licence`` for each package that the file names."""
+    for line in requirements.read_text().splitlines():
+        if package := re.match(r"[\w.-]+", line):
+            yield f"{requirements.name}: {_of_package(package[0])}"
+
+
+def _of_package(package: str) -> str:
+    try:
+        metadata = importlib.metadata.metadata(package)
+    except importlib.metadata.PackageNotFoundError:
+        return f"{package}: not installed"
+    text = metadata.get("License-Expression") or ""
+    if not text:  # packages of before PEP 639
+        classifiers = metadata.get_all("Classifier") or []
+        names = [name.split(" :: ")[-1] for name in classifiers if name.startswith("License :: ")]
+        first = next(iter((metadata.get("License") or "").strip().splitlines()), "")
+        text = ", ".join(names) or ("" if first == "UNKNOWN" else first) or UNKNOWN
+    return f"{package} {metadata['Version']}: {text}"
+
+
+def of_files(manifest: Path) -> Iterator[str]:
+    """``folder/name: licence`` for each file that the manifest lists.
+
+    Raises InputError if it is missing or broken.
+    """
+    for what, folder in FOLDERS.items():
+        read_manifest(manifest, what)  # raises if it cannot be used
+        for one in json.loads(manifest.read_text())[what]:
+            yield f"{folder}/{one['name']}: {one.get('licence') or UNKNOWN}"
+
+
+if __name__ == "__main__":
+    entry(main)
