@@ -53,6 +53,7 @@ Wilson's. The scores are of the last epoch, as the training measured them.
 `git checkout -- checkpoints` brings back what is missing or broken.
 `python3 -m checkpoints.ship runs/RUN/last.pt NAME` adds one, and
 `python3 -m checkpoints.export --checkpoint FILE --onnx FILE` writes one as ONNX.
+`python3 -m checkpoints.licences` lists the licences of packages, weights and data.
 
 ## To start from
 

@@ -149,7 +149,7 @@ def digest(*parts: Tensor | Path) -> str:
 
 
 def initial_weights(name: str | None, file: Path | None) -> dict[str, str | None]:
-    """Notes for a run: ``--pretrained``'s ``name``, and the sha256 of the ``file`` that it meant."""
+    """Notes for a run: ``--pretrained``'s ``name`` and the sha256 of the ``file`` that it means."""
     content = file.read_bytes() if file else None
     return {
         "pretrained": str(name),

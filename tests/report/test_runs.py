@@ -177,8 +177,9 @@ def test_a_contaminated_start_is_known_by_its_digest_under_any_name(tmp_path, mo
 
 
 def test_a_contaminated_start_is_known_by_the_recorded_digest_once_the_file_is_gone(tmp_path):
+    folder = write_run(tmp_path / "p1_B_hour", [0.9])
+
     def started_from(name, digest):
-        folder = write_run(tmp_path / "p1_B_hour", [0.9])
         data = {"pretrained": name, "pretrained_sha256": digest}
         (folder / "run.json").write_text(json.dumps(metadata(data=data)))
         return runlog.read(folder)
