@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +13,7 @@ from tqdm import tqdm
 
 from core.cli import say
 
+TERMINAL = (100, 24)  # columns and rows of a terminal that does not tell its own
 SILENCE = 60.0  # seconds without a word, at most
 T = TypeVar("T")
 
@@ -30,8 +32,16 @@ class Bar:
         self._start = self._updated = self._spoke = time.monotonic()
         self._tqdm = None
         if sys.stderr.isatty():
+            columns, rows = terminal_size()
             self._tqdm = tqdm(
-                desc=what, total=total, initial=done, unit=f" {unit}", leave=False, file=sys.stderr
+                desc=what,
+                total=total,
+                initial=done,
+                unit=f" {unit}",
+                leave=False,
+                file=sys.stderr,
+                ncols=columns,
+                nrows=rows,
             )
 
     def update(self, count: int, note: str = "") -> None:
@@ -80,6 +90,18 @@ def counted(items: Iterable[T], total: int, what: str, unit: str) -> Iterator[T]
             bar.update(1)
     finally:
         bar.close()
+
+
+def terminal_size() -> tuple[int, int]:
+    """Columns and rows of the terminal behind stderr.
+
+    Some, as in a container, say that they have none: then tqdm would show no bar at all.
+    """
+    try:
+        columns, rows = os.get_terminal_size(sys.stderr.fileno())
+    except (OSError, ValueError):  # it is no real terminal
+        return TERMINAL
+    return columns or TERMINAL[0], rows or TERMINAL[1]
 
 
 def duration(seconds: float) -> str:

@@ -1,7 +1,12 @@
 """Progress: a bar on a terminal, and elsewhere a line at least every minute."""
 
+import fcntl
 import io
+import os
+import pty
+import struct
 import sys
+import termios
 
 import pytest
 
@@ -54,3 +59,18 @@ def test_on_a_terminal_a_bar_shows_the_note_and_goes_away(monkeypatch):
     assert "epoch 1 of 2: " in shown and "4/4" in shown and "loss 1.5" in shown
     bar.close()
     assert sys.stderr.getvalue().endswith("\r")
+
+
+@pytest.mark.parametrize("size", [(0, 0), (24, 100)])
+def test_a_terminal_that_does_not_tell_its_size_shows_a_bar_too(monkeypatch, size):
+    reader, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
+    with open(terminal, "w") as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        bar = progress.Bar("epoch 1 of 2", 4, "images")
+        bar.update(4, "loss 1.5")
+        bar._tqdm.refresh()
+        shown = os.read(reader, 4096).decode()
+        assert "epoch 1 of 2: " in shown and "4/4" in shown and "loss 1.5" in shown
+        bar.close()
+    os.close(reader)
