@@ -169,6 +169,8 @@ def find(
         if glob.has_magic(str(source)) and not os.path.exists(source):
             names = sorted(glob.glob(str(source)), key=natural)
             paths = [Path(name) for name in names if name.lower().endswith(SUFFIXES)]
+        elif source.name.lower().endswith(SUFFIXES) and not os.path.exists(source):
+            raise InputError(f"no file {source}")
         else:
             paths = list_files(source, SUFFIXES)
         if not (paths := select(paths)):

@@ -348,6 +348,11 @@ def test_files_are_found_by_folder_name_and_pattern(tmp_path):
         (tmp_path / name).touch()
     found = images.find([tmp_path / "a.jpg", tmp_path, tmp_path / "*.png"])
     assert [path.name for path in found] == ["a.jpg", "9.png", "10.png"]
-    for source, said in [("*.gif", "no image"), ("b.txt", "is not a folder"), ("c", "no folder")]:
+    for source, said in [
+        ("*.gif", "no image"),
+        ("b.txt", "is not a folder"),
+        ("c", "no folder"),
+        ("d.png", "no file"),
+    ]:
         with pytest.raises(InputError, match=said):
             images.find([tmp_path / source])
