@@ -19,7 +19,7 @@ from core.files import list_files
 from p2 import data as p2_data
 from p3 import data as p3
 from training import cache, processes
-from training.loop import command_line
+from training.flags import command_line
 
 ALL = float("inf")  # bytes that may be taken
 FULL = OSError(errno.ENOSPC, "No space left on device")
