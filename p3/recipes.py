@@ -80,12 +80,6 @@ BEST_C = Recipe(
     drop_path=0.1, jaccard=0.5, test_scales=(0.5, 0.75),
 )  # fmt: skip
 
-# Begins where the recipe best ends, with crops at 0.75 to 1.3 of the image's own scale.
-LARGE_C = dataclasses.replace(
-    BEST_C, name="large", source="after best: --pretrained runs/p3_C_best/last.pt, larger crops",
-    epochs=6, crop=384, crop_area=(0.35, 1.0), lr=6e-4, warmup_epochs=0.5, test_scales=(0.75, 1.0),
-)  # fmt: skip
-
 # The same from scratch: B on crops of the same scales; A on crops at the image's own scale, as a
 # pixel of its last map is 32 of its input's.
 BEST_B = dataclasses.replace(
@@ -110,5 +104,4 @@ RECIPES = {
     "hour": {"A": HOUR_A, "B": HOUR_B},
     "demo": {"A": DEMO_A, "B": DEMO_B, "C": DEMO_C},
     "best": {"A": BEST_A, "B": BEST_B, "C": BEST_C},
-    "large": {"C": LARGE_C},
 }
