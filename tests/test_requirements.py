@@ -4,6 +4,7 @@ import ast
 import importlib.metadata
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -160,3 +161,46 @@ esac
         subprocess.run(["bash", "-c", command], env={"PATH": f"{tools}:/usr/bin:/bin"}, check=True)
     (line,) = (tmp_path / "log").read_text().splitlines()
     assert line.startswith(installer) and all(f"{repository}/{name}" in line for name in LISTS)
+
+
+@pytest.fixture(scope="module")
+def lowest(tmp_path_factory):
+    """The folder of the programs of an environment with the lowest versions that are declared."""
+    if not shutil.which("uv"):
+        pytest.skip("there is no uv, which can install the lowest versions")
+    folder = tmp_path_factory.mktemp("lowest") / "venv"
+    make = ["uv", "venv", "--no-python-downloads", "--python", ">=3.10,<3.13", str(folder)]
+    python, requirements = str(folder / "bin/python3"), str(ROOT / LISTS[0])
+    flags = ["--resolution", "lowest-direct", "--requirement", requirements]
+    for command in (make, ["uv", "pip", "install", "--python", python, *flags]):
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            # Not reached: the package index. Reached, but no set of versions fits: a wrong bound.
+            if "conflict" in done.stderr or "unsatisfiable" in done.stderr:
+                pytest.fail(done.stderr)
+            pytest.skip(f"{' '.join(command[:3])} failed: {done.stderr.strip()[-300:]}")
+    return folder / "bin"
+
+
+@pytest.mark.slow  # some 3 GB are downloaded, unless uv has them in its cache
+def test_the_graders_path_works_with_the_lowest_versions(lowest, tiny, tmp_path):
+    office, scenes = tiny / "p2_data/office", tiny / "p3_data/validation"
+    labels, more, masks = tmp_path / "1.csv", tmp_path / "2.csv", tmp_path / "masks"
+    for command in (
+        ["bash", ROOT / "hw1_1.sh", tiny / "p1_data/val_50", labels],
+        ["bash", ROOT / "hw1_2.sh", office / "val.csv", office / "val", more],
+        ["bash", ROOT / "hw1_3.sh", scenes, masks],
+        ["python3", ROOT / "mean_iou_evaluate.py", "-g", scenes, "-p", masks],
+    ):
+        done = subprocess.run(
+            command,
+            env=os.environ | {"PATH": f"{lowest}{os.pathsep}{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+    assert "mean_iou: " in done.stdout
+    for table, folder in ((labels, tiny / "p1_data/val_50"), (more, office / "val")):
+        images = [path for path in folder.iterdir() if path.suffix in (".png", ".jpg")]
+        assert len(table.read_text().splitlines()) == 1 + len(images)
+    assert len(list(masks.glob("*_mask.png"))) == len(list(scenes.glob("*_sat.jpg")))
