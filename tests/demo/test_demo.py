@@ -107,12 +107,15 @@ def test_shipped_weights_come_first_then_trainings_then_the_report(tmp_path, mon
     monkeypatch.setattr(sys, "argv", ["demo.sh", "--out", str(tmp_path)])
     demo.main()
     shipped = [command[-1] for command in commands if str(ROOT / "checkpoints") in command[-1]]
-    assert len(shipped) == 3 and commands[4][-1] == shipped[2]
+    ships = json.loads((ROOT / "checkpoints" / "manifest.json").read_text())["checkpoints"]
+    assert [Path(path).name for path in shipped] == [entry["name"] for entry in ships]
+    first = 2 * len(ships)  # each is run and scored
+    assert commands[first - 2][-1] == shipped[-1]
     trained = [command[2] for command in commands if "--recipe" in command]
     assert trained == ["p1.train", "p2.pretrain", "p2.train", "p3.train"]
     assert commands[-1][2] == "report"
-    for command in commands[:6]:  # on the few images drawn for it, never on the trainings'
+    for command in commands[:first]:  # on the few images drawn for it, never on the trainings'
         assert not any(str(tmp_path / "data") in word for word in command)
     assert [table.is_relative_to(tmp_path / "first") for table, _ in tables] == [True, False]
     rows = capsys.readouterr().out
-    assert rows.count("0.125") == 6 and "chance 0.020" in rows
+    assert rows.count("0.125") == len(ships) + 3 and "chance 0.020" in rows
