@@ -146,6 +146,8 @@ def test_ctrl_c_is_one_line_and_what_was_being_written_is_removed(tmp_path, numb
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # In the background of a script SIGINT is ignored, by all children too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
