@@ -20,6 +20,8 @@ import builtins
 import contextlib
 import dataclasses
 import errno
+import hashlib
+import http.server
 import io
 import itertools
 import json
@@ -35,10 +37,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import requests  # noqa: F401  # a download imports it: here once, not in each process
 import torch
 from torch import nn
 
-from checkpoints import ship
+from checkpoints import download, ship
 from core import checkpoint, images
 from core.checkpoint import Checkpoint
 from core.cli import Parser, entry
@@ -47,6 +50,7 @@ from p1 import data as p1_data
 from p1 import inference as p1
 from p2 import inference as p2
 from p3 import inference as p3
+from report import __main__ as report
 from training import cache, provenance
 from training.run import Run
 
@@ -57,6 +61,7 @@ KINDS = {
     "interrupted": errno.EINTR,
     "killed": None,
 }
+NAMES = ("program: ", "download.py: ")  # how the line begins that says why a program failed
 # What is counted; open and io.open are handled apart, for the writes to what they open.
 CALLS = (
     "open", "fsync", "replace", "rename", "unlink", "rmdir", "mkdir", "fchmod", "truncate",
@@ -130,12 +135,14 @@ class Task:
     """``prepare`` fills an empty folder; ``work`` does the task there; ``outcome`` says what came
     of it.
 
-    ``outcome`` raises if an output is torn; None stands for an output that is not there.
+    ``outcome`` raises if an output is torn; None stands for an output that is not there. ``failed``
+    is the status with which the task ends, in one line, when it could not be done.
     """
 
     prepare: Callable[[Path], None]
     work: Callable[[Path], int | None]
     outcome: Callable[[Path], object]
+    failed: int = 2
 
 
 def files(*names: str) -> Callable[[Path], object]:
@@ -232,6 +239,51 @@ def shipped(folder: Path) -> object:
     return manifest, *files("checkpoints/p1_a.pt", "checkpoints/README.md")(folder)
 
 
+class _Server(http.server.BaseHTTPRequestHandler):
+    """Sends FILE, whatever is asked for."""
+
+    def do_GET(self) -> None:  # the library's name for it
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(FILE)))
+        self.end_headers()
+        with contextlib.suppress(OSError):  # the program was killed
+            self.wfile.write(FILE)
+
+    def log_message(self, *_) -> None:
+        pass
+
+
+FILE = bytes(range(256)) * 1000
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Server)
+
+
+def ready_to_download(folder: Path) -> None:
+    """A manifest, and in the file's place a broken one."""
+    listed = {"name": "model.bin", "bytes": len(FILE), "sha256": hashlib.sha256(FILE).hexdigest()}
+    listed["url"] = f"http://127.0.0.1:{server.server_port}/model.bin"
+    (folder / "manifest.json").write_text(json.dumps({"pretrained": [listed]}))
+    (folder / "new").mkdir()
+    (folder / "new" / "model.bin").write_bytes(b"an old file")
+
+
+def ready_to_report(folder: Path) -> None:
+    """A run of the committed results, in short, and an old page."""
+    run = Path(__file__).resolve().parents[1] / "results" / "p1_A_hour"
+    (folder / "runs" / run.name).mkdir(parents=True)
+    for name in ("run.json", "log.jsonl"):
+        shutil.copy(run / name, folder / "runs" / run.name)
+    (folder / "out").mkdir()
+    for name in ("report.html", "report.md"):
+        (folder / "out" / name).write_text("an old page")
+
+
+def pages(folder: Path) -> object:
+    """The report's pages; raises if its measures, of which there are more and more, are torn."""
+    if (folder / "out" / "measures.json").exists():
+        json.loads((folder / "out" / "measures.json").read_text())
+    return files("out/report.html", "out/report.md")(folder)
+
+
 def called(main: Callable[[], int | None], *arguments: str) -> Callable[[Path], int | None]:
     """A program's ``main`` with its arguments, of which those with a slash lie in the folder."""
 
@@ -292,6 +344,21 @@ TASKS = {
         ready_to_ship,
         called(ship.main, "./last.pt", "p1_a.pt", "--folder", "./checkpoints"),
         shipped
+    ),
+    "download": Task(
+        ready_to_download,
+        called(
+            download.main, "pretrained", "--manifest", "./manifest.json", "--to", "./new"
+        ),
+        files("new/model.bin"),
+        failed=1,
+    ),
+    "report": Task(
+        ready_to_report,
+        called(
+            report.main, "./runs", "--out", "./out", "--data", "./no_data", "--device", "cpu"
+        ),
+        pages,
     ),
     "p1": Task(
         lambda folder: (
@@ -366,9 +433,10 @@ def hold(task: Task, kind: str, at: int, prepared: Path, old: object, new: objec
             return False
         if "Traceback" in printed:
             raise Failed(f"{failed}: {printed}")
-        if status not in ((-signal.SIGKILL,) if kind == "killed" else (0, 2, 3)):
+        if status not in ((-signal.SIGKILL,) if kind == "killed" else (0, 2, 3, task.failed)):
             raise Failed(f"{failed}: status {status}: {printed}")
-        if status == 2 and len([line for line in printed.splitlines() if "program: " in line]) != 1:
+        said = [line for line in printed.splitlines() if line.startswith(NAMES)]
+        if status in (2, task.failed) and len(said) != 1:
             raise Failed(f"{failed}: not one line: {printed}")
         try:
             result = task.outcome(folder)
@@ -431,6 +499,8 @@ def main() -> int:
     torch.set_num_threads(1)  # threads that run already would not come along into the processes
     torch.optim.SGD([torch.zeros(1, requires_grad=True)]).step()  # imports a lot, but once
     provenance.commit = lambda: "0123"
+    download.BACKOFF = 0
+    threading.Thread(target=server.serve_forever, daemon=True).start()
     use_no_networks()
     tried = broken = 0
     for name in args.tasks:

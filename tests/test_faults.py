@@ -17,11 +17,13 @@ def harness(name, *flags):
     return done.stdout.splitlines()[-1]
 
 
-FILES = ("checkpoint", "cache", "ship", "p1", "p2", "p3")
+FILES = ("checkpoint", "cache", "ship", "download", "p1", "p2", "p3")
 
 
 @pytest.mark.parametrize(
-    ("tasks", "every", "at_least"), [(FILES, "7", 25), (("training",), "35", 6)], ids=str
+    ("tasks", "every", "at_least"),
+    [(FILES, "7", 29), (("training",), "35", 6), (("report",), "100", 4)],
+    ids=str,
 )
 def test_a_disk_that_fails_or_a_kill_at_any_step_loses_nothing(tasks, every, at_least):
     line = harness("faults", "--tasks", *tasks, "--kinds", "full", "killed", "--every", every)
@@ -44,7 +46,7 @@ def test_many_files_that_are_broken_or_crafted_are_read_or_refused():
 
 @pytest.mark.slow  # starts each program anew at every step
 def test_every_kind_of_fault_at_every_step_loses_nothing():
-    assert harness("faults").endswith("7 tasks, 0 promises broken")
+    assert harness("faults").endswith("9 tasks, 0 promises broken")
 
 
 def test_each_promise_names_a_test_that_there_is():
