@@ -102,6 +102,13 @@ def test_rows_are_written_to_the_byte(tmp_path):
     ).read_bytes() == b'filename,label\n0_450.png,0\n"odd, ""name"".png",3\n'
 
 
+def test_a_name_with_a_line_break_is_one_row(tmp_path):
+    names = ["a\rb.png", "c\nd.png", "e\r\nf.png"]
+    write_rows(tmp_path / "out.csv", ("filename", "label"), [(name, "1") for name in names])
+    rows = read_rows(tmp_path / "out.csv", ("filename", "label"))
+    assert [row["filename"] for row in rows] == names
+
+
 def test_score_joins_on_the_name_and_not_on_the_order():
     assert score({"a": "1", "b": "2", "c": "3"}, {"c": "3", "a": "1", "b": "0"}) == (2, 3)
 
