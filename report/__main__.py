@@ -49,8 +49,7 @@ def main() -> None:
     if not logs:
         raise InputError(
             f"no run with a finished epoch in {folder}; train one (README.md, Train) or name "
-            "another"
-            " folder"
+            "another folder"
         )
     name = folder.resolve().name
     out = writable_folder(

@@ -119,8 +119,7 @@ def provenance(runs: tuple[RunLog, ...]) -> str:
     """The small print under a figure: of which runs it was made, and how these were made."""
     lines = "".join(
         f"<li><b>{escape(run.name)}</b>, seed {escape(str(run.metadata['seed']))}, commit "
-        f"{escape(commits(run.metadata))}, "
-        f"<code>{escape(run.metadata['command'])}</code></li>"
+        f"{escape(commits(run.metadata))}, <code>{escape(run.metadata['command'])}</code></li>"
         for run in runs
     )
     made = f'<ul class="made">{lines}</ul>' if lines else ""

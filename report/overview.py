@@ -63,8 +63,7 @@ def choice(logs: list[RunLog]) -> str:
     if len(settings) > sum(row.startswith("p2") for row in runs):
         rules.append(
             "Of problem 2's runs the largest group of finished ones with one recipe, seed and "
-            "data is "
-            "shown."
+            "data is shown."
         )
     return " ".join(rules)
 
@@ -130,11 +129,9 @@ def opening(site: Site) -> list[Block]:
             words, command = missing(row, runs)
             rows.append((what, words, original(row), best, (Code(command),)))
     caption = (
-        "Validation scores of the last epoch, as each run's log has them. The original report and "
-        "the "
-        "published results are of the best epoch. Their problem 2 was scored on the course's "
-        "data; the "
-        "data that this project has for it are a stand-in."
+        "Validation scores of the last epoch, as each run's log has them. The original report "
+        "and the published results are of the best epoch. Their problem 2 was scored on the "
+        "course's data; the data that this project has for it are a stand-in."
     )
     header = ("what", "here", "original report", "best published", "run, or how to make it")
     drawing = Drawing(
@@ -169,8 +166,7 @@ def closing(site: Site) -> list[Block]:
     header = ("run", "last epoch's", "epochs", "seed", "commit", "machine", "command")
     caption = (
         "Every run that this page was made from, as its run.json tells. A commit that ends in "
-        "-dirty had "
-        "changes on top."
+        "-dirty had changes on top."
     )
     return [
         Heading("Runs"),

@@ -55,11 +55,10 @@ def section(site: Site) -> list[Block]:
         Heading("Problem 1: small images in 50 classes"),
         Text(
             "Each image of 32×32 pixels gets one of 50 classes, which have numbers only. The "
-            "score is "
-            "the accuracy on the validation images. Model A is a MobileNetV2 trained from random "
-            "weights, model B the same network trained from weights that were learned elsewhere. "
-            "Model C is an "
-            "EfficientNet-Lite0 from ImageNet weights, on images that the network enlarges."
+            "score is the accuracy on the validation images. Model A is a MobileNetV2 trained "
+            "from random weights, model B the same network trained from weights that were "
+            "learned elsewhere. Model C is an EfficientNet-Lite0 from ImageNet weights, on "
+            "images that the network enlarges."
         ),
         *(
             Gap(f"a run of model {model}.", command)
@@ -141,10 +140,9 @@ def networks(site: Site, run: RunLog | None) -> Iterator[Block]:
         ),
         Drawing(
             network.drawing(inside, shortcut=True),
-            "The first block with a shortcut, from the inside: the channels are expanded, each is "
-            "filtered by itself, and they are projected back. BatchNorm follows each convolution, "
-            "and "
-            "ReLU6 the first two.",
+            "The first block with a shortcut, from the inside: the channels are expanded, each "
+            "is filtered by itself, and they are projected back. BatchNorm follows each "
+            "convolution, and ReLU6 the first two.",
             f"A block: {', '.join(stage.title for stage in inside[1:])}, and a shortcut round them",
         ),
     )
@@ -182,8 +180,7 @@ def accuracies(site: Site, runs: dict[str, RunLog], images: Images | None) -> It
     for run in unmatched:
         yield Gap(
             f"the interval of {run.name}: its accuracy is no share of the {len(images.labels)} "
-            "images "
-            f"in {images.folder}.",
+            f"images in {images.folder}.",
             run.metadata["command"],
         )
     yield from (
@@ -194,11 +191,9 @@ def accuracies(site: Site, runs: dict[str, RunLog], images: Images | None) -> It
             yield Text(f"Shown of model {model} below: ", Code(runs[model].name), f". {CHOICE}")
     yield Text(
         f"The original's {SCORES['p1_B'].value} for B is contaminated: all images of this "
-        "problem, the "
-        "validation images too, are of CIFAR-100's training split, and its initial weights had "
-        "been "
-        "trained on that split with the labels. It is no measure of how well the network does on "
-        "images that it has not seen."
+        "problem, the validation images too, are of CIFAR-100's training split, and its initial "
+        "weights had been trained on that split with the labels. It is no measure of how well "
+        "the network does on images that it has not seen."
     )
     for run in every["B"]:
         yield Text(*told(site, run))
@@ -256,9 +251,8 @@ def told(site: Site, run: RunLog) -> tuple[Any, ...]:
         *began,
         ", made by ",
         Code(made_by.metadata["command"]),
-        ": the same network trained on "
-        "another "
-        "labelled set. On images of that set which it had not seen, it had the accuracy ",
+        ": the same network trained on another labelled set. On images of that set which it had "
+        "not seen, it had the accuracy ",
         logged(made_by, made_by.last, "accuracy"),
         " in epoch ",
         logged(made_by, made_by.last, "epoch", 0),
@@ -300,8 +294,7 @@ def curves(runs: dict[str, RunLog]) -> Iterator[Block]:
                 last += [", " if last else ". Last: ", f"{model} ", logged(run, run.last, name)]
         more = (
             " It is the mean over an epoch's steps, on augmented images, with label smoothing "
-            "where the "
-            "recipe has it."
+            "where the recipe has it."
         )
         caption = (what, *last, ".", more if name == "loss" else "")
         alt = f"{what} over the epochs: {', '.join(series)}"

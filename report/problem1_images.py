@@ -107,10 +107,8 @@ def pictures(run: RunLog, measured: dict[int, Measured], images: Images) -> Iter
         first.value("tsne perplexity", 0),
         ", seed ",
         first.value("tsne seed", 0),
-        ", started from PCA's picture). Every "
-        "class has the same colour throughout. Pointed at, a point shows its image. The table "
-        "below says what the figures "
-        "under the pictures mean.",
+        ", started from PCA's picture). Every class has the same colour throughout. Pointed at, "
+        "a point shows its image. The table below says what the figures under the pictures mean.",
     )
     sprite, colours = Sprite(images.pixels), projected.palette(len(data.CLASSES))
     classes = tuple(f"class {name}" for name in data.CLASSES)
@@ -180,13 +178,10 @@ def separation(
     yield Table(
         (
             "How separated the classes are, by their neighbours: the share of images whose label "
-            "is "
-            "the most frequent one among "
-            "the ",
+            "is the most frequent one among the ",
             found.value("nearest", 0),
-            " nearest other images, by Euclidean distance, in all "
-            "features and in a picture. "
-            "The silhouette, under the pictures, is 1 for classes far apart and below 0 for mixed "
+            " nearest other images, by Euclidean distance, in all features and in a picture. The "
+            "silhouette, under the pictures, is 1 for classes far apart and below 0 for mixed "
             "ones.",
         ),
         ("epoch", "accuracy", *names.values()),
@@ -256,8 +251,7 @@ def mistakes(site: Site, run: RunLog | None, images: Images | None) -> Iterator[
     yield Drawing(
         figures.confusion_drawing(matrix),
         "Confusion matrix: right predictions blue, mistakes orange, the fuller the larger their "
-        "share of the true class, not "
-        "in proportion, so that single ones can be seen.",
+        "share of the true class, not in proportion, so that single ones can be seen.",
         f"Confusion matrix of {len(matrix)} classes; the table beside it has its largest counts "
         "off the diagonal",
         (run,),

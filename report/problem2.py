@@ -60,9 +60,8 @@ def section(site: Site) -> list[Block]:
         Heading("Problem 2: pre-training without labels, and five settings"),
         Text(
             "A ResNet50 is pre-trained on mini, by BYOL without the labels or in the usual way "
-            "with them. Then the classes of "
-            "office are learned in five settings, A to E. The figures here are of hw1_data's "
-            "p2_data as it lies here. ",
+            "with them. Then the classes of office are learned in five settings, A to E. The "
+            "figures here are of hw1_data's p2_data as it lies here. ",
             "The project's own copy is a stand-in (Tiny-ImageNet and Caltech-101), so its figures "
             "and the original "
             "report's, which are of the course's data, cannot be compared one by one.",
@@ -150,11 +149,9 @@ def compared(
     )
     caption = (
         "Validation accuracy, its epoch in brackets; Wilson's interval of the last epoch's. "
-        "float32: last.pt through the steps "
-        "of hw1_2.sh, where the training may have computed in bfloat16. The best epoch was chosen "
-        "on the same images, which "
-        "flatters it. All rows have one recipe, one seed, and the same training and validation "
-        "images."
+        "float32: last.pt through the steps of hw1_2.sh, where the training may have computed in "
+        "bfloat16. The best epoch was chosen on the same images, which flatters it. All rows "
+        "have one recipe, one seed, and the same training and validation images."
     )
     yield Table(caption, header, rows, tuple(settings.values()))
 
@@ -224,20 +221,17 @@ def differences(
         rows.append((f"{first} - {second}: {what}", signed(one, "points"), ends, finding, original))
     count = next(iter(measured.values())).value("images", 0)
     yield Text(
-        "Points of accuracy, by which the first setting is above the second on the same "
-        "", count, " images (office/val), in "
-        "float32. The interval is a paired bootstrap: 10,000 resamples of the images, seed 0. A "
-        "difference is called clear if "
-        "its interval does not hold 0, and not otherwise. The interval is about which images were "
-        "drawn; each setting was "
-        "trained once, so how much another seed would move it is not in it."
+        "Points of accuracy, by which the first setting is above the second on the same ", count, " images (office/val), in float32. The interval is a paired bootstrap: 10,000 "
+                   "resamples of the images, seed 0. A difference is called clear if its "
+                   "interval does not hold 0, and not otherwise. The interval is about which "
+                   "images were drawn; each setting was trained once, so how much another seed "
+                   "would move it is not in it."
     )  # fmt: skip
     known = figures.digests(office(site))
     if any(run.metadata["data"]["val"] not in known for run in used):
         yield Text(
             "The digest of the validation set in these runs' run.json is not that of the images "
-            "and labels here (of older "
-            "runs: of the files' names, sizes and times)."
+            "and labels here (of older runs: of the files' names, sizes and times)."
         )
     header = ("difference", "points", "95 % interval", "by the rule", "original report")
     yield Table(

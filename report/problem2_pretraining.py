@@ -45,9 +45,8 @@ def method(site: Site) -> Iterator[Block]:
         "Pre-training keeps the backbone."
     )
     alt = (
-        "Two columns: view 1 through the online backbone, projector and predictor; view 2 through "
-        "the target's backbone and "
-        "projector and a stop-gradient; both end in the loss"
+        "Two columns: view 1 through the online backbone, projector and predictor; view 2 "
+        "through the target's backbone and projector and a stop-gradient; both end in the loss"
     )
     yield Drawing(figures.method(networks), caption + more, alt)
     shapes = {
@@ -92,18 +91,16 @@ def pretrained(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
         views = [recipes.in_words(view) for view in runs["byol"].metadata["recipe"]["views"]]
         yield recipes.table(
             "BYOL's two views. Each is mirrored with probability a half too, and every image has "
-            "its own "
-            "draws.",
+            "its own draws.",
             [f"view {k + 1}" for k in range(len(views))],
             views,
             (runs["byol"],),
         )
     yield Text(
-        "The two losses are of different kinds: BYOL's lies between 0 and 8, the other is a cross "
-        "entropy. The spread watches "
-        "for a collapse: the standard deviation of the normalised projections times the root of "
-        "their size, about 1 where they "
-        "point everywhere, 0 where all images have become one."
+        "The two losses are of different kinds: BYOL's lies between 0 and 8, the other is a "
+        "cross entropy. The spread watches for a collapse: the standard deviation of the "
+        "normalised projections times the root of their size, about 1 where they point "
+        "everywhere, 0 where all images have become one."
     )
     drawn = []
     for start, run in runs.items():
@@ -185,9 +182,8 @@ def probes(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
     if rows:
         caption = (
             f"kNN probe: office/val by the {knn.NEIGHBOURS} nearest features of office/train, "
-            "nothing trained on them. "
-            "The random backbone is the one that the pre-trainings of this seed began with: what "
-            "they have to be above."
+            "nothing trained on them. The random backbone is the one that the pre-trainings of "
+            "this seed began with: what they have to be above."
         )
         yield Table(
             caption,

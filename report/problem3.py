@@ -43,17 +43,13 @@ MAKE = {
     "C": "python3 -m p3.train --model C --recipe best --pretrained imagenet",
 }
 CAPTIONS = {
-    "A": "Model A. Dense layers fc6 and fc7 of VGG16 are convolutions; one transposed convolution "
-    "brings "
-    "the scores of the classes to the pixels.",
-    "B": "Model B. SE: with squeeze and excitation. Five branches side by side read the same map, "
-    "three of "
-    "them 3×3 convolutions of different dilation, one the map's mean: atrous spatial pyramid "
-    "pooling "
-    "(ASPP). They are concatenated.",
+    "A": "Model A. Dense layers fc6 and fc7 of VGG16 are convolutions; one transposed "
+    "convolution brings the scores of the classes to the pixels.",
+    "B": "Model B. SE: with squeeze and excitation. Five branches side by side read the same "
+    "map, three of them 3×3 convolutions of different dilation, one the map's mean: atrous "
+    "spatial pyramid pooling (ASPP). They are concatenated.",
     "C": "Model C. ASPP by separable convolutions (one of each channel alone, then one of 1×1). "
-    "Its result "
-    "is enlarged and joined with the backbone's features of stride 4.",
+    "Its result is enlarged and joined with the backbone's features of stride 4.",
 }
 
 
@@ -64,10 +60,8 @@ def section(site: Site) -> list[Block]:
         Heading("Problem 3: land cover in satellite images"),
         Text(
             "Each pixel of a 512×512 satellite image gets one of seven classes. The score is the "
-            "mean IoU of "
-            "the six classes but unknown, their pixels counted over all validation images "
-            "together. "
-            f"{models[0].upper()}{models[1:]}. {CHOICE}"
+            "mean IoU of the six classes but unknown, their pixels counted over all validation "
+            f"images together. {models[0].upper()}{models[1:]}. {CHOICE}"
         ),
         *(
             Gap(f"a run of model {model}, {name}.", MAKE[model])
@@ -117,11 +111,10 @@ def networks(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
     counted = site.measures.of("p3/networks", [], compute)
     yield Heading("The networks", 3)
     yield Text(
-        "Drawn from the models themselves: a forward pass of one 512×512 image gives every shape. "
-        "A box "
-        "says what it is and its output, as channels × height×width. At its right are its "
-        "parameters and "
-        "the multiply-adds of its convolutions. Orange: with dilated convolutions."
+        "Drawn from the models themselves: a forward pass of one 512×512 image gives every "
+        "shape. A box says what it is and its output, as channels × height×width. At its right "
+        "are its parameters and the multiply-adds of its convolutions. Orange: with dilated "
+        "convolutions."
     )
     yield Grid(
         *(
@@ -151,9 +144,7 @@ def networks(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
     rows.append(("least momentum of a BatchNorm", *momenta))
     caption = (
         "The networks for 7 classes. The momentum is a batch's share in the statistics that "
-        "evaluation "
-        "uses: with torchvision's for B, "
-        "", counted.value("published_momentum", 2), ", these lag far behind "
+        "evaluation uses: with torchvision's for B, ", counted.value("published_momentum", 2), ", these lag far behind "
         "the weights in a short training from scratch.",
     )  # fmt: skip
     yield Table(caption, ("", *NAMES), rows)
@@ -167,10 +158,9 @@ def networks(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
             rows.append((f"{model}, dilation {dilation}", *cells))
     yield Table(
         "How many of a dilated kernel's nine taps fall on the map and not on its padding, in the "
-        "mean over "
-        "the map, for an image and for a crop as in the training, where it has crops. At a value "
-        "of 1 only "
-        "the kernel's centre is left: the other eight see zeros and do not learn.",
+        "mean over the map, for an image and for a crop as in the training, where it has crops. "
+        "At a value of 1 only the kernel's centre is left: the other eight see zeros and do not "
+        "learn.",
         ("branch", f"{SIZE}×{SIZE}", "crop"),
         rows,
         tuple(runs[model] for model in runs if dilated[model]),

@@ -43,11 +43,9 @@ def masks(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
     if there:
         yield Text(
             "Validation images, their true masks, and the masks that the checkpoints of up to "
-            "three epochs give, in float32. "
-            "The last layer compares the first of these epochs with the last: which pixels became "
-            "right, which became wrong. "
-            "Scores are of the one image; accuracy is over the pixels that are not unknown in the "
-            "truth."
+            "three epochs give, in float32. The last layer compares the first of these epochs "
+            "with the last: which pixels became right, which became wrong. Scores are of the one "
+            "image; accuracy is over the pixels that are not unknown in the truth."
         )
     for model in sorted(runs, reverse=True):
         run, stages = runs[model], runs[model].stages()
@@ -241,10 +239,8 @@ def hardest(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
         else " (logged: "
     )
     yield Text(
-        f"The matrix is of {run.name}'s epoch {run.last['epoch']} over all "
-        "", measured.value("images", 0),
-        " validation images, in float32 as hw1_3.sh computes. Its mean IoU is "
-        "", measured.value("mean_iou"), bf16,
+        f"The matrix is of {run.name}'s epoch {run.last['epoch']} over all ", measured.value("images", 0),
+        " validation images, in float32 as hw1_3.sh computes. Its mean IoU is ", measured.value("mean_iou"), bf16,
         logged(run, run.last, "mean_iou"), ").",
     )  # fmt: skip
     caption = (
