@@ -12,6 +12,7 @@ import io
 import re
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -50,10 +51,8 @@ STYLE = {
     "legend.frameon": False,
     "legend.fontsize": 9,
 }
-PANEL = (
-    4.2,
-    3.0,
-)  # inches at 100 dots: narrower than a telephone's screen, so its text is not shrunk
+# Inches at 100 dots: narrower than a telephone's screen, so its text is not shrunk.
+PANEL = (4.2, 3.0)
 
 
 def panel(
@@ -95,9 +94,29 @@ def lines(
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     if len(series) > 1:
-        with matplotlib.rc_context(STYLE):
-            axes.legend()
+        legend(axes)
     return figure
+
+
+def label(
+    axes: Axes,
+    x: float,
+    y: float,
+    text: str,
+    *,
+    size: float = 8,
+    colour: str = MUTED,
+    ha: str = "center",
+    va: str = "center",
+) -> None:
+    """A word at (x, y) of a drawing; ``size`` in points, ``ha`` and ``va`` as matplotlib's."""
+    axes.text(x, y, text, fontsize=size, color=colour, ha=ha, va=va)
+
+
+def legend(owner: Axes | Figure, **where: Any) -> None:
+    """A legend in the one style; ``where``: what matplotlib's ``legend`` takes."""
+    with matplotlib.rc_context(STYLE):
+        owner.legend(**where)
 
 
 def box(
@@ -124,19 +143,9 @@ def box(
             )
         )
     middle, count = x + width / 2, 1 + bool(detail)
-    axes.text(
-        middle,
-        y + height * (0.5 if count == 1 else 0.66),
-        title,
-        ha="center",
-        va="center",
-        fontsize=9.5,
-        color=INK,
-    )
+    label(axes, middle, y + height * (0.5 if count == 1 else 0.66), title, size=9.5, colour=INK)
     if detail:
-        axes.text(
-            middle, y + height * 0.3, detail, ha="center", va="center", fontsize=8, color=MUTED
-        )
+        label(axes, middle, y + height * 0.3, detail)
 
 
 def arrow(

@@ -260,7 +260,7 @@ def drawing(found: list[Stage], *, shortcut: bool = False) -> Figure:
     right = (3.46, WIDTH - 0.06)
     top = height - 0.34
     for x, name in zip(right, ("params", "mult-adds"), strict=True):
-        axes.text(x, top + 0.12, name, ha="right", va="center", fontsize=8, color=charts.MUTED)
+        charts.label(axes, x, top + 0.12, name, ha="right")
     lower_edges: dict[int, tuple[float, float]] = {}  # of the boxes in the row above
     for row, high in zip(rows, heights, strict=True):
         step = (WIDTH - 2 * LEFT) / len(row)
@@ -284,14 +284,14 @@ def drawing(found: list[Stage], *, shortcut: bool = False) -> Figure:
                 charts.arrow(axes, end, (aim, top))
         lower_edges, top = edges, bottom - GAP
     whole = totals(found)
-    axes.text(LEFT, top + 0.02, "all together", va="center", fontsize=9, color=charts.INK)
+    charts.label(axes, LEFT, top + 0.02, "all together", size=9, colour=charts.INK, ha="left")
     _numbers(axes, right, top + 0.02, whole["parameters"], whole["multiply_adds"])
     if shortcut:
         (start, x), end = (height - 0.34 - HIGH - GAP / 2, LEFT + BOX + 0.1), top + GAP - 0.06
         middle = LEFT + BOX / 2
         axes.plot([middle, x, x], [start, start, end], color=charts.MUTED, linewidth=1.1)
         charts.arrow(axes, (x, end), (middle, end))
-        axes.text(x - 0.06, end - 0.1, "+ shortcut", ha="right", fontsize=8, color=charts.MUTED)
+        charts.label(axes, x - 0.06, end - 0.1, "+ shortcut", ha="right", va="baseline")
     return figure
 
 
@@ -317,7 +317,7 @@ def _numbers(
     axes: Axes, right: tuple[float, float], y: float, parameters: float, multiply_adds: float
 ) -> None:
     for x, count in zip(right, (parameters, multiply_adds), strict=True):
-        axes.text(x, y, short(count), ha="right", va="center", fontsize=9, color=charts.INK)
+        charts.label(axes, x, y, short(count), size=9, colour=charts.INK, ha="right")
 
 
 def _branch(
@@ -336,7 +336,7 @@ def _branch(
     lines += [(text, charts.INK) for text in numbers]
     for index, (text, colour) in enumerate(lines):
         place = y + high * (1 - (index + 0.6) / (len(lines) + 0.2))
-        axes.text(x + wide / 2, place, text, ha="center", va="center", fontsize=8, color=colour)
+        charts.label(axes, x + wide / 2, place, text, colour=colour)
 
 
 def _series(stage: Stage) -> int | None:

@@ -4,7 +4,6 @@ made.
 
 from __future__ import annotations
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -112,8 +111,7 @@ def scores_on(axes: Axes, runs: dict[str, RunLog]) -> None:
     axes.set_ylim(len(ROWS) - 0.5, -0.5)
     axes.set_xlabel("accuracy or mean IoU")
     axes.tick_params(axis="y", length=0, labelcolor=charts.INK, labelsize=8.5)
-    with matplotlib.rc_context(charts.STYLE):
-        axes.legend(ncols=3, loc="lower right", bbox_to_anchor=(1.0, 1.0))
+    charts.legend(axes, ncols=3, loc="lower right", bbox_to_anchor=(1.0, 1.0))
 
 
 def opening(site: Site) -> list[Block]:

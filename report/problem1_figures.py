@@ -132,24 +132,8 @@ def mistakes_drawing(
             (rows - k // columns) * room - side,
         )
         _show(axes, image, x, y, side)
-        axes.text(
-            x + side / 2,
-            y - 0.12,
-            titles[k],
-            ha="center",
-            va="center",
-            fontsize=9,
-            color=charts.INK,
-        )
-        axes.text(
-            x + side / 2,
-            y - 0.29,
-            details[k],
-            ha="center",
-            va="center",
-            fontsize=8,
-            color=charts.MUTED,
-        )
+        charts.label(axes, x + side / 2, y - 0.12, titles[k], size=9, colour=charts.INK)
+        charts.label(axes, x + side / 2, y - 0.29, details[k])
     return figure
 
 
@@ -168,26 +152,10 @@ def pairs_drawing(
         (first + 0.76, "such mistakes"),
         (second + 0.76, "rightly recognised"),
     ):
-        axes.text(
-            x,
-            len(pairs) * room + 0.2,
-            text,
-            ha="center",
-            va="center",
-            fontsize=8,
-            color=charts.MUTED,
-        )
+        charts.label(axes, x, len(pairs) * room + 0.2, text)
     for row, (true, taken) in enumerate(pairs):
         y = (len(pairs) - 1 - row) * room + 0.06
-        axes.text(
-            0.5,
-            y + side / 2,
-            f"{true} → {taken}",
-            ha="center",
-            va="center",
-            fontsize=10,
-            color=charts.INK,
-        )
+        charts.label(axes, 0.5, y + side / 2, f"{true} → {taken}", size=10, colour=charts.INK)
         for left, true_class in ((first, true), (second, taken)):
             such = np.flatnonzero((labels == true_class) & (made.predicted == taken))
             such = such[np.argsort(-made.confidence[such], kind="stable")][:3]

@@ -7,7 +7,6 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -94,7 +93,7 @@ def method(byol: BYOL) -> Figure:
     for name in ("backbone", "projector"):
         y = heights[name] + tall / 2
         charts.arrow(axes, (left + width, y), (right, y))
-        axes.text(2.0, y + 0.07, "EMA", ha="center", va="bottom", fontsize=8, color=charts.MUTED)
+        charts.label(axes, 2.0, y + 0.07, "EMA", va="bottom")
     online = left + width / 2
     charts.arrow(axes, (online, heights["projector"]), (online, heights["predictor"] + tall))
     charts.box(
@@ -109,9 +108,7 @@ def method(byol: BYOL) -> Figure:
     )
     target = right + width / 2
     axes.plot((target - 0.3, target + 0.3), (1.5, 1.5), color=charts.SERIES[TARGET], linewidth=2.2)
-    axes.text(
-        target - 0.38, 1.5, "stop-gradient", ha="right", va="center", fontsize=8, color=charts.MUTED
-    )
+    charts.label(axes, target - 0.38, 1.5, "stop-gradient", ha="right")
     charts.box(
         axes,
         0.35,
@@ -125,9 +122,7 @@ def method(byol: BYOL) -> Figure:
     charts.arrow(axes, (target, heights["projector"]), (target, 0.84))
     trained = f"online: {counts['trained'] / 1e6:.1f} M, by gradient"
     for middle, series, what in ((online, ONLINE, trained), (target, TARGET, "target: by EMA")):
-        axes.text(
-            middle, 0.16, what, ha="center", va="center", fontsize=8.5, color=charts.SERIES[series]
-        )
+        charts.label(axes, middle, 0.16, what, size=8.5, colour=charts.SERIES[series])
     return figure
 
 
@@ -153,14 +148,14 @@ def setting_curves(runs: dict[str, RunLog], name: str, label: str) -> Figure:
     axes.set_xlabel("epoch")
     axes.set_ylabel(label)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    with matplotlib.rc_context(charts.STYLE):
-        axes.legend(
-            ncols=len(runs),
-            loc="lower center",
-            bbox_to_anchor=(0.5, 1.0),
-            handlelength=1.2,
-            columnspacing=1.0,
-        )
+    charts.legend(
+        axes,
+        ncols=len(runs),
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.0),
+        handlelength=1.2,
+        columnspacing=1.0,
+    )
     return figure
 
 

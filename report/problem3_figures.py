@@ -5,7 +5,6 @@ classes.
 from __future__ import annotations
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -40,25 +39,11 @@ def matrix(shares: np.ndarray) -> Figure:
     figure, axes = charts.panel(4.2, 4.1, axes=False)
     left, cell, top = 0.92, 0.445, 3.2
     middles = [left + (column + 0.5) * cell for column in range(len(data.CLASSES))]
-    axes.text(
-        left - 0.08,
-        top + 0.08,
-        "true class",
-        fontsize=8,
-        color=charts.MUTED,
-        ha="right",
-        va="center",
-    )
+    charts.label(axes, left - 0.08, top + 0.08, "true class", ha="right")
     for row, (name, parts) in enumerate(zip(data.CLASSES, shares, strict=True)):
         bottom = top - (row + 1) * cell
-        axes.text(
-            left - 0.08,
-            bottom + cell / 2,
-            name,
-            ha="right",
-            va="center",
-            fontsize=9,
-            color=charts.INK,
+        charts.label(
+            axes, left - 0.08, bottom + cell / 2, name, size=9, colour=charts.INK, ha="right"
         )
         slanted = {"rotation": 60, "rotation_mode": "anchor", "ha": "left", "va": "bottom"}
         short = name if len(name) < 9 else f"{name[:6]}."
@@ -80,15 +65,7 @@ def matrix(shares: np.ndarray) -> Figure:
             )
             axes.add_patch(frame)
             text = f"{100 * part:.0f}" if part >= 0.005 else "·"
-            axes.text(
-                middles[column],
-                bottom + cell / 2,
-                text,
-                ha="center",
-                va="center",
-                fontsize=9,
-                color=charts.INK,
-            )
+            charts.label(axes, middles[column], bottom + cell / 2, text, size=9, colour=charts.INK)
     return figure
 
 
@@ -100,8 +77,7 @@ def class_curves(run: RunLog) -> Figure:
     )
     (axes,) = figure.axes
     axes.set_ylim(0, 1)
-    with rc_context(charts.STYLE):
-        if legend := axes.get_legend():
-            legend.remove()
-            figure.legend(loc="outside lower center", ncols=3)
+    if legend := axes.get_legend():
+        legend.remove()
+        charts.legend(figure, loc="outside lower center", ncols=3)
     return figure
