@@ -148,27 +148,20 @@ def box(
         label(axes, middle, y + height * 0.3, detail)
 
 
-def arrow(
-    axes: Axes,
-    start: tuple[float, float],
-    end: tuple[float, float],
-    *,
-    label: str = "",
-    bend: float = 0.0,
-) -> None:
-    """An arrow of a drawing; ``bend``: how far it bows, as a part of its length."""
-    style = {
-        "arrowstyle": "-|>",
-        "mutation_scale": 9,
-        "color": MUTED,
-        "linewidth": 1.1,
-        "shrinkA": 0,
-        "shrinkB": 0,
-    }
-    axes.add_patch(FancyArrowPatch(start, end, connectionstyle=f"arc3,rad={bend}", **style))
-    if label:
-        middle = ((start[0] + end[0]) / 2 + 0.06, (start[1] + end[1]) / 2)
-        axes.text(*middle, label, ha="left", va="center", fontsize=8, color=MUTED)
+def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """A straight arrow of a drawing."""
+    axes.add_patch(
+        FancyArrowPatch(
+            start,
+            end,
+            arrowstyle="-|>",
+            mutation_scale=9,
+            color=MUTED,
+            linewidth=1.1,
+            shrinkA=0,
+            shrinkB=0,
+        )
+    )
 
 
 def svg(figure: Figure) -> str:

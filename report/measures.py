@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import re
+import string
 import time
 import zipfile
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from report.page import Value
 from report.runs import RunLog, best_of, named
 from training.provenance import fingerprint
 
-Computed = tuple[dict[str, float], dict[str, np.ndarray]]
+Computed = dict[str, float | np.ndarray]  # numbers and arrays by name
 ROOT = Path(__file__).parents[1]
 CODE = {  # the code that makes a problem's measures: with another perplexity it is another picture
     problem: (
@@ -56,6 +57,15 @@ class Measured:
     def value(self, name: str, digits: int = 4) -> Value:
         number = self.numbers[name]
         return Value(f"{number:,.{digits}f}", number, f"measures.json#{self.key}/{name}")
+
+    def words(self, template: str) -> tuple[str | Value, ...]:
+        """``template`` with each ``{name:digits}`` replaced by that number."""
+        parts: list[str | Value] = []
+        for text, name, digits, _ in string.Formatter().parse(template):
+            parts.append(text)
+            if name is not None:
+                parts.append(self.value(name, int(digits or 4)))
+        return tuple(parts)
 
 
 class Measures:
@@ -91,8 +101,9 @@ class Measures:
                 return Measured(key, kept["numbers"], arrays)
             warn(f"{stored} is damaged or missing: {key} is measured anew")
         start = time.perf_counter()
-        numbers, arrays = compute()
-        numbers = {name: float(number) for name, number in numbers.items()}
+        computed = compute()
+        arrays = {name: one for name, one in computed.items() if np.ndim(one)}
+        numbers = {name: float(one) for name, one in computed.items() if name not in arrays}
         if arrays:
             packed = io.BytesIO()
             np.savez_compressed(packed, **arrays)

@@ -9,14 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torchvision.models import MobileNetV2
 
 from p1.model import FEATURES, build, mobilenet_v2
 from p1.recipes import RECIPES
 from prediction.tables import wilson
 from report import charts, network, recipes
-from report.measures import Site
+from report.measures import Computed, Site
 from report.original import SCORES
 from report.page import (
     Block,
@@ -90,7 +89,7 @@ def networks(site: Site, run: RunLog | None) -> Iterator[Block]:
     shape = (first.channels, first.height, first.width)
     inside = network.stages(lambda: mobilenet_v2(50).features[3], shape, merge=False)
 
-    def compute() -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    def compute() -> Computed:
         residuals = [stage for stage in stages if stage.what.startswith("inverted")]
         whole = network.totals(stages)
         return whole | {
@@ -99,30 +98,20 @@ def networks(site: Site, run: RunLog | None) -> Iterator[Block]:
             "features": FEATURES,
             "halvings": math.log2(whole["stride"]),
             "published halvings": math.log2(network.totals(published)["stride"]),
-        }, {}
+        }
 
     counted = site.measures.of("p1/network", [], compute)
     yield Heading("The networks", 3)
     yield Text(
-        "MobileNetV2 (Sandler et al. 2018) with 1.4 times its channels: ",
-        counted.value("blocks", 0),
-        " inverted residual blocks between two convolutions, the mean over all pixels, which "
-        "gives the ",
-        counted.value("features", 0),
-        " features, and a linear layer. The resolution is halved ",
-        counted.value("halvings", 0),
-        " times, as the images are small; in the network as published ",
-        counted.value("published halvings", 0),
-        " times. In all ",
-        counted.value("parameters", 0),
-        " parameters and ",
-        counted.value("multiply_adds", 0),
-        " multiply-adds an image. Model C's "
-        "EfficientNet-Lite (Tan & Le 2019, without squeeze and excitation) has ",
-        counted.value("C parameters", 0),
-        " and ",
-        counted.value("C multiply_adds", 0),
-        ".",
+        *counted.words(
+            "MobileNetV2 (Sandler et al. 2018) with 1.4 times its channels: {blocks:0} inverted "
+            "residual blocks between two convolutions, the mean over all pixels, which gives the "
+            "{features:0} features, and a linear layer. The resolution is halved {halvings:0} "
+            "times, as the images are small; in the network as published {published halvings:0} "
+            "times. In all {parameters:0} parameters and {multiply_adds:0} multiply-adds an image. "
+            "Model C's EfficientNet-Lite (Tan & Le 2019, without squeeze and excitation) has "
+            "{C parameters:0} and {C multiply_adds:0}."
+        )
     )
     yield Grid(
         Drawing(
@@ -211,13 +200,13 @@ def interval(site: Site, run: RunLog, images: Images | None) -> Parts | None:
         return None
     right = round(accuracy * count)
 
-    def compute() -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    def compute() -> Computed:
         low, high = wilson(right, count)
-        return {"right": right, "count": count, "low": low, "high": high}, {}
+        return {"right": right, "count": count, "low": low, "high": high}
 
     made_from = [run.folder / "log.jsonl", images.folder]
     measured = site.measures.of(f"{run.name}/interval", made_from, compute)
-    return (measured.value("low", 3), " to ", measured.value("high", 3))
+    return measured.words("{low:3} to {high:3}")
 
 
 def maker(site: Site, run: RunLog) -> RunLog | None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from p1 import data
 from report import problem1_figures as figures
 from report import projections as projected
-from report.measures import Measured, Site
+from report.measures import Computed, Measured, Site
 from report.page import (
     Block,
     Code,
@@ -79,7 +79,7 @@ def projections(site: Site, run: RunLog | None, images: Images | None) -> Iterat
 def measure(site: Site, run: RunLog, epoch: int, path: Path, images: Images) -> Measured:
     """Both projections of the features at ``path``, and what can be measured of them."""
 
-    def compute() -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    def compute() -> Computed:
         features = figures.features(path, images.tensor, site.device)
         by = {
             "pca": projected.pca(features, images.labels),
@@ -91,7 +91,7 @@ def measure(site: Site, run: RunLog, epoch: int, path: Path, images: Images) -> 
             for what, number in one.numbers.items()
         }
         numbers["features neighbours"] = projected.neighbour_accuracy(features, images.labels)
-        return numbers, {name: one.xy for name, one in by.items()}
+        return numbers | {name: one.xy for name, one in by.items()}
 
     made_from = [path, images.folder]
     return site.measures.of(f"{run.name}/epoch_{epoch:04d}/projections", made_from, compute)
@@ -103,36 +103,26 @@ def pictures(run: RunLog, measured: dict[int, Measured], images: Images) -> Iter
         "The input of the last layer for every validation image, at the first, a middle and the "
         "last kept epoch of ",
         Code(run.name),
-        ", in two dimensions: by PCA, which is linear, and by t-SNE (perplexity ",
-        first.value("tsne perplexity", 0),
-        ", seed ",
-        first.value("tsne seed", 0),
-        ", started from PCA's picture). Every class has the same colour throughout. Pointed at, "
-        "a point shows its image. The table below says what the figures under the pictures mean.",
+        *first.words(
+            ", in two dimensions: by PCA, which is linear, and by t-SNE (perplexity "
+            "{tsne perplexity:0}, seed {tsne seed:0}, started from PCA's picture). Every class has "
+            "the same colour throughout. Pointed at, a point shows its image. The table below says "
+            "what the figures under the pictures mean."
+        ),
     )
     sprite, colours = Sprite(images.pixels), projected.palette(len(data.CLASSES))
     classes = tuple(f"class {name}" for name in data.CLASSES)
     for epoch, one in measured.items():
-        captions: dict[str, Parts] = {
+        captions = {
             "pca": (
-                f"PCA, epoch {epoch}: explains ",
-                one.value("pca explained 1", 3),
-                " and ",
-                one.value("pca explained 2", 3),
-                " of the variance; neighbours ",
-                one.value("pca neighbours", 3),
-                "; silhouette ",
-                one.value("pca silhouette", 3),
-                ".",
+                f"PCA, epoch {epoch}",
+                ": explains {pca explained 1:3} and {pca explained 2:3} of the variance; "
+                "neighbours {pca neighbours:3}; silhouette {pca silhouette:3}.",
             ),
             "tsne": (
-                f"t-SNE, epoch {epoch}: divergence ",
-                one.value("tsne divergence", 3),
-                "; neighbours ",
-                one.value("tsne neighbours", 3),
-                "; silhouette ",
-                one.value("tsne silhouette", 3),
-                ".",
+                f"t-SNE, epoch {epoch}",
+                ": divergence {tsne divergence:3}; neighbours {tsne neighbours:3}; "
+                "silhouette {tsne silhouette:3}.",
             ),
         }
         yield Grid(
@@ -143,11 +133,11 @@ def pictures(run: RunLog, measured: dict[int, Measured], images: Images) -> Iter
                     classes=classes,
                     colours=colours,
                     sprite=sprite,
-                    caption=caption,
+                    caption=(title, *one.words(template)),
                     alt=f"Scatter of the validation images by {name}, epoch {epoch}",
                     runs=(run,),
                 )
-                for name, caption in captions.items()
+                for name, (title, template) in captions.items()
             )
         )
 
@@ -162,8 +152,7 @@ def separation(
         [],
         lambda: (
             projected.finding(by["pca"], by["tsne"], by["features"], len(images.labels))
-            | {"nearest": projected.NEIGHBOURS},
-            {},
+            | {"nearest": projected.NEIGHBOURS}
         ),
     )
     lines = {line["epoch"]: line for line in run.history}
@@ -176,32 +165,23 @@ def separation(
         for epoch, one in measured.items()
     ]
     yield Table(
-        (
+        found.words(
             "How separated the classes are, by their neighbours: the share of images whose label "
-            "is the most frequent one among the ",
-            found.value("nearest", 0),
-            " nearest other images, by Euclidean distance, in all features and in a picture. The "
-            "silhouette, under the pictures, is 1 for classes far apart and below 0 for mixed "
-            "ones.",
+            "is the most frequent one among the {nearest:0} nearest other images, by Euclidean "
+            "distance, in all features and in a picture. The silhouette, under the pictures, is 1 "
+            "for classes far apart and below 0 for mixed ones."
         ),
         ("epoch", "accuracy", *names.values()),
         rows,
         (run,),
     )
     yield Text(
-        "By the neighbours, PCA's picture has less than half of what all features have at ",
-        found.value("little", 0),
-        " of ",
-        found.value("stages", 0),
-        " stages. t-SNE's picture gains more than chance in ",
-        found.value("rises", 0),
-        " of ",
-        found.value("steps", 0),
-        " steps from stage to stage, and is ahead of PCA's by more than chance at ",
-        found.value("ahead", 0),
-        " of ",
-        found.value("stages", 0),
-        " stages (95 % intervals that do not overlap). ",
+        *found.words(
+            "By the neighbours, PCA's picture has less than half of what all features have at "
+            "{little:0} of {stages:0} stages. t-SNE's picture gains more than chance in {rises:0} "
+            "of {steps:0} steps from stage to stage, and is ahead of PCA's by more than chance at "
+            "{ahead:0} of {stages:0} stages (95 % intervals that do not overlap). "
+        ),
         verdict(found.numbers),
     )
 
@@ -238,13 +218,8 @@ def mistakes(site: Site, run: RunLog | None, images: Images | None) -> Iterator[
         Code("last.pt"),
         " in float32 by the steps of ",
         Code("hw1_1.sh"),
-        ": accuracy ",
-        measured.value("accuracy"),
-        ", ",
-        measured.value("right", 0),
-        " of ",
-        measured.value("count", 0),
-        " right. Logged in the training, in its number format: ",
+        *measured.words(": accuracy {accuracy}, {right:0} of {count:0} right. "),
+        "Logged in the training, in its number format: ",
         logged(run, run.last, "accuracy"),
         ".",
     )
@@ -307,7 +282,7 @@ def mistakes(site: Site, run: RunLog | None, images: Images | None) -> Iterator[
 
 
 def predicted(site: Site, run: RunLog, path: Path, images: Images) -> Measured:
-    def compute() -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    def compute() -> Computed:
         made = figures.predictions(path, images.tensor, site.device)
         right = made.predicted == images.labels
         matrix = figures.confusion(images.labels, made.predicted, len(data.CLASSES))
@@ -316,12 +291,8 @@ def predicted(site: Site, run: RunLog, path: Path, images: Images) -> Measured:
         }
         worst = figures.worst_mistakes(images.labels, made, WORST)
         confidences = {f"confidence {images.paths[k].name}": made.confidence[k] for k in worst}
-        numbers = (
-            {"accuracy": right.mean(), "right": right.sum(), "count": len(right)}
-            | pairs
-            | confidences
-        )
-        return numbers, dataclasses.asdict(made)
+        numbers = {"accuracy": right.mean(), "right": right.sum(), "count": len(right)}
+        return numbers | pairs | confidences | dataclasses.asdict(made)
 
     made_from = [path, images.folder]
     return site.measures.of(

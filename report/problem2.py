@@ -14,7 +14,7 @@ from p2.recipes import PRETRAIN, SUPERVISED
 from p2.settings import SETTINGS
 from prediction.tables import paired_bootstrap
 from report import problem2_figures as figures
-from report.measures import Measured, Site
+from report.measures import Computed, Measured, Site
 from report.original import SCORES
 from report.page import (
     Block,
@@ -160,14 +160,14 @@ def answered(site: Site, run: RunLog) -> Measured:
     """The labels that the run's last.pt gives office/val, beside the true ones."""
     folder = office(site)
 
-    def compute() -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    def compute() -> Computed:
         labels, truth = figures.answers(last(run), folder, site.device)
         numbers = {
             "accuracy": np.mean(labels == truth),
             "right": np.sum(labels == truth),
             "images": len(truth),
         }
-        return numbers, {"labels": labels, "truth": truth}
+        return numbers | {"labels": labels, "truth": truth}
 
     return site.measures.of(
         f"{name_of(run)}/answers", [last(run), folder / "val.csv", folder / "val"], compute
@@ -219,14 +219,15 @@ def differences(
         original = f"{100 * originals(first, second):+.1f}"
         ends = (*signed(one, "low"), " to ", *signed(one, "high"))
         rows.append((f"{first} - {second}: {what}", signed(one, "points"), ends, finding, original))
-    count = next(iter(measured.values())).value("images", 0)
     yield Text(
-        "Points of accuracy, by which the first setting is above the second on the same ", count, " images (office/val), in float32. The interval is a paired bootstrap: 10,000 "
-                   "resamples of the images, seed 0. A difference is called clear if its "
-                   "interval does not hold 0, and not otherwise. The interval is about which "
-                   "images were drawn; each setting was trained once, so how much another seed "
-                   "would move it is not in it."
-    )  # fmt: skip
+        *next(iter(measured.values())).words(
+            "Points of accuracy, by which the first setting is above the second on the same "
+            "{images:0} images (office/val), in float32. The interval is a paired bootstrap: "
+            "10,000 resamples of the images, seed 0. A difference is called clear if its interval "
+            "does not hold 0, and not otherwise. The interval is about which images were drawn; "
+            "each setting was trained once, so how much another seed would move it is not in it."
+        )
+    )
     known = figures.digests(office(site))
     if any(run.metadata["data"]["val"] not in known for run in used):
         yield Text(
@@ -268,11 +269,9 @@ def difference(
     """``points``, ``low`` and ``high`` of a difference, times 100."""
     folder = office(site)
 
-    def compute() -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    def compute() -> Computed:
         ends = paired_bootstrap(is_right(measured[first]), is_right(measured[second]))
-        return {
-            name: 100 * end for name, end in zip(("points", "low", "high"), ends, strict=True)
-        }, {}
+        return {name: 100 * end for name, end in zip(("points", "low", "high"), ends, strict=True)}
 
     made_from = [last(done[first]), last(done[second]), folder / "val.csv", folder / "val"]
     return site.measures.of(
@@ -354,7 +353,7 @@ def together(site: Site, done: dict[str, RunLog], measured: dict[str, Measured])
     right = np.stack([is_right(answer) for answer in measured.values()])
     classes = sorted(set(truth.tolist()), key=natural)
 
-    def compute() -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    def compute() -> Computed:
         numbers = {f"right_in_{k}": np.sum(right.sum(0) == k) for k in range(len(names) + 1)}
         for k, label in enumerate(classes):
             chosen = truth == label
@@ -362,7 +361,7 @@ def together(site: Site, done: dict[str, RunLog], measured: dict[str, Measured])
                 f"class_{k}_of_{name}": right[row, chosen].sum() for row, name in enumerate(names)
             }
             numbers[f"class_{k}"] = chosen.sum()
-        return numbers, {}
+        return numbers
 
     made_from = [*(last(done[name]) for name in names), folder / "val.csv", folder / "val"]
     counted = site.measures.of(f"p2/{''.join(names)}/together", made_from, compute)

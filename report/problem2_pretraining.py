@@ -9,13 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from p2 import data, knn
 from prediction.tables import read_rows, wilson
 from report import charts, recipes
 from report import problem2_figures as figures
-from report.measures import Measured, Site
+from report.measures import Computed, Measured, Site
 from report.page import Block, Drawing, Gap, Grid, Heading, Parts, Table, Text, logged, unfinished
 from report.runs import RunLog
 
@@ -34,7 +32,7 @@ LOGGED = {  # what the logs of the pre-trainings have, besides the probe
 
 def method(site: Site) -> Iterator[Block]:
     networks = figures.networks()
-    sizes = site.measures.of("p2/byol/parameters", [], lambda: (figures.parameters(networks), {}))
+    sizes = site.measures.of("p2/byol/parameters", [], lambda: figures.parameters(networks))
     yield Heading("BYOL, the method", 3)
     caption = (
         "The online network learns to predict, from one view, what the target network makes "
@@ -135,10 +133,10 @@ def probes(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
     loaded: list[knn.Probe] = []
 
     def measure(key: str, run: RunLog, path: Path | None) -> Measured:
-        def compute() -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        def compute() -> Computed:
             if not loaded:  # once for all backbones, and only if one is not measured yet
                 loaded.append(knn.load(folder))
-            return figures.probed(run, path, loaded[0], site.device), {}
+            return figures.probed(run, path, loaded[0], site.device)
 
         return site.measures.of(key, [*tables, *([path] if path else [])], compute)
 
@@ -209,11 +207,11 @@ def interval(site: Site, run: RunLog, line: dict[str, Any], name: str) -> Parts:
         [run.folder / "log.jsonl", folder / "val.csv"],
     )
     ends = dict(zip(("low", "high"), wilson(round(right), count), strict=True))
-    return between(site.measures.of(key, files, lambda: (ends, {})))
+    return between(site.measures.of(key, files, lambda: ends))
 
 
-def between(measured: Measured, digits: int = 3) -> Parts:
-    return measured.value("low", digits), " to ", measured.value("high", digits)
+def between(measured: Measured) -> Parts:
+    return measured.words("{low:3} to {high:3}")
 
 
 def office(site: Site) -> Path | None:

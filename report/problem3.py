@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from torch import nn
 from torchvision.models.segmentation import deeplabv3_mobilenet_v3_large
@@ -13,7 +12,7 @@ from p3 import data
 from p3.model import OF_MODEL, build
 from report import charts, network, recipes
 from report import problem3_figures as figures
-from report.measures import Site
+from report.measures import Computed, Site
 from report.original import SCORES
 from report.page import (
     Block,
@@ -95,7 +94,7 @@ def networks(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
         for model, found in stages.items()
     }
 
-    def compute() -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    def compute() -> Computed:
         numbers: dict[str, float] = {"published_momentum": momentum(published)}
         for model, found in stages.items():
             numbers |= {f"{model}_{name}": number for name, number in network.totals(found).items()}
@@ -106,7 +105,7 @@ def networks(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
                 for size in {SIZE, crops.get(model, SIZE)}:
                     taps = on_the_map(dilation, side * size // SIZE)
                     numbers[f"{model}_dilation_{dilation}_taps_of_{size}"] = taps
-        return numbers, {}
+        return numbers
 
     counted = site.measures.of("p3/networks", [], compute)
     yield Heading("The networks", 3)
@@ -142,11 +141,11 @@ def networks(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
         )
     ]
     rows.append(("least momentum of a BatchNorm", *momenta))
-    caption = (
+    caption = counted.words(
         "The networks for 7 classes. The momentum is a batch's share in the statistics that "
-        "evaluation uses: with torchvision's for B, ", counted.value("published_momentum", 2), ", these lag far behind "
-        "the weights in a short training from scratch.",
-    )  # fmt: skip
+        "evaluation uses: with torchvision's for B, {published_momentum:2}, these lag far behind "
+        "the weights in a short training from scratch."
+    )
     yield Table(caption, ("", *NAMES), rows)
     rows = []
     for model, branches in dilated.items():

@@ -15,7 +15,7 @@ from p3 import data, inference
 from prediction.predictor import Predictor
 from report import problem3_figures as figures
 from report import problem3_predictions as predictions
-from report.measures import Measured, Site
+from report.measures import Computed, Measured, Site
 from report.original import MASK_STAGES
 from report.page import Block, Drawing, Gap, Grid, Heading, Layers, Part, Parts, Table, Text, logged
 from report.runs import RunLog
@@ -120,10 +120,10 @@ def masked(
 ) -> Measured:
     """The mask that a checkpoint gives an image, and its scores."""
 
-    def compute() -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    def compute() -> Computed:
         image, truth = predictions.read_pair(path)
         mask = predictions.mask(predict(), image)
-        return predictions.scores(truth, mask), {"mask": mask}
+        return predictions.scores(truth, mask) | {"mask": mask}
 
     return site.measures.of(name, [file, path, path.with_name(data.mask_name(path.name))], compute)
 
@@ -139,14 +139,13 @@ def changed(
     """The share of an image's pixels of each of ``predictions.CHANGES``, and the map of them."""
     first, last = min(stages), max(stages)
 
-    def compute() -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    def compute() -> Computed:
         _, truth = predictions.read_pair(path)
         which = predictions.changes(
             truth, found[name, first].arrays["mask"], found[name, last].arrays["mask"]
         )
-        return {
-            key(kind): np.mean(which == index) for index, kind in enumerate(predictions.CHANGES)
-        }, {"changes": which}
+        shares = {key(kind): np.mean(which == k) for k, kind in enumerate(predictions.CHANGES)}
+        return shares | {"changes": which}
 
     files = [stages[first], stages[last], path, path.with_name(data.mask_name(path.name))]
     return site.measures.of(
@@ -211,7 +210,7 @@ def hardest(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
             yield Gap(f"{what}: there is no folder {folder}.", FETCH)
         return
 
-    def compute() -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    def compute() -> Computed:
         counts = predictions.confusion(inference.predictor(file, site.device)[0], folder)
         mean, ious = data.mean_iou(counts)
         numbers = {"mean_iou": mean, "images": len(data.list_images(folder))}
@@ -227,22 +226,27 @@ def hardest(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
             for name, iou in zip(data.CLASSES, ious, strict=False)
             if not math.isnan(iou)
         }
-        return numbers, {"counts": counts}
+        return numbers | {"counts": counts}
 
     measured = site.measures.of(
         f"{run.name}/epoch_{run.last['epoch']:04d}/confusion", [file, folder], compute
     )
     yield Text(*said, *taken_for(hard, measured))
     bf16 = (
-        " (logged in training, where the machine may have computed in bfloat16: "
+        "logged in training, where the machine may have computed in bfloat16"
         if run.metadata["recipe"]["bf16"]
-        else " (logged: "
+        else "logged"
     )
     yield Text(
-        f"The matrix is of {run.name}'s epoch {run.last['epoch']} over all ", measured.value("images", 0),
-        " validation images, in float32 as hw1_3.sh computes. Its mean IoU is ", measured.value("mean_iou"), bf16,
-        logged(run, run.last, "mean_iou"), ").",
-    )  # fmt: skip
+        f"The matrix is of {run.name}'s epoch {run.last['epoch']}",
+        *measured.words(
+            " over all {images:0} validation images, in float32 as hw1_3.sh computes. Its mean IoU "
+            "is {mean_iou} "
+        ),
+        f"({bf16}: ",
+        logged(run, run.last, "mean_iou"),
+        ").",
+    )
     caption = (
         "Per cent of each true class's pixels (a row) by the class predicted. A dot: less "
         "than half a per cent."

@@ -108,7 +108,7 @@ def made(site: Site, run: RunLog, start: Parts) -> dict[str, Parts]:
     recipe = run.metadata["recipe"]
     minutes = {"minutes": sum(line.get("seconds", 0) for line in run.history) / 60}
     log = [run.folder / "log.jsonl"]
-    timed = site.measures.of(f"{run.name}/minutes", log, lambda: (minutes, {}))
+    timed = site.measures.of(f"{run.name}/minutes", log, lambda: minutes)
     return {
         "run": Code(run.name),
         "recipe": str(recipe.get("name", "-")),

@@ -19,7 +19,7 @@ def measured(out, made_from, numbers=None):
 
     def compute():
         calls.append(1)
-        return numbers or {"mean": 0.5}, {"mask": np.arange(6)}
+        return (numbers or {"mean": 0.5}) | {"mask": np.arange(6)}
 
     one = Measures(out).of(KEY, made_from, compute)
     assert one.numbers == {"mean": 0.5} and one.arrays["mask"].tolist() == list(range(6))
