@@ -4,6 +4,7 @@ import fcntl
 import io
 import os
 import pty
+import select
 import struct
 import sys
 import termios
@@ -70,7 +71,9 @@ def test_a_terminal_that_does_not_tell_its_size_shows_a_bar_too(monkeypatch, siz
         bar = progress.Bar("epoch 1 of 2", 4, "images")
         bar.update(4, "loss 1.5")
         bar._tqdm.refresh()
-        shown = os.read(reader, 4096).decode()
+        shown = ""
+        while "loss 1.5" not in shown and select.select([reader], [], [], 5)[0]:
+            shown += os.read(reader, 4096).decode()  # what was written may come in parts
         assert "epoch 1 of 2: " in shown and "4/4" in shown and "loss 1.5" in shown
         bar.close()
     os.close(reader)
