@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -58,7 +59,19 @@ def entry(main: Callable[[], int | None]) -> None:
     """``core.cli.entry`` for a training program; under torchrun, in the group of its processes."""
     main = functools.partial(_in_memory, main)
     several = {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= os.environ.keys()
-    cli.entry(functools.partial(_in_the_group, main) if several else main)
+    if not several:
+        return cli.entry(main)
+    status = 0
+    try:
+        cli.entry(functools.partial(_in_the_group, main))
+    except SystemExit as end:
+        status = int(end.code or 0)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    # Without C++'s own end: some ended there by SIGABRT, "terminate called without an active
+    # exception", as a thread of torch's was still alive. torchrun would start all of them again.
+    os._exit(status)
 
 
 def _in_memory(main: Callable[[], int | None]) -> int | None:

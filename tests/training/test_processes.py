@@ -518,7 +518,7 @@ def test_a_run_goes_on_from_one_process_to_two_and_back_after_a_signal_and_a_kil
 
     start = time.monotonic()
     statuses, out, err = launch("train", folder, "is killed")
-    assert statuses == [75, -signal.SIGKILL] and time.monotonic() - start < 60
+    assert statuses == [75, -signal.SIGKILL] and time.monotonic() - start < 60, err
     began, resumed, epoch_1 = out.splitlines()
     assert resumed == f"resumed {folder} at epoch 1, step 3" and epoch_1.startswith(
         "epoch 1  steps 3  loss "
@@ -531,7 +531,7 @@ def test_a_run_goes_on_from_one_process_to_two_and_back_after_a_signal_and_a_kil
     assert state(folder)["total_steps"] == 4
 
     statuses, out, err = launch("train", folder, "gets a signal")
-    assert statuses == [0, 0], "torchrun would start anew what ends otherwise"
+    assert statuses == [0, 0], f"torchrun would start anew what ends otherwise: {err}"
     began, resumed, stopped = out.splitlines()
     assert resumed == f"resumed {folder} at epoch 2, step 2" and err == "warning: train\n"
     assert stopped == "stopped by SIGTERM after step 2 of epoch 2; the same command goes on"
