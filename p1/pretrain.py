@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 
-from core.cli import InputError
 from core.files import natural
 from core.randomness import seed_of
 from p1 import data
@@ -46,8 +45,6 @@ def main() -> None:
     classes = tuple(sorted(set(names), key=natural))
     labels = torch.tensor([classes.index(name) for name in names])
     held = loop.held_out(labels, args.seed, HOLD_OUT)
-    if not held.any():
-        raise InputError(f"{table} names no label twice; of two images, one is to measure on")
     kept_paths = [path for path, out in zip(paths, held, strict=True) if not out]
     held_paths = [path for path, out in zip(paths, held, strict=True) if out]
     images = cache.load(kept_paths, data.decode, f"{data.KIND}-kept", args.data_memory)

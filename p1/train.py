@@ -50,9 +50,7 @@ def main() -> None:
 
     images, labels, _ = data.load(args.data / "train_50", args.data_memory)
     if args.tune:
-        held = loop.held_out(labels, args.seed)
-        val_images, val_labels = images[held], labels[held]
-        images, labels = images[~held], labels[~held]
+        (images, labels), (val_images, val_labels) = loop.split_for_tune(images, labels, args.seed)
     else:
         val_images, val_labels, _ = data.load(args.data / "val_50", args.data_memory)
     if args.preview:

@@ -46,9 +46,7 @@ def main() -> None:
     )
     val_images, val_labels = images[:0], labels[:0]
     if args.tune:
-        held = loop.held_out(labels, args.seed)
-        val_images, val_labels = images[held], labels[held]
-        images, labels = images[~held], labels[~held]
+        (images, labels), (val_images, val_labels) = loop.split_for_tune(images, labels, args.seed)
     if args.preview:
         show(args, recipe, images, labels, classes)
     digests = {"train": digest(images, labels), "labels": digest(table)}

@@ -161,9 +161,7 @@ def train(setting: Setting, args: argparse.Namespace, recipe: TransferRecipe) ->
     )
     tables = [office / "train.csv"]
     if args.tune:
-        held = loop.held_out(labels, args.seed)
-        val_images, val_labels = images[held], labels[held]
-        images, labels = images[~held], labels[~held]
+        (images, labels), (val_images, val_labels) = loop.split_for_tune(images, labels, args.seed)
     else:
         tables.append(office / "val.csv")
         val_images, val_labels, _, _ = data.load_labelled(

@@ -45,8 +45,8 @@ def main() -> None:
 
     pairs, _ = data.load(args.data / "train", args.data_memory)
     if args.tune:
-        held = loop.held_out(torch.zeros(len(pairs)).long(), args.seed)
-        val_pairs, pairs = pairs[held], pairs[~held]
+        no_classes = torch.zeros(len(pairs)).long()
+        (pairs, _), (val_pairs, _) = loop.split_for_tune(pairs, no_classes, args.seed)
     else:
         val_pairs, _ = data.load(args.data / "validation", args.data_memory)
     if recipe.crop > min(pairs.shape[2:]):

@@ -87,7 +87,7 @@ def command_line(description: str | None, *, data: str, run: str) -> cli.Parser:
 
 
 def tune_flag(parser: argparse.ArgumentParser) -> None:
-    """Add ``--tune``, for the loops that can do without the validation split, see ``held_out``."""
+    """Add ``--tune``, for loops that can do without validation images: ``loop.split_for_tune``."""
     parser.add_argument(
         "--tune",
         action="store_true",

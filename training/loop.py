@@ -125,5 +125,18 @@ def held_out(labels: Tensor, seed: int, share: int = 10) -> Tensor:
         drawn = torch.randperm(len(members), generator=generator(seed, "hold-out", label))
         held[members[drawn[:count]]] = True
     if not held.any():
-        raise InputError("--tune holds images out, but no class has two images; leave --tune out")
+        raise InputError(
+            "no class has two images, one to train on and one to measure on; add images"
+        )
     return held
+
+
+def split_for_tune(
+    images: Tensor, labels: Tensor, seed: int
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """What ``--tune`` trains on and what it measures on: images (N, ...) and labels (N,) of each.
+
+    ``labels``: as ``held_out`` takes them. Raises InputError as it does.
+    """
+    held = held_out(labels, seed)
+    return (images[~held], labels[~held]), (images[held], labels[held])
