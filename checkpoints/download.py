@@ -61,6 +61,7 @@ class Wanted:
     sha256: str
     url: str
     drive_id: str
+    licence: str = ""
 
     @property
     def source(self) -> str:
@@ -169,6 +170,7 @@ def _wanted(fields: dict[str, Any], limit: int) -> Wanted:
         known["sha256"] or known["sha256_prefix"],
         known["url"],
         known["drive_id"],
+        str(fields.get("licence") or ""),
     )
 
 

@@ -7,7 +7,6 @@ it, and for each file of weights or data in the manifest.
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,9 +56,8 @@ def of_files(manifest: Path) -> Iterator[str]:
     Raises InputError if it is missing or broken.
     """
     for what, folder in FOLDERS.items():
-        read_manifest(manifest, what)  # raises if it cannot be used
-        for one in json.loads(manifest.read_text())[what]:
-            yield f"{folder}/{one['name']}: {one.get('licence') or UNKNOWN}"
+        for one in read_manifest(manifest, what):
+            yield f"{folder}/{one.name}: {one.licence or UNKNOWN}"
 
 
 if __name__ == "__main__":

@@ -7,13 +7,13 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import functools
-import hashlib
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 from core.cli import InputError
+from training import provenance
 from training.run import best_line, is_over
 
 WATCHED = {"mean_iou": max, "accuracy": max, "loss": min}  # what a run is judged by, and which way
@@ -128,7 +128,7 @@ class RunLog:
 def sha256(path: Path) -> str:
     """The digest of a file in hexadecimal digits; "" where there is none that can be read."""
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return provenance.sha256(path)
     except OSError:
         return ""
 

@@ -150,11 +150,12 @@ def digest(*parts: Tensor | Path) -> str:
 
 def initial_weights(name: str | None, file: Path | None) -> dict[str, str | None]:
     """Notes for a run: ``--pretrained``'s ``name`` and the sha256 of the ``file`` that it means."""
-    content = file.read_bytes() if file else None
-    return {
-        "pretrained": str(name),
-        "pretrained_sha256": None if content is None else hashlib.sha256(content).hexdigest(),
-    }
+    return {"pretrained": str(name), "pretrained_sha256": sha256(file) if file else None}
+
+
+def sha256(path: Path) -> str:
+    """The digest of a file in hexadecimal digits, as manifests and publishers give it."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def fingerprint(paths: list[Path]) -> str:
