@@ -243,7 +243,7 @@ def growing(found: dict) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     for problem, uses in found.items():
-        for before, use in zip([uses[0], *uses], uses, strict=False):
+        for before, use in zip([uses[0], *uses[:-1]], uses, strict=True):
             more = use["images"] - before["images"]
             each = f"{1000 * (use['cpu'] - before['cpu']) / more:.1f}" if more else "-"
             cells = (problem, f"{use['images']:,}", f"{use['wall']:.1f}", f"{use['cpu']:.1f}", each)

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from core import checkpoint
-from core.augment import logits as logits
+from core.augment import logits as logits  # every problem's model has it
 from core.cli import InputError
 from core.efficientnet_lite import EfficientNetLite, imagenet_file, load_imagenet
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from core import checkpoint
-from core.augment import logits as logits
+from core.augment import logits as logits  # every problem's model has it
 from core.cli import InputError
 from p2.data import SIZE
 from p2.recipes import PretrainRecipe, TransferRecipe

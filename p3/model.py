@@ -25,9 +25,9 @@ class FCN32s(nn.Module):
 
     VGG16's two hidden dense layers become convolutions (fc6 7x7, fc7 1x1), a 1x1 convolution scores
     the classes, and one transposed convolution of stride 32, which starts as bilinear
-    interpolation, brings the scores to the pixels. NOTE: the authors keep that transposed
-    convolution fixed, and their dropout drops single values; here it is trained, and whole channels
-    are dropped.
+    interpolation, brings the scores to the pixels.
+    NOTE: the authors keep that transposed convolution fixed, and their dropout drops single values;
+    here it is trained, and whole channels are dropped.
     """
 
     def __init__(self, classes: int = CLASSES) -> None:
@@ -131,9 +131,9 @@ class DeepLabv3Plus(nn.Module):
     """Chen et al. 2018, "Encoder-Decoder with Atrous Separable Convolution", on EfficientNet-Lite.
 
     Section 3.1: atrous spatial pyramid pooling at stride 16 by separable convolutions, then a
-    decoder that joins it with the backbone's features of stride 4. NOTE: 192 channels instead of
-    256, 64 instead of 48 of the skip (together 256, which oneDNN is fast at), and the decoder's
-    convolutions are separable too.
+    decoder that joins it with the backbone's features of stride 4.
+    NOTE: 192 channels instead of 256, 64 instead of 48 of the skip (together 256, which oneDNN is
+    fast at), and the decoder's convolutions are separable too.
     """
 
     WIDTH, SKIP, DILATIONS = 192, 64, (6, 12, 18)
@@ -200,9 +200,9 @@ def build(architecture: str, classes: int = CLASSES, drop_path: float = 0.0) -> 
 
 
 def pretrained_file(network: nn.Module, name: str | None) -> Path | None:
-    """The file that ``--pretrained NAME`` means; ``imagenet`` is an installed package's. None:
-    none.
+    """The file that ``--pretrained NAME`` means, or None without that flag.
 
+    ``imagenet`` is the file of an installed package.
     Raises InputError if ``network`` has no EfficientNet-Lite or the package is not there.
     """
     if name != "imagenet":
