@@ -90,6 +90,17 @@ BEST_A = dataclasses.replace(
     BEST_B, model="A", epochs=30, lr=1e-4, crop_area=(0.15, 0.6), test_scales=(0.75, 1.0)
 )
 
+# A second cosine, with more weight on the measure itself. C begins where best ends, B where hour
+# ends: both are named by --pretrained.
+LONG_C = dataclasses.replace(
+    BEST_C, name="long", source="after best: --pretrained runs/p3_C_best/last.pt", epochs=16,
+    lr=8e-4, average=0.997, jaccard=1.0,
+)  # fmt: skip
+LONG_B = dataclasses.replace(
+    BEST_B, name="long", source="after hour: --pretrained runs/p3_B_hour/last.pt", epochs=24,
+    average=0.997, jaccard=1.0,
+)  # fmt: skip
+
 DEMO_B = dataclasses.replace(
     HOUR_B, name="demo", source="for the drawn data of demo.sh: a minute or two", epochs=10,
     batch_size=8, average=0.9,
@@ -104,4 +115,5 @@ RECIPES = {
     "hour": {"A": HOUR_A, "B": HOUR_B},
     "demo": {"A": DEMO_A, "B": DEMO_B, "C": DEMO_C},
     "best": {"A": BEST_A, "B": BEST_B, "C": BEST_C},
+    "long": {"B": LONG_B, "C": LONG_C},
 }
