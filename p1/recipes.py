@@ -59,15 +59,11 @@ ORIGINAL_A = Recipe(
 )  # fmt: skip
 
 ORIGINAL_B = dataclasses.replace(
-    ORIGINAL_A,
-    model="B",
-    source="the original report: 0.9714 after 1 epoch, from weights that had "
-    "seen the validation images (see p1/README.md)",
-    epochs=150,
-    patience=15,
-    jitter=(0.0, 0.0, 0.0, 0.0),
-    rotation=0,
-)
+    ORIGINAL_A, model="B",
+    source="the original report: 0.9714 after 1 epoch, from weights that had seen the validation "
+    "images (see p1/README.md)",
+    epochs=150, patience=15, jitter=(0.0, 0.0, 0.0, 0.0), rotation=0,
+)  # fmt: skip
 
 HOUR_A = Recipe(
     name="hour", model="A", source="as far as two CPU cores get in an hour or two", epochs=14,
@@ -79,14 +75,9 @@ HOUR_A = Recipe(
 HOUR_B = dataclasses.replace(HOUR_A, model="B", epochs=8, lr=0.02)
 
 BEST_A = dataclasses.replace(
-    HOUR_A,
-    name="best",
-    source="a long cosine, CutMix, averaged weights",
-    epochs=80,
-    warmup_epochs=2,
-    average=0.999,
-    cutmix=0.5,
-)
+    HOUR_A, name="best", source="a long cosine, CutMix, averaged weights", epochs=80,
+    warmup_epochs=2, average=0.999, cutmix=0.5,
+)  # fmt: skip
 BEST_B = dataclasses.replace(BEST_A, model="B", epochs=60, lr=0.05)
 
 BEST_C = Recipe(
@@ -116,13 +107,9 @@ DEMO_A = dataclasses.replace(
 )  # fmt: skip
 DEMO_B = dataclasses.replace(DEMO_A, model="B", lr=0.02)
 DEMO_C = dataclasses.replace(
-    BEST_C,
-    name="demo",
-    source=DEMO_A.source,
-    epochs=5,
-    average=0.95,
+    BEST_C, name="demo", source=DEMO_A.source, epochs=5, average=0.95,
     architecture="efficientnet_lite0_64",
-)
+)  # fmt: skip
 
 RECIPES = {
     "original": {"A": ORIGINAL_A, "B": ORIGINAL_B},

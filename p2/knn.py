@@ -69,9 +69,9 @@ def accuracy(
     Leaves ``backbone`` in evaluation mode.
     """
     backbone.eval()
-    known = features(backbone, probe.images, recipe, device)
-    asked = features(backbone, probe.val_images, recipe, device)
-    right = classify(known, probe.labels, asked) == probe.val_labels
+    train_features = features(backbone, probe.images, recipe, device)
+    val_features = features(backbone, probe.val_images, recipe, device)
+    right = classify(train_features, probe.labels, val_features) == probe.val_labels
     return right.double().mean().item()
 
 
@@ -97,20 +97,21 @@ def features(
 
 
 def classify(
-    known: Tensor,
-    labels: Tensor,
-    asked: Tensor,
+    train_features: Tensor,
+    train_labels: Tensor,
+    queries: Tensor,
     neighbours: int = NEIGHBOURS,
     temperature: float = TEMPERATURE,
 ) -> Tensor:
-    """Class indices (M,) of the features ``asked`` (M, D): a vote of the nearest of ``known`` (N,
-    D).
+    """The classes (M,) int64 of the features ``queries`` (M, D), by a vote of their neighbours.
 
-    ``labels``: (N,) int64. The ``neighbours`` (or N, if that is less) with the highest cosine vote
-    for their label with the weight exp(cosine / temperature).
+    ``train_features``: (N, D), with ``train_labels`` (N,) int64. Each of the ``neighbours`` (or N,
+    if that is less) features with the highest cosine votes for its label, with the weight
+    exp(cosine / temperature).
     """
-    cosine = nn.functional.normalize(asked, dim=1) @ nn.functional.normalize(known, dim=1).T
-    nearest, index = cosine.topk(min(neighbours, len(known)), dim=1)
-    votes = torch.zeros(len(asked), int(labels.max()) + 1)
-    votes.scatter_add_(1, labels[index], (nearest / temperature).exp())
+    unit = nn.functional.normalize(train_features, dim=1)
+    cosine = nn.functional.normalize(queries, dim=1) @ unit.T
+    nearest, index = cosine.topk(min(neighbours, len(unit)), dim=1)
+    votes = torch.zeros(len(queries), int(train_labels.max()) + 1)
+    votes.scatter_add_(1, train_labels[index], (nearest / temperature).exp())
     return votes.argmax(1)

@@ -88,49 +88,24 @@ class TransferRecipe:
 # NOTE: the report drew each augmentation once a batch; here every image has its own draw.
 # NOTE: bfloat16 where the machine has it.
 ORIGINAL_VIEW = View(
-    crop_last=True,
-    jitter=(0.8, 0.8, 0.8, 0.2),
-    jitter_p=0.3,
-    blur_size=3,
-    blur_sigma=(1.0, 2.0),
+    crop_last=True, jitter=(0.8, 0.8, 0.8, 0.2), jitter_p=0.3, blur_size=3, blur_sigma=(1.0, 2.0),
     blur_p=0.2,
-)
+)  # fmt: skip
 ORIGINAL_PRETRAIN = PretrainRecipe(
     name="original",
     source="the original report: 100 epochs at one learning rate, then up to 200 on plateaus",
-    epochs=300,
-    patience=10,
-    batch_size=128,
-    views=(ORIGINAL_VIEW, ORIGINAL_VIEW),
-    optimiser="adam",
-    lr=3e-4,
-    schedule="plateau",
-    plateau_from=100,
-    warmup_epochs=0,
-    weight_decay=0.0,
-    decay_vectors=True,
-    target_decay=0.99,
-    target_schedule="constant",
-    bf16=True,
+    epochs=300, patience=10, batch_size=128, views=(ORIGINAL_VIEW, ORIGINAL_VIEW),
+    optimiser="adam", lr=3e-4, schedule="plateau", plateau_from=100, warmup_epochs=0,
+    weight_decay=0.0, decay_vectors=True, target_decay=0.99, target_schedule="constant", bf16=True,
     probe_every=10,
-)
+)  # fmt: skip
 ORIGINAL_TRANSFER = TransferRecipe(
     name="original",
     source="the original report, for A to E: 0.2848, 0.4114, 0.4551, 0.3062, 0.3087",
-    epochs=150,
-    patience=15,
-    batch_size=256,
-    crop_scale=(1.0, 1.0),
-    label_smoothing=0.0,
-    optimiser="adam",
-    lr=3e-4,
-    schedule="constant",
-    warmup_epochs=0,
-    weight_decay=1e-5,
-    decay_vectors=True,
-    flip_test=False,
-    bf16=True,
-)
+    epochs=150, patience=15, batch_size=256, crop_scale=(1.0, 1.0), label_smoothing=0.0,
+    optimiser="adam", lr=3e-4, schedule="constant", warmup_epochs=0, weight_decay=1e-5,
+    decay_vectors=True, flip_test=False, bf16=True,
+)  # fmt: skip
 ORIGINAL_SUPERVISED = dataclasses.replace(
     ORIGINAL_TRANSFER,
     source="the original report's transfer, on the labelled images of mini; it itself took the "
@@ -144,78 +119,39 @@ ORIGINAL_SUPERVISED = dataclasses.replace(
 # NOTE: batch 4096 -> 256, 224 pixels -> 128, and crops are resized by a bilinear filter, not a
 # bicubic one.
 PAPER_PRETRAIN = PretrainRecipe(
-    name="paper",
-    source="Grill et al. 2020, 'Bootstrap Your Own Latent', for 300 epochs",
-    epochs=300,
-    patience=0,
-    batch_size=256,
-    views=(View(), View(blur_p=0.1, solarize_p=0.2)),
-    optimiser="lars",
-    lr=0.3,
-    schedule="cosine",
-    plateau_from=0,
-    warmup_epochs=10,
-    weight_decay=1e-6,
-    decay_vectors=False,
-    target_decay=0.99,
-    target_schedule="cosine",
-    bf16=True,
+    name="paper", source="Grill et al. 2020, 'Bootstrap Your Own Latent', for 300 epochs",
+    epochs=300, patience=0, batch_size=256, views=(View(), View(blur_p=0.1, solarize_p=0.2)),
+    optimiser="lars", lr=0.3, schedule="cosine", plateau_from=0, warmup_epochs=10,
+    weight_decay=1e-6, decay_vectors=False, target_decay=0.99, target_schedule="cosine", bf16=True,
     probe_every=10,
-)
+)  # fmt: skip
 
 # --- as far as two CPU cores get in about an hour -------------------------------------------------
 
 HOUR_PRETRAIN = dataclasses.replace(
-    PAPER_PRETRAIN,
-    name="hour",
-    source="the paper's views; small batches for more steps",
-    epochs=1,
-    batch_size=64,
-    optimiser="adamw",
-    lr=1e-3,
-    warmup_epochs=0.1,
-    weight_decay=1e-4,
-    target_decay=0.97,
-    probe_every=1,
-)
+    PAPER_PRETRAIN, name="hour", source="the paper's views; small batches for more steps",
+    epochs=1, batch_size=64, optimiser="adamw", lr=1e-3, warmup_epochs=0.1, weight_decay=1e-4,
+    target_decay=0.97, probe_every=1,
+)  # fmt: skip
 HOUR_TRANSFER = TransferRecipe(
-    name="hour",
-    source="fine-tuning as it is usual now",
-    epochs=6,
-    patience=0,
-    batch_size=64,
-    crop_scale=(0.35, 1.0),
-    label_smoothing=0.1,
-    optimiser="adamw",
-    lr=5e-4,
-    schedule="cosine",
-    warmup_epochs=1,
-    weight_decay=0.05,
-    decay_vectors=False,
-    flip_test=True,
-    bf16=True,
-)
+    name="hour", source="fine-tuning as it is usual now", epochs=6, patience=0, batch_size=64,
+    crop_scale=(0.35, 1.0), label_smoothing=0.1, optimiser="adamw", lr=5e-4, schedule="cosine",
+    warmup_epochs=1, weight_decay=0.05, decay_vectors=False, flip_test=True, bf16=True,
+)  # fmt: skip
 HOUR_SUPERVISED = dataclasses.replace(
     HOUR_TRANSFER,
     source="as many images as BYOL sees in its hour, so that the backbones differ by the method",
-    epochs=1,
-    warmup_epochs=0.1,
-)
+    epochs=1, warmup_epochs=0.1,
+)  # fmt: skip
 
 # --- the best that a night on two CPU cores gives -------------------------------------------------
 
 BEST_PRETRAIN = dataclasses.replace(
-    HOUR_PRETRAIN,
-    name="best",
+    HOUR_PRETRAIN, name="best",
     source="the paper's views, small at first: a view of 64 pixels costs a quarter of one of 128",
-    epochs=30,
-    batch_size=128,
-    warmup_epochs=1,
-    target_decay=0.99,
-    probe_every=2,
-    size=64,
+    epochs=30, batch_size=128, warmup_epochs=1, target_decay=0.99, probe_every=2, size=64,
     late_epochs=2,
-)
+)  # fmt: skip
 BEST_TRANSFER = dataclasses.replace(
     HOUR_TRANSFER, name="best", source="as the recipe hour, for longer", epochs=40
 )
@@ -227,13 +163,9 @@ BEST_SUPERVISED = dataclasses.replace(
 
 DEMO_PRETRAIN = dataclasses.replace(HOUR_PRETRAIN, name="demo", source="a sample, for demo.sh")
 DEMO_TRANSFER = dataclasses.replace(
-    HOUR_TRANSFER,
-    name="demo",
-    source="for demo.sh",
-    epochs=5,
-    batch_size=32,
+    HOUR_TRANSFER, name="demo", source="for demo.sh", epochs=5, batch_size=32,
     crop_scale=(0.6, 1.0),
-)
+)  # fmt: skip
 
 PRETRAIN = {
     recipe.name: recipe

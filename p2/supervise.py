@@ -48,7 +48,7 @@ def main() -> None:
     if args.tune:
         (images, labels), (val_images, val_labels) = loop.split_for_tune(images, labels, args.seed)
     if args.preview:
-        show(args, recipe, images, labels, classes)
+        return show(args, recipe, images, labels, classes)
     digests = {"train": digest(images, labels), "labels": digest(table)}
     if args.tune:
         digests["val"] = digest(val_images, val_labels)

@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import functools
 import shutil
-import signal
 
 import pytest
 import torch
@@ -14,6 +13,7 @@ from torch import nn
 from core import checkpoint
 from demo.draw import draw_p2
 from p2 import frozen, model, pretrain, recipes, supervise, train
+from training.provenance import digest
 
 FLAGS = ("--recipe", "hour", "--batch-size", "4", "--device", "cpu")
 
@@ -45,7 +45,7 @@ def one_layer():
 @pytest.fixture
 def small(monkeypatch, tmp_path, handlers):
     """One layer in ResNet50's place, and a working folder of its own."""
-    for module in (model, pretrain, train):
+    for module in (model, pretrain):
         monkeypatch.setattr(module, "make_backbone", one_layer)
     for module in (model, pretrain):
         monkeypatch.setattr(module, "FEATURES", 8)
@@ -209,74 +209,12 @@ def test_resnet50_trained_with_labels_is_what_setting_b_starts_from(
 
 # --- the five settings ---
 
-ALL = ("--all-settings", *FLAGS, "--epochs", "2")
-
 
 @pytest.fixture
 def started(small):
     """Both initial backbones, one of them where it is looked for; the flags for the other."""
     backbone_file(small / "runs/p2_byol_hour/last.pt", 1)
-    return "--labels-backbone", backbone_file(small / "labels.pt", 2)
-
-
-def table(out):
-    return [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in out.splitlines()
-        if line.startswith("|")
-    ]
-
-
-def test_the_five_settings_run_in_turn_and_are_tabled(call, drawn, small, started):
-    status, out, err = call(train.main, *ALL, *started, "--data", drawn)
-    assert (status, err) == (0, "")
-    header, _, *rows = table(out)
-    assert header == [
-        "setting",
-        "backbone from",
-        "trained",
-        "last epoch",
-        "95 % interval",
-        "best epoch",
-    ]
-    assert [row[0] for row in rows] == list("ABCDE")
-    assert [row[2] for row in rows] == ["all", "all", "all", "head only", "head only"]
-    byol, labels = "runs/p2_byol_hour/last.pt", str(started[1])
-    assert [row[1] for row in rows] == ["nothing", labels, byol, labels, byol]
-    for name, _, _, last, interval, best in rows:
-        lines = log(small / f"runs/p2_{name}_hour")
-        assert last == f"{lines[-1]['accuracy']:.4f} (2)"
-        top = max(lines, key=lambda line: line["accuracy"])
-        assert best == f"{top['accuracy']:.4f} ({top['epoch']})"
-        low, high = map(float, interval.split(" to "))
-        assert 0 <= low <= lines[-1]["accuracy"] <= high <= 1 and low < high
-    again = call(
-        train.main, *ALL, *started, "--data", drawn
-    )  # all done: only the table, the same one
-    assert again[0] == 0 and table(again[1]) == table(out)
-    assert (
-        call(train.main, *ALL, *started, "--data", drawn, "--epochs", "3")[0] == 2
-    )  # other runs lie there
-
-
-def test_stopped_after_every_step_the_settings_end_where_unbroken_ones_end(
-    call, drawn, small, started
-):
-    flags = (*ALL, *started, "--data", drawn, "--epochs", "1")
-    stops = 0
-    while (answer := call(train.main, *flags, "--max-minutes", "0"))[0] == 75:
-        stops += 1
-        assert "the same command goes on" in answer[1] and stops <= 5
-    assert answer[0] == 0 and stops == 5  # a step each
-    (small / "runs").rename(small / "broken")
-    backbone_file(small / "runs/p2_byol_hour/last.pt", 1)
-    assert table(call(train.main, *flags)[1]) == table(answer[1])
-    for name in "ABCDE":
-        ours, theirs = (
-            checkpoint.load(small / runs / f"p2_{name}_hour/last.pt", "p2")
-            for runs in ("runs", "broken")
-        )
-        assert all(torch.equal(ours.weights[key], theirs.weights[key]) for key in theirs.weights)
+    return "--backbone", backbone_file(small / "labels.pt", 2)
 
 
 @pytest.mark.parametrize("setting", "BCDE")
@@ -394,66 +332,6 @@ def test_stopped_after_every_step_it_ends_where_an_unbroken_run_ends(
     same(ours, theirs)
 
 
-def test_a_signal_after_a_settings_last_step_stops_before_the_next_setting(
-    call, drawn, small, started, monkeypatch
-):
-    evaluate = train.evaluate
-
-    def interrupted(*arguments):
-        signal.raise_signal(signal.SIGTERM)
-        return evaluate(*arguments)
-
-    flags = (*ALL, *started, "--data", drawn, "--epochs", "1")
-    monkeypatch.setattr(train, "evaluate", interrupted)
-    status, out, _ = call(train.main, *flags)
-    assert (
-        status == 75
-        and out.splitlines()[-1] == "stopped by SIGTERM after setting A; the same command goes on"
-    )
-    assert len(log(small / "runs/p2_A_hour")) == 1 and not (small / "runs/p2_B_hour").exists()
-    status, out, _ = call(train.main, *flags, "--fresh")
-    assert status == 75 and out.splitlines()[-1].endswith(
-        "after setting A; the same command goes on, without --fresh"
-    )
-    monkeypatch.setattr(train, "evaluate", evaluate)
-    assert call(train.main, *flags)[0] == 0
-
-
-def test_time_that_is_over_after_a_settings_last_step_stops_before_the_next_setting(
-    call, drawn, small, started, monkeypatch
-):
-    evaluate, clock = train.evaluate, [0.0]
-    monkeypatch.setattr("time.monotonic", lambda: clock[0])
-    monkeypatch.setattr("core.cli._started", lambda process: 0.0)
-
-    def slow(*arguments):
-        clock[0] += 120
-        return evaluate(*arguments)
-
-    monkeypatch.setattr(train, "evaluate", slow)
-    status, out, _ = call(
-        train.main, *ALL, *started, "--data", drawn, "--epochs", "1", "--max-minutes", "1"
-    )
-    assert (
-        status == 75 and "stopped by --max-minutes after setting A; the same command goes on" in out
-    )
-    assert not (small / "runs/p2_B_hour").exists()
-
-
-def test_settings_begun_anew_and_stopped_take_no_older_run_for_one_of_theirs(
-    call, drawn, small, started
-):
-    flags = (*ALL, *started, "--data", drawn, "--epochs", "1")
-    assert call(train.main, *flags)[0] == 0
-    status, out, _ = call(train.main, *flags, "--fresh", "--max-minutes", "0")
-    assert status == 75 and out.count("the older run is kept in") == 5 and "without --fresh" in out
-    assert sorted(path.name for path in (small / "runs").glob("p2_?_*")) == [
-        "p2_A_hour", *(f"p2_{name}_hour.old-1" for name in "ABCDE")
-    ]  # fmt: skip
-    assert call(train.main, *flags)[0] == 0
-    assert all(len(log(small / f"runs/p2_{name}_hour")) == 1 for name in "ABCDE")
-
-
 def test_other_initial_weights_or_labels_under_the_same_names_are_another_run(
     call, drawn, small, started, tmp_path
 ):
@@ -477,30 +355,36 @@ def test_other_initial_weights_or_labels_under_the_same_names_are_another_run(
     assert status == 2 and "holds another run: data.labels was" in err
 
 
-def test_what_the_settings_lack_is_said_before_any_work(call, drawn, small):
-    def refused(*flags):
-        status, out, err = call(train.main, *ALL, "--data", drawn, *flags)
-        assert (status, out, err.count("\n")) == (2, "", 1)
-        assert not list(small.glob("runs/p2_[A-E]_*"))
-        return err
+def test_labels_start_from_the_courses_file_or_else_from_the_run_of_the_same_recipe(
+    call, drawn, small, tmp_path
+):
+    folder = tmp_path / "copied"
+    shutil.copytree(drawn, folder)
+    flags = (*FLAGS, "--data", folder, "--epochs", "1", "--setting", "B")
+    own = backbone_file(small / "runs/p2_supervised_hour/last.pt", 1)
+    assert call(train.main, *flags, "--run", "own")[0] == 0
+    course = backbone_file(folder / "pretrain_model_SL.pt", 2)
+    assert call(train.main, *flags, "--run", "course")[0] == 0
+    for run, file in (("own", own), ("course", course)):
+        made = checkpoint.load(small / run / "last.pt", "p2").made
+        assert made["data"]["backbone"] == str(file.relative_to(small) if run == "own" else file)
+        assert made["data"]["backbone_file"] == digest(file)
 
-    def alone(setting, *flags):
-        status, out, err = call(train.main, *FLAGS, "--data", drawn, "--setting", setting, *flags)
-        assert (status, out, err.count("\n")) == (2, "", 1)
-        return err
 
-    err = refused()
-    assert all(f"{name}: {drawn / 'pretrain_model_SL.pt'}" in err for name in "BD")
-    assert all(f"{name}: runs/p2_byol_hour/last.pt" in err for name in "CE") and "A:" not in err
-    backbone_file(small / "runs/p2_byol_hour/last.pt", 1)
-    err = refused()
-    assert "B: " in err and "D: " in err and "C: " not in err
-    err = alone("B", "--data", small / "nowhere")
-    assert (
-        f"of setting B: {small / 'nowhere' / 'pretrain_model_SL.pt'}. Make them with p2.supervise"
-        in err
-    )
+@pytest.mark.parametrize(
+    ("setting", "flags", "says"),
+    [
+        ("A", ("--backbone", "x.pt"), "setting A starts from nothing; leave --backbone out"),
+        ("B", (), "starts from runs/p2_supervised_hour/last.pt, which is not there; make it with"),
+        ("D", ("--backbone", "x.pt"), "setting D starts from x.pt, which is not there; make it"),
+        ("E", (), "runs/p2_byol_hour/last.pt, which is not there; make it with p2.pretrain"),
+        ("C", ("--backbone", "other.pt"), "other.pt does not fit this network"),
+    ],
+)
+def test_an_initial_backbone_that_is_missing_or_unfit_is_one_line(
+    call, drawn, small, setting, flags, says
+):
     torch.save({"0.weight": torch.ones(1)}, small / "other.pt")
-    assert "other.pt does not fit this network" in refused("--labels-backbone", "other.pt")
-    assert "are for one --setting" in refused("--run", "here")
-    assert "are for one --setting" in refused("--backbone", "other.pt")
+    status, _, err = call(train.main, *FLAGS, "--data", drawn, "--setting", setting, *flags)
+    assert (status, err.count("\n")) == (2, 1) and says in err
+    assert not (small / "runs").exists()

@@ -188,13 +188,13 @@ def test_wrong_requests_of_training_are_one_line(call, tiny, tmp_path):
         ),
         (
             p2.main,
-            ("--data", tiny / "p2_data", "--setting", "C", "--labels-backbone", "x.pt"),
-            "setting C starts from byol; leave --labels-backbone out",
+            ("--data", tiny / "p2_data", "--setting", "C", "--backbone", "x.pt"),
+            "setting C starts from x.pt, which is not there; make it with p2.pretrain",
         ),
         (
             p2.main,
             ("--data", tiny / "p2_data", "--setting", "B", "--run", tmp_path / "r"),
-            "pretrain_model_SL.pt",
+            "make it with p2.supervise",
         ),
         (
             p3.main,
