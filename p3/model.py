@@ -229,32 +229,32 @@ def load_pretrained(network: nn.Module, weights: dict[str, Tensor], source: str)
     if isinstance(network, DeepLabv3Plus):
         load_imagenet(network.backbone, weights, source)
         return f"backbone from {source}; started anew: all else"
-    own = network.state_dict()
+    random = network.state_dict()
     try:
         if isinstance(network, FCN32s):
-            taken = {name: value for name, value in weights.items() if name.startswith("features.")}
-            taken["fc6.0.weight"] = weights["classifier.0.weight"].view(4096, 512, 7, 7)
-            taken["fc7.0.weight"] = weights["classifier.3.weight"].view(4096, 4096, 1, 1)
-            taken["fc6.0.bias"], taken["fc7.0.bias"] = (
-                weights["classifier.0.bias"],
-                weights["classifier.3.bias"],
-            )
-            kept: tuple[str, ...] = ("score.weight", "score.bias", "upscore.weight")
+            renamed = {
+                name: value for name, value in weights.items() if name.startswith("features.")
+            }
+            renamed["fc6.0.weight"] = weights["classifier.0.weight"].view(4096, 512, 7, 7)
+            renamed["fc6.0.bias"] = weights["classifier.0.bias"]
+            renamed["fc7.0.weight"] = weights["classifier.3.weight"].view(4096, 4096, 1, 1)
+            renamed["fc7.0.bias"] = weights["classifier.3.bias"]
+            new_layers: tuple[str, ...] = ("score.weight", "score.bias", "upscore.weight")
             left_out = "classifier.6"
         else:
-            taken = {
+            renamed = {
                 f"network.{name}": value
                 for name, value in weights.items()
                 if not name.startswith("aux_classifier.")
             }
-            kept = ("network.classifier.4.weight", "network.classifier.4.bias")
+            new_layers = ("network.classifier.4.weight", "network.classifier.4.bias")
             left_out = "classifier.4, aux_classifier"
     except (KeyError, RuntimeError) as error:
         raise InputError(
             f"{source} does not fit {type(network).__name__} ({error}). Nothing was loaded"
         ) from error
-    checkpoint.load_weights(network, taken | {name: own[name] for name in kept}, source)
-    return f"left out of {source}: {left_out}; started anew: {', '.join(kept)}"
+    checkpoint.load_weights(network, renamed | {name: random[name] for name in new_layers}, source)
+    return f"left out of {source}: {left_out}; started anew: {', '.join(new_layers)}"
 
 
 def logits(

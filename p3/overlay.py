@@ -16,11 +16,9 @@ from core.cli import InputError, Parser, entry, say
 from core.files import atomic_write, writable_file
 from p3 import data
 
-PAIRS = (  # ours, and the two pairs of names that the course's viz_mask.py has had
-    ("--image", "--mask"),
-    ("--img_path", "--seg_path"),
-    ("--sat_path", "--mask_path"),
-)
+# Ours first, then the names that the course's viz_mask.py has had.
+IMAGE_FLAGS = ("--image", "--img_path", "--sat_path")
+MASK_FLAGS = ("--mask", "--seg_path", "--mask_path")
 TINT = 0.35  # of a class's colour over the image
 INK, MUTED, SURFACE = "#1d2126", "#5f6772", "#fdfdfe"  # the legend's text, frames and background
 
@@ -44,108 +42,76 @@ def main() -> None:
 def arguments() -> tuple[Path, Path, Path]:
     """(image, mask, output).
 
-    Raises InputError unless one whole pair of flags was given, or if the output is an input.
+    Raises InputError if the output is no ``.png``, or one of the inputs.
     """
     parser = Parser(prog="p3.overlay", description=__doc__, allow_abbrev=False)
-    for index, pair in enumerate(PAIRS):
-        for flag, what in zip(
-            pair, ("the satellite image", "its mask, in the seven colours"), strict=True
-        ):
-            parser.add_argument(
-                flag,
-                type=Path,
-                metavar="FILE",
-                help=what if index == 0 else f"the same as {PAIRS[0][pair.index(flag)]}",
-            )
+    parser.add_argument(*IMAGE_FLAGS, dest="image", type=Path, required=True, metavar="FILE")
+    parser.add_argument(*MASK_FLAGS, dest="mask", type=Path, required=True, metavar="FILE")
     parser.add_argument(
         "--out",
         type=Path,
         metavar="FILE.png",
         help="(the mask's name with _over_image.png, in the working folder)",
     )
-    args = vars(parser.parse_args())
-    given = {
-        flag: path
-        for pair in PAIRS
-        for flag in pair
-        if (path := args[flag.lstrip("-")]) is not None
-    }
-    if tuple(given) not in PAIRS:
-        wanted = " or ".join(" ".join(pair) for pair in PAIRS)
-        raise InputError(f"give one pair of {wanted}; given: {' '.join(given) or 'none'}")
-    image, mask = given.values()
-    out = args["out"] or Path(f"{mask.stem}_over_image.png")
+    args = parser.parse_args()
+    out = args.out or Path(f"{args.mask.stem}_over_image.png")
     if out.suffix.lower() != ".png":
-        raise InputError(
-            f"the output {out} would be a png under another name; name it {out.stem}.png"
-        )
-    if out.resolve() in (image.resolve(), mask.resolve()):
+        raise InputError(f"the output is a PNG file, so {out} should end in .png")
+    if out.resolve() in (args.image.resolve(), args.mask.resolve()):
         raise InputError(f"{out} would overwrite an input; name another --out")
-    return image, mask, out
+    return args.image, args.mask, out
 
 
 def overlay(image: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 and classes (H, W) to a picture of both, (H + legend, W or wider, 3)
+    """An image (H, W, 3) uint8 and its classes (H, W) as one picture, (H + legend, W or wider, 3)
     uint8.
     """
     colours = data.colours_of(classes)
-    blended = np.rint(image * (1 - TINT) + colours * TINT).astype(np.uint8)
-    lines = outlines(classes, max(1, round(min(classes.shape) / 512)))
-    return np.array(
-        with_legend(Image.fromarray(np.where(lines[..., None], colours, blended)), classes)
-    )
+    tinted = np.rint(image * (1 - TINT) + colours * TINT).astype(np.uint8)
+    borders = outlines(classes, max(1, round(min(classes.shape) / 512)))
+    picture = Image.fromarray(np.where(borders[..., None], colours, tinted))
+    return np.array(with_legend(picture, classes))
 
 
-def outlines(classes: np.ndarray, thick: int = 1) -> np.ndarray:
-    """The pixels within ``thick`` of another class to the left, right, above or below:
-
-    (H, W) bool.
+def outlines(classes: np.ndarray, thickness: int = 1) -> np.ndarray:
+    """Which pixels have another class within ``thickness`` pixels to the left, right, above or
+    below: (H, W) bool.
     """
-    found = np.zeros(classes.shape, dtype=bool)
-    for step in range(1, thick + 1):
-        for one, other in ((np.s_[step:], np.s_[:-step]), (np.s_[:, step:], np.s_[:, :-step])):
-            differ = classes[one] != classes[other]
-            found[one] |= differ
-            found[other] |= differ
-    return found
+    borders = np.zeros(classes.shape, dtype=bool)
+    for step in range(1, thickness + 1):
+        for here, there in ((np.s_[step:], np.s_[:-step]), (np.s_[:, step:], np.s_[:, :-step])):
+            differ = classes[here] != classes[there]
+            borders[here] |= differ
+            borders[there] |= differ
+    return borders
 
 
 def with_legend(picture: Image.Image, classes: np.ndarray) -> Image.Image:
-    """``picture`` with a strip below: a swatch, the name and the share of the pixels of each
-    class in ``classes``.
+    """``picture`` with a legend below: the colour, name and share of each class that occurs.
+
+    An entry that finds no room in a line begins the next; the picture is widened if need be.
     """
-    size = min(40, max(12, picture.width // 34))
-    font, counts = (
-        ImageFont.load_default(size),
-        np.bincount(classes.ravel(), minlength=len(data.CLASSES)),
-    )
-    entries = [
-        (index, f"{data.CLASSES[index]} {share(counts[index], classes.size)}")
-        for index in np.nonzero(counts)[0]
-    ]
-    swatch, line = size, round(1.7 * size)
-    wide = [swatch + round(0.4 * size + font.getlength(text)) + size for _, text in entries]
-    width = max(picture.width, max(wide) + size)
+    size = min(40, max(12, picture.width // 34))  # of the font, in pixels
+    font = ImageFont.load_default(size)
+    counts = np.bincount(classes.ravel(), minlength=len(data.CLASSES))
+    present = np.nonzero(counts)[0]
+    texts = [f"{data.CLASSES[k]} {share(counts[k], classes.size)}" for k in present]
+    gap, line = round(0.4 * size), round(1.7 * size)
+    widths = [size + gap + round(font.getlength(text)) + size for text in texts]
+    width = max(picture.width, max(widths) + size)
     places, x, y = [], size, line // 3
-    for one in wide:
-        if x > size and x + one > width:
+    for entry_width in widths:
+        if x > size and x + entry_width > width:
             x, y = size, y + line
-        places.append((x, y))
-        x += one
+        places.append((x, picture.height + y))
+        x += entry_width
     sheet = Image.new("RGB", (width, picture.height + y + line), SURFACE)
     sheet.paste(picture, (0, 0))
-    draw = ImageDraw.Draw(sheet)
-    for (index, text), (x, y) in zip(entries, places, strict=True):
-        top = picture.height + y
-        box = (x, top, x + swatch, top + swatch)
-        draw.rectangle(box, fill=tuple(data.COLOURS[index].tolist()), outline=MUTED)
-        draw.text(
-            (x + swatch + round(0.4 * size), top + swatch / 2),
-            text,
-            fill=INK,
-            font=font,
-            anchor="lm",
-        )
+    pen = ImageDraw.Draw(sheet)
+    for k, text, (x, y) in zip(present, texts, places, strict=True):
+        colour = tuple(data.COLOURS[k].tolist())
+        pen.rectangle((x, y, x + size, y + size), fill=colour, outline=MUTED)
+        pen.text((x + size + gap, y + size / 2), text, fill=INK, font=font, anchor="lm")
     return sheet
 
 
