@@ -50,14 +50,14 @@ ONE_REQUEST = 1.0  # seconds in which a further signal is the same request, sent
 class Run:
     """The state of a training run, resumed by itself when its folder holds one.
 
-    ``recipe``: a frozen dataclass. ``data``: what identifies the data set, as plain values;
-    ``notes``: what else is told of it, and may change. ``model``: the fields of
-    ``checkpoint.Checkpoint`` that describe the network. ``state``: the objects with ``state_dict``
-    and ``load_state_dict`` that change during training, by name. ``device``: the training's device.
-    ``watch``: the name of the logged value whose highest (or, with ``better=min``, lowest) marks
-    the best epoch. ``stop_at``: when to stop, of ``time.monotonic``.
-    Raises InputError if the folder holds a run of another recipe, data set or seed, naming the
-    differences, or if another program is training in it.
+    ``recipe``: a frozen dataclass. ``data``: plain values that identify the data set; a run goes on
+    only with the same. ``notes``: more about the data for ``run.json``, which may change.
+    ``model``: the fields of ``checkpoint.Checkpoint`` that describe the network. ``state``: what
+    changes during training, by name: objects with ``state_dict`` and ``load_state_dict``.
+    ``watch``: the logged value whose maximum (with ``better=min``, its minimum) marks the best
+    epoch. ``stop_at``: the time to stop, by ``time.monotonic``. ``save_minutes``: between saves.
+    Raises InputError if the folder holds a run of another recipe, data set or seed (it names the
+    differences), or if another program is training in it.
     """
 
     def __init__(
@@ -120,7 +120,10 @@ class Run:
             signal.signal(number, self._on_signal)
 
     def epochs(self, total: int, patience: int = 0, patience_from: int = 0) -> Iterator[int]:
-        """Yield the epochs (from 0) still to be done, until ``is_over``. May end the program."""
+        """Yield the numbers (from 0) of the epochs that are left, until ``is_over``.
+
+        Ends the program where it was asked to stop.
+        """
         self._total_epochs = total
         self._epoch_start = time.monotonic() - self._earlier_seconds
         while not is_over(self.history, self.watch, self.better, total, patience, patience_from):
@@ -143,12 +146,12 @@ class Run:
         self._release()
 
     def batches(self, count: int, batch_size: int, at_least: int = 1) -> Iterator[torch.Tensor]:
-        """Yield the index tensors, (batch,) int64, of this epoch's batches still to be done.
+        """Yield the image indices, (batch,) int64, of each batch that is left of this epoch.
 
-        Of several processes, this one's share: ``batch_size`` is that of all together. Before each
-        batch torch's own generators, which dropout uses, are set for this step. Raises InputError
-        if the processes cannot share a batch evenly, or if a process would see fewer images than
-        ``at_least``: a BatchNorm over nothing but the batch needs two.
+        ``count``: images of the data set. ``batch_size``: of all processes together; each gets its
+        share. Before each batch torch's own generators, which dropout uses, are seeded for this
+        step. Raises InputError if the processes cannot share a batch evenly, or if a process gets
+        fewer images than ``at_least``: a BatchNorm over one value a channel needs two.
         """
         steps = steps_per_epoch(count, batch_size)
         self._show_epoch(steps, min(count, batch_size))
@@ -172,11 +175,11 @@ class Run:
         return self.seed, self.epoch, self.next_step, *processes.keys()
 
     def step(self, **values: torch.Tensor) -> None:
-        """Close a step: note its ``values``, save if it is time to, and stop if asked to.
+        """End a step: keep its ``values`` for the log; save if it is time; stop if asked to.
 
-        ``values`` are scalars, averaged over the epoch for the log. Several processes average their
-        values, and save or stop after the same step as soon as it is time for one of them. Raises
-        InputError, naming the step, at a value that is not finite.
+        ``values``: scalar tensors; the log has their means over the epoch and over the processes.
+        Several processes save, or stop, after the same step: as soon as one of them has to. Raises
+        InputError, which names the step, if a value is not finite.
         """
         self._unread.append(
             (self.next_step, {name: value.detach() for name, value in values.items()})
@@ -196,10 +199,11 @@ class Run:
             self._save()
 
     def begin_evaluation(self) -> None:
-        """Close an epoch's steps: save if a kill would lose too much, stop if time is too short.
+        """End an epoch's steps, before its evaluation.
 
-        How long the evaluation will take is known from the one before; the first is thought to be
-        long. The next start goes on with the evaluation.
+        Saves if a kill during the evaluation would lose too much work, and stops if the time left
+        is too short for it: the next start then begins with the evaluation. The longest evaluation
+        so far tells how long it takes; before the first, it is assumed to be long.
         """
         self._close_bar()
         self._steps_done_at = now = time.monotonic()
@@ -214,9 +218,9 @@ class Run:
             self._save()
 
     def asked_to_stop(self) -> str:
-        """What asks all processes to stop now: a signal's name or ``--max-minutes``; "" if nothing.
+        """Why all processes have to stop now: a signal's name, ``--max-minutes``, or "".
 
-        The time is not over before this start has done a step, so that every start gets on.
+        Time runs out only after the first step of this start, so that every start makes progress.
         """
         return self._agreed()[0]
 
@@ -244,8 +248,11 @@ class Run:
         sys.exit(STOPPED)
 
     def end_epoch(self, weights: dict[str, torch.Tensor], **metrics: float) -> None:
-        """Close an epoch: a log line, the state, and ``weights`` as ``last.pt``, and where they
-        belong there, as ``best.pt`` and among the snapshots. ``metrics`` are logged."""
+        """End an epoch: write its log line, with ``metrics``, and the run's state.
+
+        ``weights`` become ``last.pt``; ``best.pt`` too if ``watch`` is the best so far; and a
+        snapshot if this epoch is one to keep.
+        """
         means = {name: self.mean(name) for name in self._read_values()}
         # Numpy's floats would not be read back.
         metrics = {name: float(value) for name, value in metrics.items()}
@@ -359,22 +366,16 @@ class Run:
                 "sums": self._sums,
                 "history": self.history,
                 "seconds": time.monotonic() - self._epoch_start,
-                "state": {name: thing.state_dict() for name, thing in self._state.items()},
+                "state": {name: part.state_dict() for name, part in self._state.items()},
             }
             checkpoint.write(self.folder / "state.pt", content)
         self._saved_at, self._saved_step = time.monotonic(), self.total_steps
 
     def _resume(self) -> None:
         saved = checkpoint.read(self.folder / "state.pt")
-        faults = [name for name, kind in STATE.items() if not isinstance(saved.get(name), kind)]
-        if not faults:
-            recipe = saved["identity"].get("recipe")
-            faults += [] if isinstance(recipe, dict) else ["identity.recipe"]
-            whole = all(isinstance(line, dict) and "epoch" in line for line in saved["history"])
-            faults += [] if whole else ["history"]
-        if faults:
+        if wrong := wrong_fields(saved):
             raise InputError(
-                f"{self.folder}/state.pt is not a run's state ({some(faults)}); "
+                f"{self.folder}/state.pt is not a run's state ({some(wrong)}); "
                 "name another --run, or start over with --fresh"
             )
         if why := provenance.why_not_on(
@@ -399,16 +400,14 @@ class Run:
                 f"{self.folder} was made by other code ({reason}); "
                 "go back to it, or start over: --fresh"
             ) from error
-        self._metadata, self._continues = (
-            provenance.read(self.folder / "run.json") or self._start,
-            True,
-        )
+        self._metadata = provenance.read(self.folder / "run.json") or self._start
+        self._continues = True
         self._data = self._metadata.get("data", self._data)  # with the notes of its first start
 
     def _write_metadata(self) -> None:
-        known = self.identity | {"data": self._data}
-        made = {name: value for name, value in self._metadata.items() if name not in known}
-        self._write("run.json", json.dumps(known | made, indent=2) + "\n")
+        what = self.identity | {"data": self._data}
+        how = {name: value for name, value in self._metadata.items() if name not in what}
+        self._write("run.json", json.dumps(what | how, indent=2) + "\n")
 
     def _write_log(self) -> None:
         self._write("log.jsonl", "".join(json.dumps(line) + "\n" for line in self.history))
@@ -425,6 +424,17 @@ class Run:
             self.stop_signal, self._asked_at = number, time.monotonic()
 
 
+def wrong_fields(saved: dict[str, Any]) -> list[str]:
+    """The fields of a ``state.pt`` that are missing or of another type than a run's state has."""
+    wrong = [name for name, kind in STATE.items() if not isinstance(saved.get(name), kind)]
+    if not wrong:
+        if not isinstance(saved["identity"].get("recipe"), dict):
+            wrong.append("identity.recipe")
+        if not all(isinstance(line, dict) and "epoch" in line for line in saved["history"]):
+            wrong.append("history")
+    return wrong
+
+
 def _in_words(values: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
 
@@ -434,8 +444,8 @@ def best_line(history: list[dict[str, Any]], watched: str, better: Callable) -> 
 
     ``better``: max or min. A line whose value is NaN is the best one only if all are NaN.
     """
-    known = [line for line in history if not math.isnan(line[watched])] or history
-    return better(known, key=lambda line: line[watched])
+    numbers = [line for line in history if not math.isnan(line[watched])]
+    return better(numbers or history, key=lambda line: line[watched])
 
 
 def is_over(
@@ -451,6 +461,6 @@ def is_over(
     A ``patience`` of 0 never ends a run. The first ``patience_from`` epochs are left out: they do
     not count as waiting, and later epochs are not compared with them.
     """
-    tried = history[patience_from:]
-    waited = len(history) - best_line(tried, watched, better)["epoch"] if tried else 0
+    compared = history[patience_from:]
+    waited = len(history) - best_line(compared, watched, better)["epoch"] if compared else 0
     return len(history) >= epochs or bool(patience) and waited >= patience
