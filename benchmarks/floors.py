@@ -49,10 +49,11 @@ def gflop(path: Path) -> float:
 
 
 def views(path: Path) -> float:
-    """How many images the network sees for one: mirrored, and at other scales, by their pixels."""
+    """How many images the network sees for one, by their pixels: mirrored, turned, scaled."""
     fields = checkpoint.read(path)
     scales = fields.get("test_scales", [1.0])
-    return sum(scale**2 for scale in scales) * (2 if fields["flip_test"] else 1)
+    turns = 4 if fields.get("rotate_test") else 1
+    return sum(scale**2 for scale in scales) * (2 if fields["flip_test"] else 1) * turns
 
 
 if __name__ == "__main__":

@@ -49,10 +49,12 @@ def main() -> None:
     network = model.build(saved["architecture"], len(saved["classes"]))
     network.load_state_dict(saved["weights"])
     network.eval()
-    scales = [saved["test_scales"]] if "test_scales" in saved and args.problem == "p3" else []
+    more = []
+    if args.problem == "p3":
+        more = [saved.get("test_scales", [1.0]), saved.get("rotate_test", False)]
 
     def logits(images: Tensor) -> Tensor:
-        return model.logits(network, images, saved["flip_test"], *scales)
+        return model.logits(network, images, saved["flip_test"], *more)
 
     if args.problem == "p1":
         paths = sorted(path for path in args.images.iterdir() if path.suffix.lower() in SUFFIXES)

@@ -37,8 +37,8 @@ class Model(nn.Module):
         """
         saved = self.checkpoint
         inputs = augment.normalise(augment.to_float(images), saved.mean, saved.std)
-        scales = (saved.test_scales,) if saved.problem == "p3" else ()
-        return self._logits(self.network, inputs, saved.flip_test, *scales)
+        more = (saved.test_scales, saved.rotate_test) if saved.problem == "p3" else ()
+        return self._logits(self.network, inputs, saved.flip_test, *more)
 
 
 def load(path: str | Path) -> Model:

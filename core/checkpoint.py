@@ -47,6 +47,7 @@ class Checkpoint:
     made: dict[str, Any]
     weights: dict[str, torch.Tensor]
     test_scales: tuple[float, ...] = (1.0,)  # average the logits over the image at these scales
+    rotate_test: bool = False  # average the logits over the image's four quarter turns
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -165,6 +166,7 @@ SCHEMA: dict[str, tuple[str, Callable[[Any], bool]]] = {
         lambda value: _is_list(value, functools.partial(_is_number, above=0), 3),
     ),
     "flip_test": ("True or False", lambda value: isinstance(value, bool)),
+    "rotate_test": ("True or False", lambda value: isinstance(value, bool)),
     "test_scales": (
         "finite numbers above 0",
         lambda value: _is_list(value, functools.partial(_is_number, above=0)) and len(value) > 0,

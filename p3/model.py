@@ -258,12 +258,22 @@ def load_pretrained(network: nn.Module, weights: dict[str, Tensor], source: str)
 
 
 def logits(
-    network: nn.Module, images: Tensor, flip_test: bool, test_scales: Sequence[float] = (1.0,)
+    network: nn.Module,
+    images: Tensor,
+    flip_test: bool,
+    test_scales: Sequence[float] = (1.0,),
+    rotate_test: bool = False,
 ) -> Tensor:
     """Logits (N, classes, H, W) in float32: their mean over the images at each of ``test_scales``.
 
-    With ``flip_test`` over the mirror images too, mirrored back. A scale is of the image's sides.
+    With ``flip_test`` over the mirror images too, with ``rotate_test`` over the four quarter turns;
+    each is turned back first. A scale is of the image's sides.
     """
+    views = [
+        (turns, is_mirrored)
+        for turns in range(4 if rotate_test else 1)
+        for is_mirrored in ([False, True] if flip_test else [False])
+    ]
     total: Tensor | None = None
     for scale in test_scales:
         scaled = images
@@ -272,11 +282,24 @@ def logits(
             scaled = nn.functional.interpolate(
                 images, size, mode="bilinear", align_corners=False, antialias=scale < 1
             )
-        out = network(scaled).float()
-        if flip_test:
-            out = (out + network(scaled.flip(3)).float().flip(3)) / 2
+        out = seen_as(network, scaled, *views[0])
+        for view in views[1:]:
+            out = out + seen_as(network, scaled, *view)
+        out = out / len(views)
         out = out if scale == 1 else resize(out, images.shape[2:])
         total = out if total is None else total + out
     if total is None:
         raise ValueError("there is no test scale")
     return total if len(test_scales) == 1 else total / len(test_scales)
+
+
+def seen_as(network: nn.Module, images: Tensor, turns: int, is_mirrored: bool) -> Tensor:
+    """The float32 logits of images (N, 3, H, W) that the network sees turned and mirrored.
+
+    ``turns``: quarter turns. The logits, (N, classes, H, W), are turned back.
+    """
+    view = torch.rot90(images, turns, (2, 3)) if turns else images
+    view = view.flip(3) if is_mirrored else view
+    out = network(view).float()
+    out = out.flip(3) if is_mirrored else out
+    return torch.rot90(out, -turns, (2, 3)) if turns else out

@@ -93,6 +93,7 @@ def main() -> None:
             "std": recipe.std,
             "flip_test": recipe.flip_test,
             "test_scales": recipe.test_scales,
+            "rotate_test": recipe.rotate_test,
         },
         state=loop.state(
             network=network, average=average, optimizer=optimizer, plateau=plateau, scaler=scaler
@@ -197,7 +198,7 @@ def evaluate(
         images, truth = data.split(batch.to(device))
         with devices.autocast(device, recipe.bf16):
             inputs = augment.normalise(augment.to_float(images), recipe.mean, recipe.std)
-            out = logits(network, inputs, recipe.flip_test, recipe.test_scales)
+            out = logits(network, inputs, recipe.flip_test, recipe.test_scales, recipe.rotate_test)
             predicted = out.argmax(1)
         counts += data.confusion(truth, predicted).cpu()
     return data.mean_iou(processes.total(counts))

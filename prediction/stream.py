@@ -94,9 +94,15 @@ class Views:
 
     flip: bool
     scales: tuple[float, ...] = (1.0,)
+    rotate: bool = False
 
     def reduce(self) -> str:
-        """Leave out the mirror images, or else all scales but the smallest. Says which, or ""."""
+        """Leave out the quarter turns, or else the mirror images, or else all scales but the
+        smallest. Says which, or "".
+        """
+        if self.rotate:
+            self.rotate = False
+            return "quarter turns"
         if self.flip:
             self.flip = False
             return "mirror images"

@@ -76,6 +76,7 @@ WORDS: dict[str, tuple[str, Callable[[Any], str]]] = {  # setting: its name, and
     "target_schedule": ("target's decay over time", _one_of(cosine="to 1 by a cosine")),
     "average": ("averaged weights", _or_none("decay {:g}")),
     "flip_test": ("mirrored too at validation", _yes),
+    "rotate_test": ("in four quarter turns at validation", _yes),
     "test_scales": ("image sizes at validation", _list),
     "bf16": (
         "number format",

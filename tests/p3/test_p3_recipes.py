@@ -99,9 +99,13 @@ def test_problem_3_ignores_the_unknown_where_the_recipe_says(
     )
 
 
-@pytest.mark.parametrize("flip_test", [False, True])
-def test_problem_3s_validation_predicts_as_the_graders_script_does(flip_test):
-    recipe = dataclasses.replace(p3_recipes.ORIGINAL_B, flip_test=flip_test, bf16=False)
+@pytest.mark.parametrize(
+    ("flip_test", "rotate_test"), [(False, False), (True, False), (False, True)]
+)
+def test_problem_3s_validation_predicts_as_the_graders_script_does(flip_test, rotate_test):
+    recipe = dataclasses.replace(
+        p3_recipes.ORIGINAL_B, flip_test=flip_test, rotate_test=rotate_test, bf16=False
+    )
     torch.manual_seed(0)
     network = nn.Conv2d(
         3, len(p3_data.CLASSES), (1, 5), padding=(0, 2)
@@ -110,10 +114,12 @@ def test_problem_3s_validation_predicts_as_the_graders_script_does(flip_test):
     pairs[:, :3] = torch.randint(0, 256, (5, 3, 32, 40))
     images, truth = p3_data.split(pairs)
     inputs = augment.normalise(augment.to_float(images), recipe.mean, recipe.std)
-    classes = inference.classify(network, inputs, Views(flip_test))[:, 0]
+    views = Views(flip_test, rotate=rotate_test)
+    classes = inference.classify(network, inputs, views)[:, 0]
     expected = p3_data.mean_iou(p3_data.confusion(truth, classes.long()))
     assert p3.evaluate(network, pairs, recipe, torch.device("cpu")) == expected
-    other = dataclasses.replace(recipe, flip_test=not flip_test)
-    assert p3.evaluate(network, pairs, other, torch.device("cpu")) != expected, (
-        "the network is blind to mirroring"
-    )
+    other = dataclasses.replace(recipe, rotate_test=not rotate_test)
+    assert p3.evaluate(network, pairs, other, torch.device("cpu")) != expected
+    if not rotate_test:  # a half turn is a mirror image to a network that sees one row
+        other = dataclasses.replace(recipe, flip_test=not flip_test)
+        assert p3.evaluate(network, pairs, other, torch.device("cpu")) != expected

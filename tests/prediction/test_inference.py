@@ -371,17 +371,23 @@ def test_an_inference_that_would_take_too_long_is_simplified_and_then_filled_up(
     now = 0.0
     monkeypatch.setattr("prediction.stream.time.monotonic", lambda: now)
 
-    def run(stop_at):
-        """A batch takes 2 seconds, 1 without mirror images, half of that at one scale of two."""
+    def run(stop_at, rotate=False):
+        """A batch takes 2 seconds, 1 without mirror images, half of that at one scale of two.
+
+        Quarter turns take 8 seconds in place of the 2.
+        """
         nonlocal now
-        now, views = 0.0, Views(True, (0.5, 0.75))
+        now, views = 0.0, Views(True, (0.5, 0.75), rotate)
         with Stream(paths, p1.data.decode, stop_at=stop_at) as stream:
             for _ in stream.batches(3, views.reduce):
-                now += (2 if views.flip else 1) * len(views.scales) / 2
+                turns = 4 if views.rotate else 1
+                now += turns * (2 if views.flip else 1) * len(views.scales) / 2
         said = capsys.readouterr().err
+        assert ("quarter turns" in said) == rotate
         return len(stream.late), "mirror images" in said, "scales but 0.5" in said
 
     assert run(stop_at=61) == (0, False, False)
+    assert run(stop_at=100, rotate=True) == (0, False, False)
     assert run(stop_at=40) == (0, True, False)
     assert run(stop_at=24) == (0, True, True)
     late, *left_out = run(stop_at=10)
