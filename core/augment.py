@@ -5,14 +5,13 @@ applies given parameters, one value an image, and equals torchvision's function 
 ``random_`` one draws the parameters from a generator on the CPU, so that a step draws the same on
 every device.
 
-Images are (N, C, H, W). Geometry that only moves pixels keeps the dtype, whichever it
-is, and take any number of channels, so that an image and its mask, stacked as channels, move
-together. Colour works on RGB in float32, 0..1. CutMix is in ``training.mixing``.
+Images are (N, C, H, W). Geometry that only moves pixels keeps the dtype and takes any number of
+channels, so an image and its mask, stacked as channels, move together. Colour works on RGB in
+float32, 0..1. CutMix is in ``training.mixing``.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 
@@ -40,40 +39,27 @@ def to_bytes(images: Tensor) -> Tensor:
 # --- geometry that moves whole pixels -------------------------------------------------------------
 
 
-def window(
-    images: Tensor,
-    top: Tensor,
-    left: Tensor,
-    size: tuple[int, int],
-    fill: float | Sequence[float] = 0,
-) -> Tensor:
+def window(images: Tensor, top: Tensor, left: Tensor, size: tuple[int, int]) -> Tensor:
     """Cut the window of ``size`` (h, w) whose upper left corner is (top, left), (N,) int64.
 
-    Outside the image is ``fill``, one for all channels or one a channel: an image with its mask has
-    the ignored class there.
+    What lies outside the image is 0.
     """
     height, width = images.shape[2:]
     ys = top.to(images.device)[:, None] + torch.arange(size[0], device=images.device)
     xs = left.to(images.device)[:, None] + torch.arange(size[1], device=images.device)
     cut = _gather(images, ys.clamp(0, height - 1), xs.clamp(0, width - 1))
     outside = ((ys < 0) | (ys >= height))[:, :, None] | ((xs < 0) | (xs >= width))[:, None, :]
-    return torch.where(outside[..., None], _values(images, fill), cut).permute(0, 3, 1, 2)
+    return cut.masked_fill(outside[..., None], 0).permute(0, 3, 1, 2)
 
 
-def random_crop(
-    images: Tensor,
-    size: int,
-    rng: torch.Generator,
-    padding: int = 0,
-    fill: float | Sequence[float] = 0,
-) -> Tensor:
-    """torchvision's ``RandomCrop(size, padding)``: a square window anywhere in the image padded
-    with ``fill``.
+def random_crop(images: Tensor, size: int, rng: torch.Generator, padding: int = 0) -> Tensor:
+    """torchvision's ``RandomCrop(size, padding)``: a square window anywhere in the image, which has
+    ``padding`` pixels of 0 around it.
     """
     n, _, height, width = images.shape
     top = torch.randint(0, height + 2 * padding - size + 1, (n,), generator=rng) - padding
     left = torch.randint(0, width + 2 * padding - size + 1, (n,), generator=rng) - padding
-    return window(images, top, left, (size, size), fill)
+    return window(images, top, left, (size, size))
 
 
 def flip(images: Tensor, horizontal: Tensor, vertical: Tensor | None = None) -> Tensor:
@@ -97,9 +83,10 @@ def random_symmetry(images: Tensor, rng: torch.Generator) -> Tensor:
     return torch.where(_each(_coin(images, 0.5, rng), images), images.transpose(2, 3), images)
 
 
-def rotate(images: Tensor, degrees: Tensor, fill: float | Sequence[float] = 0) -> Tensor:
-    """Turn counter-clockwise about the centre by ``degrees``, (N,) float, nearest neighbour;
-    ``fill`` as in ``window``.
+def rotate(images: Tensor, degrees: Tensor) -> Tensor:
+    """Turn counter-clockwise about the centre by ``degrees``, (N,) float, nearest neighbour.
+
+    The corners that come from outside the image are 0.
     """
     n, _, height, width = images.shape
     angle = torch.deg2rad(degrees.to(images.device, torch.float32))
@@ -110,28 +97,22 @@ def rotate(images: Tensor, degrees: Tensor, fill: float | Sequence[float] = 0) -
         [cos, -sin * height / width, zero, sin * width / height, cos, zero], 1
     ).view(n, 2, 3)
     grid = torch.nn.functional.affine_grid(theta, list(images.shape), align_corners=False)
-    sample = functools.partial(
-        torch.nn.functional.grid_sample, grid=grid, mode="nearest", align_corners=False
+    turned = torch.nn.functional.grid_sample(
+        images.float(), grid, mode="nearest", align_corners=False
     )
-    turned = sample(images.float()).to(images.dtype)
-    if fill == 0:
-        return turned
-    is_image = sample(torch.ones_like(images[:, :1], dtype=torch.float32)) > 0
-    return torch.where(is_image, turned, _values(images, fill)[:, None, None])
+    return turned.to(images.dtype)
 
 
-def random_rotation(
-    images: Tensor, degrees: float, rng: torch.Generator, fill: float | Sequence[float] = 0
-) -> Tensor:
+def random_rotation(images: Tensor, degrees: float, rng: torch.Generator) -> Tensor:
     """torchvision's ``RandomRotation(degrees)``: an angle evenly from -degrees to degrees."""
-    return rotate(images, _uniform(images, -degrees, degrees, rng), fill)
+    return rotate(images, _uniform(images, -degrees, degrees, rng))
 
 
 def resized_crop_nearest(
     images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, size: int
 ) -> Tensor:
-    """Cut boxes as ``resized_crop`` does, each pixel the nearest one of the box: for the masks of
-    images cut by that.
+    """Cut boxes as ``resized_crop`` does, but take the nearest pixel: for the masks of images that
+    ``resized_crop`` cuts.
 
     Equal to torchvision's ``resized_crop(..., NEAREST)``.
     """
@@ -387,11 +368,6 @@ def _channels(images: Tensor, values: Sequence[float]) -> Tensor:
 def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
     factor = _each(factor, images)
     return (images * factor + other * (1 - factor)).clamp(0, 1)
-
-
-def _values(images: Tensor, fill: float | Sequence[float]) -> Tensor:
-    # One value for all channels or one a channel, (1,) or (C,), in the images' unit.
-    return torch.as_tensor(fill, dtype=images.dtype, device=images.device).view(-1)
 
 
 # --- at test --------------------------------------------------------------------------------------
