@@ -35,13 +35,13 @@ class SameConv2d(nn.Conv2d):
     """A convolution with TensorFlow's SAME padding: an odd pixel lies to the right and below."""
 
     def forward(self, images: Tensor) -> Tensor:
-        return super().forward(self.pad(images))
+        top_bottom, left_right = self.around(images)
+        return super().forward(nn.functional.pad(images, (*left_right, *top_bottom)))
 
-    def pad(self, images: Tensor) -> Tensor:
-        """The images with the zeros around them that the convolution reads."""
-        pads = [self._padding(images.shape[axis], axis - 2) for axis in (3, 2)]
-        left_right_top_bottom = [side for pad in pads for side in (pad // 2, pad - pad // 2)]
-        return nn.functional.pad(images, left_right_top_bottom)
+    def around(self, images: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
+        """How many zeros the convolution reads around the images: (top, bottom), (left, right)."""
+        height, width = (self._padding(images.shape[axis], axis - 2) for axis in (2, 3))
+        return (height // 2, height - height // 2), (width // 2, width - width // 2)
 
     def _padding(self, size: int, axis: int) -> int:
         reach = (self.kernel_size[axis] - 1) * self.dilation[axis] + 1

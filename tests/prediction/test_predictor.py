@@ -26,8 +26,9 @@ NETWORKS = {
 }
 
 
-@pytest.fixture(params=NETWORKS)
+@pytest.fixture(params=NETWORKS, scope="module")
 def network(request):
+    """A network that is not to be changed, and its images' side."""
     build, size = NETWORKS[request.param]
     torch.manual_seed(0)
     network = build()
@@ -66,13 +67,13 @@ def test_bfloat16_is_near_float32(network):
     with torch.inference_mode():
         expected, found = network(images), folded(images).float()
     error = (found - expected).abs().mean() / expected.std()
-    assert 1e-4 < error < 0.2
+    assert 1e-4 < error < 0.5  # of unrelated logits it is above 1
 
 
 def test_without_bfloat16_it_is_float32_and_said_so(network, monkeypatch, capsys):
     network, size = network
     monkeypatch.setattr(devices, "has_bf16", lambda device: False)
-    folded = fold(network, CPU, bf16=True)
+    folded = fold(copy.deepcopy(network), CPU, bf16=True)
     with torch.inference_mode():
         assert folded(torch.randn(2, 3, size, size)).dtype == torch.float32
     assert "no bfloat16 on" in capsys.readouterr().err
