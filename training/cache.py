@@ -43,13 +43,14 @@ def load(
     memory: float,
     beside: list[Path] | None = None,
 ) -> Tensor:
-    """What ``images.load`` gives, (N, C, H, W) uint8 in channels-last memory, decoded only once.
+    """A data set as ``images.load`` gives it, (N, C, H, W) uint8 in channels-last memory, decoded
+    only once.
 
-    ``kind`` names what ``decode`` makes of a file; the paths are of one folder; ``beside`` are
-    further files that ``decode`` reads. A set that, with those loaded before, takes more than
-    ``memory`` bytes is memory-mapped and must not be written to; so is every set in one of several
-    processes, which then share its pages. Of a folder and a kind only the newest set is kept.
-    Raises InputError as ``images.load`` does.
+    ``paths``: files of one folder. ``kind``: a name for what ``decode`` makes of a file.
+    ``beside``: further files that ``decode`` reads. If this set and those loaded before take more
+    than ``memory`` bytes together, it is memory-mapped and must not be written to. With several
+    processes every set is mapped, so that they share its pages. Only the newest set of a folder
+    and a kind is kept on the disk. Raises InputError as ``images.load`` does.
     """
     folder = paths[0].parent.resolve()
     try:
@@ -95,7 +96,7 @@ def writable_place(folder: Path) -> Path | None:
 
 @contextlib.contextmanager
 def locked(path: Path, folder: Path) -> Iterator[None]:
-    """Hold the file ``path`` as a lock. It ends with the process, however that ends."""
+    """Hold the file ``path`` as a lock. The system frees it when the process ends in any way."""
     with contextlib.ExitStack() as stack:
         # Without locks, or if the file is another user's, the worst is that two decode the same.
         with contextlib.suppress(OSError):
@@ -158,7 +159,7 @@ def _pieces(shape: tuple[int, ...]) -> list[range]:
 def read(path: Path, count: int, memory: float) -> Tensor | None:
     """The ``count`` images in the file ``path``, mapped or read as ``load`` says.
 
-    None if the file is missing, is another one, or a byte of it has changed since it was written.
+    None if the file is missing, holds something else, or was damaged since it was written.
     """
     try:
         data = np.load(path, mmap_mode="r")
@@ -179,25 +180,25 @@ def read(path: Path, count: int, memory: float) -> Tensor | None:
     if len(checksums) != len(pieces) or end != path.stat().st_size:
         return None
     in_memory = _in_memory + data.nbytes <= memory and processes.world_size() == 1
-    kept = np.empty(data.shape, np.uint8) if in_memory else data
+    array = np.empty(data.shape, np.uint8) if in_memory else data
     if in_memory:
         _count(data.nbytes)
-        weakref.finalize(kept, _count, -data.nbytes)
+        weakref.finalize(array, _count, -data.nbytes)
 
-    def is_right(piece: range, checksum: int) -> bool:
+    def is_undamaged(piece: range, checksum: int) -> bool:
         part = slice(piece.start, piece.stop)
         if in_memory:
-            kept[part] = data[part]
-        return zlib.crc32(kept[part].data) == checksum
+            array[part] = data[part]
+        return zlib.crc32(array[part].data) == checksum
 
     with ThreadPoolExecutor(images.THREADS) as pool:
-        if not all(pool.map(is_right, pieces, checksums)):
+        if not all(pool.map(is_undamaged, pieces, checksums)):
             warn(f"{path} is damaged; its images are decoded anew")
             return None
     with warnings.catch_warnings():
         # torch warns that this cannot be written to. What can be has to fit in memory, says Linux.
         warnings.simplefilter("ignore")
-        return torch.from_numpy(kept).permute(0, 3, 1, 2)
+        return torch.from_numpy(array).permute(0, 3, 1, 2)
 
 
 _in_memory = 0  # bytes of the data sets that this process holds

@@ -47,7 +47,7 @@ def restarts() -> int:
 
 
 def launch() -> str:
-    """What names the torchrun that this process is of, over its restarts; "" without torchrun."""
+    """A name for this launch of torchrun, the same after its restarts; "" without torchrun."""
     of = os.environ.get("TORCHELASTIC_RUN_ID")
     return f"{of} of process {os.getppid()}" if of else ""
 
@@ -169,11 +169,12 @@ def choose(name: str) -> torch.device:
 
 
 def wrap(network: nn.Module, device: torch.device) -> nn.Module:
-    """What the training calls in ``network``'s place, to have the mean of all processes' gradients.
+    """The module that training calls in place of ``network``: it averages the gradients over the
+    processes.
 
-    The parameters are ``network``'s own: evaluate and save that. On GPUs its BatchNorm becomes
-    SyncBatchNorm, with the statistics of the whole batch. NOTE: torch has none for the CPU, where
-    each process normalises by its share.
+    Its parameters are those of ``network``, which is what to evaluate and save. On GPUs BatchNorm
+    becomes SyncBatchNorm, with the statistics of the whole batch.
+    NOTE: torch has none for the CPU, where each process normalises by its share of the batch.
     """
     if world_size() == 1:
         return network
@@ -222,7 +223,7 @@ def copy_buffers(network: nn.Module) -> None:
 
 
 def local_share(items: Any) -> Any:
-    """This process's share of a tensor or sequence; together the shares are all of it."""
+    """This process's share of a tensor or sequence; the shares of all processes make it up."""
     return items[rank() :: world_size()]
 
 
@@ -248,7 +249,7 @@ def keys() -> tuple[int | str, ...]:
 
 
 def total(counts: Tensor) -> Tensor:
-    """The sum of ``counts``, of any shape, over the processes."""
+    """The sum over the processes of ``counts``, a tensor of any shape."""
     if world_size() > 1:
         counts = counts.clone()
         distributed.all_reduce(counts)
@@ -271,7 +272,7 @@ def highest(*values: int) -> list[int]:
 
 
 def from_rank_zero(make: Callable[[], str]) -> str:
-    """What ``make`` gives in rank 0, which alone calls it."""
+    """The text that ``make`` gives in rank 0, for all processes; only rank 0 calls it."""
     texts = [make() if rank() == 0 else ""]
     if world_size() > 1:
         distributed.broadcast_object_list(texts, 0)

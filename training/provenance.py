@@ -47,18 +47,15 @@ def start(device: torch.device) -> dict[str, Any]:
 def continued(
     metadata: dict[str, Any], now: dict[str, Any], epoch: int, step: int
 ) -> dict[str, Any]:
-    """``metadata`` of a run, and that another start went on with it from ``step`` of ``epoch``.
+    """A run's ``metadata`` with a note that another start went on at ``step`` of ``epoch``.
 
-    ``now`` is what ``start`` tells of that; steps and epochs count from 1. A start that differs
-    from the one before in nothing but its time is not noted.
+    ``now``: what ``start`` tells of that start. Steps and epochs count from 1. A start that differs
+    from the one before only in its time is not noted.
     """
     latest = metadata.get("continued", [metadata])[-1]
-    known = {
-        name: latest[name]
-        for name in ("command", "commit", "processes", "device", "torch")
-        if name in latest
-    }
-    if known == {name: value for name, value in now.items() if name != "started"}:
+    names = ("command", "commit", "processes", "device", "torch")
+    before = {name: latest[name] for name in names if name in latest}
+    if before == {name: value for name, value in now.items() if name != "started"}:
         return metadata
     return metadata | {
         "continued": [*metadata.get("continued", []), {"epoch": epoch, "step": step} | now]
@@ -71,11 +68,12 @@ def values(recipe: Any) -> dict[str, Any]:
 
 
 def why_not_on(old: dict[str, Any], new: dict[str, Any], recipe: Any, epochs_done: int) -> str:
-    """Why a run of the identity ``old`` cannot go on as ``new``, whose recipe is ``recipe``.
+    """Why a run with the identity ``old`` cannot go on as ``new``, whose recipe is ``recipe``; ""
+    if it can.
 
-    An identity has the plain values recipe, data and seed. "" if the run can go on: if both are the
-    same, but for a recipe's former name and fields that it did not have then; or if only the length
-    differs, and no step depends on that.
+    An identity has recipe, data and seed as plain values. A run can go on if both are the same,
+    apart from a recipe's former name and fields that recipes did not have then. It can also go on
+    for more epochs if its schedule does not depend on their number.
     """
     name = old["recipe"].get("name")
     former = old["recipe"] | {"name": ALIASES.get(name, name)}
@@ -125,10 +123,10 @@ def read(path: Path) -> dict[str, Any] | None:
 
 
 def digest(*parts: Tensor | Path) -> str:
-    """A short digest of what tensors, (N, ...) on the CPU, and files hold.
+    """A short digest of the content of tensors, (N, ...) on the CPU, and of files.
 
-    Names, places and times do not count, so that a run goes on when its data were unpacked anew.
-    All of it is read: a second or so for each GiB.
+    File names and times do not count, so a run goes on after its data were unpacked again. All
+    bytes are read: about a second for each GiB.
     """
     total = hashlib.blake2b(digest_size=8)
     with ThreadPoolExecutor() as pool:
@@ -159,9 +157,9 @@ def sha256(path: Path) -> str:
 
 
 def fingerprint(paths: list[Path]) -> str:
-    """A short digest of the files' names, sizes and times of change, which says if they changed."""
-    found = [(path.name, path.stat()) for path in paths]
-    texts = (f"{name}:{stat.st_size}:{stat.st_mtime_ns}" for name, stat in found)
+    """A short digest of the files' names, sizes and times, which changes when a file does."""
+    stats = [(path.name, path.stat()) for path in paths]
+    texts = (f"{name}:{stat.st_size}:{stat.st_mtime_ns}" for name, stat in stats)
     return f"{seed_of(0, *texts):016x}"
 
 
