@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 # Neither torch nor numpy here: a child's peak of memory, as Linux counts it, begins with the size
@@ -30,15 +30,21 @@ class Use:
 
 
 def in_turn(
-    programs: dict[str, Command], repeats: int
-) -> tuple[dict[str, list[Use]], dict[str, str]]:
-    """Run every program ``repeats`` times in turn: what each run took and each printed last."""
+    programs: dict[str, Command], repeats: int, once: Collection[str] = ()
+) -> tuple[dict[str, list[Use]], dict[str, list[str]]]:
+    """Run every program ``repeats`` times in turn: what each run took, and what it printed.
+
+    Those named in ``once`` run in the first turn only.
+    """
     runs: dict[str, list[Use]] = {name: [] for name in programs}
-    printed = {}
+    printed: dict[str, list[str]] = {name: [] for name in programs}
     for turn in range(repeats):
         for name, command in programs.items():
-            use, printed[name] = measure(name, command)
+            if turn and name in once:
+                continue
+            use, text = measure(name, command)
             runs[name].append(use)
+            printed[name].append(text)
             note(f"run {turn + 1} of {repeats}: {name} {use.wall:.2f} s")
     return runs, printed
 

@@ -1,6 +1,7 @@
 """Training steps beside others': ``python3 -m benchmarks.steps [p1 byol p3 views] [--repeats N]``.
 
-Each program is a process of its own that prints the median time of its steps on made-up images. The
+Each program is a process of its own that prints the median wall and CPU time of its steps on
+made-up images. The
 programs of a group run in turn (A B A B ...), so that a slow minute is slow for all. ``ours`` is
 this project's network, number format, memory layout, allocator and step; ``naive`` is the same
 network in PyTorch's defaults (float32, channels first). BYOL stands beside two packages of the
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -21,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-from core.cli import InputError, Parser, entry, positive, say
+from core.cli import InputError, Parser, entry, note, positive, say
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = {"p1": (256, 32), "byol": (64, 128), "p3": (8, 256), "views": (64, 128)}  # images, side
@@ -32,7 +34,7 @@ GROUPS = {  # what: programs, ours first
     "views": ("ours", "naive"),
 }
 PACKAGES = {"lightly": "lightly", "byol-pytorch": "byol_pytorch"}
-STEPS = 4  # timed in a process, after two that are not
+STEPS = 3  # timed in a process, after one that is not
 
 Step = Callable[[], None]
 
@@ -48,16 +50,19 @@ def main() -> None:
     if unknown := set(args.groups) - GROUPS.keys():
         raise InputError(f"no group {sorted(unknown)[0]}; there are {', '.join(GROUPS)}")
     if args.program:
-        print(seconds(args.groups[0], args.program))
+        print(json.dumps(seconds(args.groups[0], args.program)))
         return
     for group in args.groups or GROUPS:
         say(table(group, *measured(group, args.repeats)))
 
 
-def measured(group: str, repeats: int) -> tuple[dict[str, list[float]], list[str]]:
-    """Seconds a step of each program of ``group``, a number a turn; and the programs left out."""
+Seconds = dict[str, float]  # of a step: wall, cpu
+
+
+def measured(group: str, repeats: int) -> tuple[dict[str, list[Seconds]], list[str]]:
+    """What a step of each program of ``group`` took in each turn; and the programs left out."""
     there = [name for name in GROUPS[group] if is_there(name)]
-    times: dict[str, list[float]] = {name: [] for name in there}
+    times: dict[str, list[Seconds]] = {name: [] for name in there}
     for _ in range(repeats):
         for name in there:
             command = [sys.executable, "-m", "benchmarks.steps", group, "--program", name]
@@ -65,7 +70,8 @@ def measured(group: str, repeats: int) -> tuple[dict[str, list[float]], list[str
             if done.returncode != 0:
                 reason = (done.stderr.strip().splitlines() or ["nothing on stderr"])[-1]
                 raise InputError(f"the program {name!r} of {group} failed: {reason}")
-            times[name].append(float(done.stdout))
+            times[name].append(json.loads(done.stdout))
+            note(f"{group}: {name} {times[name][-1]['wall']:.2f} s a step")
     return times, [name for name in GROUPS[group] if name not in there]
 
 
@@ -74,35 +80,37 @@ def is_there(program: str) -> bool:
     return package is None or importlib.util.find_spec(package) is not None
 
 
-def table(group: str, times: dict[str, list[float]], left_out: list[str]) -> str:
+def table(group: str, times: dict[str, list[Seconds]], left_out: list[str]) -> str:
     """A Markdown table: images a second, and how many times as fast the first program is."""
     count, side = SIZES[group]
     ours = next(iter(times.values()))
     rows = [
         f"{group}: {count} images of {side} pixels a step, {len(ours)} turns",
         "",
-        "| program | images/s | lowest to highest | ours is faster by |",
+        "| program | images/s | its / ours, wall | its / ours, CPU |",
         "| --- | --- | --- | --- |",
     ]
-    for name, seconds_ in times.items():
-        rates = sorted(count / second for second in seconds_)
-        ratio = median(its / own for own, its in zip(ours, seconds_, strict=True))
-        rows.append(
-            f"| {name} | {median(rates):.1f} | {rates[0]:.1f} to {rates[-1]:.1f} | {ratio:.2f} |"
-        )
+    for name, steps in times.items():
+        rate = median(count / step["wall"] for step in steps)
+        ratios = [
+            median(its[field] / own[field] for own, its in zip(ours, steps, strict=True))
+            for field in ("wall", "cpu")
+        ]
+        rows.append(f"| {name} | {rate:.1f} | {ratios[0]:.2f} | {ratios[1]:.2f} |")
     rows += [f"| {name} | not installed | | |" for name in left_out]
     return "\n".join([*rows, ""])
 
 
-def seconds(group: str, program: str) -> float:
-    """The median time of a step of one program, in this process."""
+def seconds(group: str, program: str) -> Seconds:
+    """The median wall and CPU time of a step of one program, in this process."""
     step = {"p1": p1_step, "byol": byol_step, "p3": p3_step, "views": views_step}[group](program)
-    times = []
-    for _ in range(2 + STEPS):
-        start = time.perf_counter()
+    walls, cpus = [], []
+    for _ in range(1 + STEPS):
+        start, cpu = time.perf_counter(), time.process_time()
         step()
-        times.append(time.perf_counter() - start)
-    return median(times[2:])
+        walls.append(time.perf_counter() - start)
+        cpus.append(time.process_time() - cpu)
+    return {"wall": median(walls[1:]), "cpu": median(cpus[1:])}
 
 
 def p1_step(program: str) -> Step:

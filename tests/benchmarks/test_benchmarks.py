@@ -12,7 +12,7 @@ from conftest import ROOT, draw
 from PIL import Image
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import naive, processes
+from benchmarks import marks, naive, processes, steps
 from core import checkpoint
 from core.cli import InputError
 from p1 import inference as p1
@@ -66,7 +66,8 @@ def test_bad_input_is_one_line(tmp_path):
 def test_results_are_written_whole_and_the_readmes_text_is_kept(tmp_path, monkeypatch):
     uses = [{"wall": 2.0, "cpu": 1.0, "peak": 10.0}, {"wall": 4.0, "cpu": 3.0, "peak": 20.0}]
     found = {
-        "images": 7, "runs": {"ours": uses, "naive": uses[::-1]}, "identical": {"naive": 0.5},
+        "images": 7, "runs": {"ours": uses, "decode": uses, "naive": uses[::-1]},
+        "identical": {"naive": 0.5},
     }  # fmt: skip
     results = {
         "machine": {"cores": 2}, "repeats": 2, "share": 1, "minutes": {"metric": 0.4},
@@ -80,7 +81,7 @@ def test_results_are_written_whole_and_the_readmes_text_is_kept(tmp_path, monkey
     text = (tmp_path / "README.md").read_text()
     assert text.startswith(f"text\n{benchmarks.MARK}\n") and "old" not in text
     assert "Metric, 7 images" in text and "cores 2" in text and "no measurement" not in text
-    assert "Metric 0.4" in text
+    assert "Metric 0.4" in text and text.index("### Marks") < text.index("### Metric")
     benchmarks.write({**results, "share": 0.01})
     assert "no measurement" in (tmp_path / "README.md").read_text()
 
@@ -95,6 +96,38 @@ def test_growth_shows_what_each_image_more_costs():
     assert cells(first) == ["p1", "2", "2.0", "3.0", "-", "50"]
     assert cells(more) == ["p1", "22", "2.5", "3.5", "25.0", "51"]
     assert cells(same)[4] == "-"
+
+
+def test_marks_stand_beside_what_was_measured_of_the_same_turn():
+    def runs(*walls):
+        return [{"wall": wall, "cpu": 2 * wall, "peak": 40} for wall in walls]
+
+    found = {"runs": {"ours": runs(2, 4), "decode": runs(2, 2), "naive": runs(10)}}
+    wall, cpu, peak = (cells(line) for line in marks.table({"metric": found})[2:])
+    assert wall[1:] == ["≤ 0.18", "0.2", "no"]
+    assert cpu[1:] == ["≤ 1.5", "1.5", "yes"] and peak[1:] == ["≤ 48", "40", "yes"]
+
+    step = {"ours": [{"wall": 1.0}], "naive": [{"wall": 4.0}], "ours, float32": [{"wall": 2.0}]}
+    lines = marks.table({"steps": dict.fromkeys(("p1", "byol", "views"), {"steps": step})})
+    assert [cells(line)[1:] for line in lines[2:]] == [
+        ["≥ 5", "4", "no"],
+        *(["≥ " + bound, "not installed", "-"] for bound in ("3.2", "1.8", "1.3")),
+        ["≥ 3.5", "4", "yes"],
+    ]
+
+
+def test_every_mark_is_of_something_that_is_measured():
+    assert {mark.part for mark in marks.MARKS} <= set(benchmarks.PARTS)
+    uses = [{"wall": 2.0, "cpu": 1.0, "peak": 10.0}]
+    names = ("ours", "ours bf16", "naive", "decode", "import torch")
+    part = {"runs": dict.fromkeys(names, uses), "identical": {"naive": 1.0}, "floor s": 1.0}
+    parts = dict.fromkeys(("metric", "p1", "p2", "p3"), part)
+    parts["growth"] = dict.fromkeys(("p1", "p2", "p3"), uses * 3)
+    parts["steps"] = {
+        group: {"steps": dict.fromkeys(programs, uses)} for group, programs in steps.GROUPS.items()
+    }
+    lines = marks.table(parts)
+    assert len(lines) == 2 + len(marks.MARKS) and "not installed" not in "\n".join(lines)
 
 
 # --- the naive programs ---
@@ -169,6 +202,21 @@ def test_measure_counts_wall_time_cpu_time_and_memory_of_the_process():
             "import sys; print('one', 'the last line', sep='\\n', file=sys.stderr); sys.exit(7)"
         )
         processes.measure("failing", ["python3", "-c", program])
+
+
+def test_a_program_that_takes_minutes_runs_in_the_first_turn_only():
+    programs = {name: ["python3", "-c", f"print({name!r})"] for name in ("a", "b")}
+    runs, printed = processes.in_turn(programs, 2, once=["b"])
+    assert {name: len(uses) for name, uses in runs.items()} == {"a": 2, "b": 1}
+    assert printed == {"a": ["a\n", "a\n"], "b": ["b\n"]}
+
+
+def test_a_step_is_compared_by_wall_and_by_cpu_time():
+    times = {"ours": [{"wall": 2.0, "cpu": 4.0}], "naive": [{"wall": 4.0, "cpu": 12.0}]}
+    *_, ours, other, missing = steps.table("p1", times, ["lightly"]).splitlines()
+    assert cells(ours) == ["ours", "128.0", "1.00", "1.00"]
+    assert cells(other) == ["naive", "64.0", "2.00", "3.00"]
+    assert cells(missing)[:2] == ["lightly", "not installed"]
 
 
 def test_the_ratio_is_the_median_over_the_turns():
