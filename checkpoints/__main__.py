@@ -26,6 +26,7 @@ HEADER = (
     "multiply-adds",
     "MB",
     "validation score",
+    "in training",
     "data",
     "initial weights",
     "recipe",
@@ -47,7 +48,8 @@ logits = model(images)  # (N, 3, 32, 32) uint8, RGB -> (N, 50); p2: 128x128 -> (
 {shipped}
 
 Multiply-adds are of one pass of one image of the side named. An accuracy's 95 % interval is
-Wilson's. The scores are of the last epoch, as the training measured them.
+Wilson's. The validation score is that of the graders' script with this file, in float32; beside it
+stands what the training measured in its last epoch, where it may compute in bfloat16.
 
 `bash hw1_download.sh` checks these files. They lie in the repository and on no server, so
 `git checkout -- checkpoints` brings back what is missing or broken.
@@ -97,7 +99,8 @@ def row(entry: dict[str, Any]) -> tuple[str, ...]:
         if "multiply_adds" in entry
         else "-",
         f"{entry['bytes'] / 1e6:.1f}" if entry.get("bytes") else "-",
-        score(entry) if "value" in entry else "-",
+        score(entry) if entry.get("graded") is not None else "-",
+        f"{entry['value']:.4f}" if "value" in entry else "-",
         DATA.get(entry["name"].split("_")[0], "-"),
         entry.get("initial_weights", "-"),
         entry.get("recipe", "-"),
@@ -107,14 +110,12 @@ def row(entry: dict[str, Any]) -> tuple[str, ...]:
 
 
 def score(entry: dict[str, Any]) -> str:
-    """A validation score and, where the images were counted, an accuracy's interval."""
-    words = f"{entry['metric'].replace('mean_iou', 'mean IoU')} {entry['value']:.4f}"
-    images = entry.get("validation_images")
-    if not images:
-        return words
+    """The score by the graders' script; of an accuracy with its interval."""
+    value, images = entry["graded"], entry["validation_images"]
+    words = f"{entry['metric'].replace('mean_iou', 'mean IoU')} {value:.4f}"
     if entry["metric"] != "accuracy":
         return f"{words} ({images:,} images)"
-    low, high = wilson(round(entry["value"] * images), images)
+    low, high = wilson(round(value * images), images)
     return f"{words} ({low:.3f} to {high:.3f}, {images:,} images)"
 
 

@@ -1,13 +1,12 @@
 """Make a trained checkpoint one that ships.
 
-``python3 -m checkpoints.ship runs/p1_A_hour/last.pt p1_a.pt`` copies it to ``checkpoints/``, writes
-its entry in the manifest, from what the checkpoint says of itself, and the table in README.md
+``python3 -m checkpoints.ship runs/p1_A_hour/last.pt p1_a.pt`` scores it by the graders' script,
+copies it to ``checkpoints/``, and writes its entry in the manifest and the table in README.md
 there.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from pathlib import Path
@@ -20,9 +19,10 @@ from checkpoints import models
 from checkpoints.__main__ import page
 from checkpoints.download import read_manifest
 from checkpoints.export import SIZE
+from checkpoints.graded import graded
 from core import checkpoint
 from core.cli import InputError, Parser, entry, say
-from core.files import atomic_write, list_files
+from core.files import atomic_write
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -35,7 +35,7 @@ def main() -> None:
         "--data",
         type=Path,
         default=Path("hw1_data"),
-        help="the data that it learned from, whose validation images are counted (%(default)s)",
+        help="the data whose validation images it is scored on (%(default)s)",
     )
     parser.add_argument("--folder", type=Path, default=FOLDER, help="%(default)s")
     args = parser.parse_args()
@@ -52,7 +52,8 @@ def main() -> None:
         file.write((json.dumps(manifest, indent=2) + "\n").encode())
     with atomic_write(args.folder / "README.md") as file:
         file.write(table.encode())
-    say(f"{args.name}: {fields['bytes']:,} bytes, {fields['score']}")
+    by_script = f"{fields['graded']:.4f}" if fields["graded"] is not None else "no images for it"
+    say(f"{args.name}: {fields['bytes']:,} bytes, {fields['score']}; by the script {by_script}")
 
 
 def describe(source: Path, name: str, data: Path = Path("hw1_data")) -> dict[str, Any]:
@@ -76,9 +77,7 @@ def describe(source: Path, name: str, data: Path = Path("hw1_data")) -> dict[str
         )
     made, value = saved.made, saved.scores[metric]
     network = models.load(source).network
-    images = validation_images(data, problem)
-    if metric == "accuracy" and images and abs(value * images - round(value * images)) > 0.01:
-        images = None  # it was measured on others
+    score = graded(source.resolve(), problem, data.resolve())
     start = made.get("data", {})
     begin = start.get("pretrained", start.get("backbone", "None"))
     return {
@@ -100,21 +99,9 @@ def describe(source: Path, name: str, data: Path = Path("hw1_data")) -> dict[str
         "score": f"validation {metric} {value:.4f} (in training)",
         "metric": metric,
         "value": value,
-        "validation_images": images,
+        "graded": score[0] if score else None,
+        "validation_images": score[1] if score else None,
     }
-
-
-def validation_images(data: Path, problem: str) -> int | None:
-    """How many there are in a folder of the course's layout; None if it is not there."""
-    try:
-        if problem == "p2":
-            with (data / "p2_data/office/val.csv").open(newline="") as table:
-                return sum(1 for _ in csv.DictReader(table))
-        if problem == "p1":
-            return len(list_files(data / "p1_data/val_50", (".png",)))
-        return len(list((data / "p3_data/validation").glob("*_sat.jpg"))) or None
-    except (OSError, InputError):
-        return None
 
 
 @torch.no_grad()

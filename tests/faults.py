@@ -342,7 +342,7 @@ TASKS = {
     "training": Task(start_training, train, trained),
     "ship": Task(
         ready_to_ship,
-        called(ship.main, "./last.pt", "p1_a.pt", "--folder", "./checkpoints"),
+        called(ship.main, "./last.pt", "p1_a.pt", "--folder", "./checkpoints", "--data", "./none"),
         shipped
     ),
     "download": Task(

@@ -4,13 +4,14 @@ import dataclasses
 import json
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, draw
 
 from checkpoints.__main__ import main as show
 from checkpoints.__main__ import page
 from checkpoints.ship import describe, main
 from core import checkpoint
 from core.cli import InputError
+from p1.inference import main as predict
 
 
 def test_a_backbone_is_refused_as_it_has_no_score(p1_checkpoint, tmp_path):
@@ -55,21 +56,32 @@ def test_the_page_of_models_is_the_manifests(call):
     for listed in manifest["checkpoints"]:
         (line,) = [line for line in out.splitlines() if line.startswith(f"| `{listed['name']}`")]
         assert f"{listed['parameters']:,}" in line and f"{listed['value']:.4f}" in line
+        assert f" {listed['graded']:.4f} (" in line
         assert listed["command"] in line and listed["licence"] in line
     assert "p9.pt` | - | -" in page({"checkpoints": [{"name": "p9.pt"}]})
 
 
-def test_an_entry_is_counted_in_the_network_and_the_data(p1_checkpoint, tmp_path):
+def test_an_entry_is_counted_in_the_network_and_scored_by_the_graders_script(
+    call, p1_checkpoint, tmp_path
+):
     saved = checkpoint.load(p1_checkpoint, "p1")
     made = {"command": "python3 -m p1.train", "commit": "abc", "seed": 0, "epoch": 1}
     of_four = dataclasses.replace(saved, scores={"accuracy": 0.75}, made=made)
     checkpoint.save(tmp_path / "last.pt", of_four)
-    folder = tmp_path / "data" / "p1_data" / "val_50"
-    folder.mkdir(parents=True)
+    images = tmp_path / "data" / "p1_data" / "val_50"
+    images.mkdir(parents=True)
     for number in range(4):
-        (folder / f"{number}_0.png").write_bytes(b"")
+        draw(images / f"{number}_0.png", 32, 32, number)
     listed = describe(tmp_path / "last.pt", "p1_a.pt", tmp_path / "data")
     assert (listed["parameters"], listed["multiply_adds"]) == (4_405_426, 170_145_024)
-    assert listed["validation_images"] == 4
-    (folder / "9_0.png").write_bytes(b"")  # 0.75 is no share of five images
-    assert describe(tmp_path / "last.pt", "p1_a.pt", tmp_path / "data")["validation_images"] is None
+    out = tmp_path / "out.csv"
+    assert call(predict, images, out, "--checkpoint", tmp_path / "last.pt")[0] == 0
+    given = [row.split(",") for row in out.read_text().splitlines()[1:]]
+    right = sum(name.split("_")[0] == label for name, label in given)
+    assert (listed["graded"], listed["validation_images"]) == (right / 4, 4)
+    assert f"| accuracy {right / 4:.4f} (" in page({"checkpoints": [listed]})
+    (images / "0_0.png").write_bytes(b"")
+    with pytest.raises(InputError, match="1 of 4 images"):
+        describe(tmp_path / "last.pt", "p1_a.pt", tmp_path / "data")
+    nowhere = describe(tmp_path / "last.pt", "p1_a.pt", tmp_path / "nowhere")
+    assert nowhere["graded"] is None and nowhere["value"] == 0.75

@@ -169,12 +169,13 @@ def test_a_shipped_checkpoint_is_what_the_manifest_says(call, tiny, tmp_path):
     (tmp_path / "manifest.json").write_text(
         '{"checkpoints": [{"name": "p1_a.pt", "bytes": 1}, {"name": "p3_b.pt"}]}'
     )
-    assert call(ship, tmp_path / "run/last.pt", "p1_a.pt", "--folder", tmp_path)[0] == 0
+    options = ("--folder", tmp_path, "--data", tmp_path)
+    assert call(ship, tmp_path / "run/last.pt", "p1_a.pt", *options)[0] == 0
     listed = json.loads((tmp_path / "manifest.json").read_text())["checkpoints"]
     assert [one["name"] for one in listed] == ["p1_a.pt", "p3_b.pt"]
-    assert listed[0] == describe(tmp_path / "p1_a.pt", "p1_a.pt")
+    assert listed[0] == describe(tmp_path / "p1_a.pt", "p1_a.pt", tmp_path)
     assert listed[0]["bytes"] == (tmp_path / "run/last.pt").stat().st_size
-    assert call(ship, tmp_path / "run/last.pt", "p3_b.pt", "--folder", tmp_path)[0] == 2
+    assert call(ship, tmp_path / "run/last.pt", "p3_b.pt", *options)[0] == 2
 
 
 def test_wrong_requests_of_training_are_one_line(call, tiny, tmp_path):
