@@ -24,7 +24,7 @@ FEATURES = 1792  # width of MobileNetV2's second-last layer: 1280 * 1.4
 
 
 def build(architecture: str, classes: int, drop_path: float = 0.0) -> nn.Module:
-    """A network with random weights by its name in a checkpoint.
+    """The network called ``architecture`` in a checkpoint, with random weights.
 
     ``mobilenet_v2_x1_4_32``, or ``efficientnet_lite0_128``: the variant and the side in pixels to
     which images are enlarged. ``drop_path``: see ``EfficientNetLite``. Raises InputError for
@@ -55,7 +55,7 @@ def mobilenet_v2(classes: int) -> nn.Module:
 class EnlargedEfficientNet(nn.Module):
     """EfficientNet-Lite on images enlarged to ``side`` x ``side`` pixels (bicubic).
 
-    The published weights know objects of a hundred pixels and more, not of 32.
+    The published weights were trained on objects of a hundred pixels and more, not of 32.
     """
 
     def __init__(self, classes: int, variant: str, side: int, drop_path: float = 0.0) -> None:
@@ -98,11 +98,12 @@ def pretrained_file(network: nn.Module, name: str) -> Path:
 
 
 def load_pretrained(network: nn.Module, weights: dict[str, Tensor], source: str) -> str:
-    """Start ``network`` from weights trained on other classes; says what was started anew.
+    """Start ``network`` from weights trained on other classes; returns a line that names the layers
+    that keep their random weights.
 
-    ``weights``: as ``checkpoint.read_weights`` gives them; for EfficientNet-Lite, ImageNet's, or
-    those of a whole network, which are taken as they are. Every key but the head's must match
-    (InputError otherwise). ``source`` says in messages where they come from.
+    ``weights``: as ``checkpoint.read_weights`` gives them. EfficientNet-Lite takes ImageNet's, or
+    all weights of a network like itself. Every key but the head's must match, or InputError is
+    raised. ``source``: where the weights come from, for messages.
     """
     if isinstance(network, EnlargedEfficientNet):
         if weights.keys() == network.state_dict().keys():  # such as a finished run's of model C
@@ -114,7 +115,9 @@ def load_pretrained(network: nn.Module, weights: dict[str, Tensor], source: str)
     missing = [name for name in head if name not in weights]
     if missing:
         raise InputError(f"{source} has no {', '.join(missing)}: it is not a MobileNetV2")
-    own = network.state_dict()
-    swapped = [f"{name} {tuple(weights[name].shape)} -> {tuple(own[name].shape)}" for name in head]
-    checkpoint.load_weights(network, {**weights, **{name: own[name] for name in head}}, source)
+    random = network.state_dict()
+    swapped = [
+        f"{name} {tuple(weights[name].shape)} -> {tuple(random[name].shape)}" for name in head
+    ]
+    checkpoint.load_weights(network, {**weights, **{name: random[name] for name in head}}, source)
     return "head swapped: " + ", ".join(swapped)

@@ -54,7 +54,7 @@ class Classifier(nn.Module):
 
 
 def build(architecture: str, classes: int) -> nn.Module:
-    """A classifier with random weights by its name in a checkpoint.
+    """The classifier called ``architecture`` in a checkpoint, with random weights.
 
     Raises InputError for another.
     """
@@ -64,7 +64,7 @@ def build(architecture: str, classes: int) -> nn.Module:
 
 
 def backbone_fields(recipe: PretrainRecipe | TransferRecipe) -> dict[str, Any]:
-    """What a checkpoint says of a backbone, but for its weights."""
+    """The fields of a backbone's checkpoint, without its weights."""
     return {
         "problem": "p2",
         "architecture": BACKBONE,
@@ -77,7 +77,7 @@ def backbone_fields(recipe: PretrainRecipe | TransferRecipe) -> dict[str, Any]:
 
 
 def classifier_fields(recipe: TransferRecipe, classes: tuple[str, ...]) -> dict[str, Any]:
-    """What a checkpoint says of a classifier, but for its weights."""
+    """The fields of a classifier's checkpoint, without its weights."""
     return backbone_fields(recipe) | {
         "architecture": ARCHITECTURE,
         "classes": classes,

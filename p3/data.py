@@ -70,7 +70,7 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def select(paths: list[Path]) -> list[Path]:
-    """Those of a folder's files that are no masks. See ``list_images``."""
+    """The images among a folder's files, without the masks. See ``list_images``."""
     paths = [path for path in paths if not path.stem.endswith("_mask")]
     marked = [path for path in paths if path.stem.endswith("_sat")]
     jpegs = {path.stem for path in paths if path.suffix.lower() != ".png"}

@@ -27,12 +27,13 @@ if TYPE_CHECKING:  # torch is imported while files are decoded: see prediction.s
     from prediction.predictor import Predictor
 
 ROOT = Path(__file__).resolve().parents[1]
-# Of an image that cannot be read: the commonest class, all over, in the course's size if need be.
+# The mask of an image that cannot be read: all of the commonest class, in the course's size where
+# the header gives none.
 FALLBACK = data.CLASSES.index("agriculture")
 FALLBACK_SIZE = (512, 512)
 LEAST = 32  # pixels a side that the networks need
-# An image with a side beyond TILE is segmented in tiles, in bounded memory. Where two tiles
-# overlap, the MARGIN pixels at their borders are not used.
+# An image with a side longer than TILE pixels is segmented in tiles, in bounded memory. Where two
+# tiles overlap, the MARGIN pixels at their borders are not used.
 TILE, MARGIN = 1280, 256
 Planes = (
     np.ndarray | Sequence[np.ndarray]
@@ -145,7 +146,9 @@ def answers(
 
 
 def fallback_size(path: Path) -> tuple[int, int]:
-    """(height, width) by a broken image's header, if a file so long can hold so many pixels."""
+    """(height, width) of the mask for a broken image: its header's, if the file is long enough to
+    hold so many pixels.
+    """
     size = images.size_in_header(path)
     if size is None or size[0] * size[1] > 1100 * os.path.getsize(path):
         return FALLBACK_SIZE
@@ -210,9 +213,9 @@ def in_tiles(
 ) -> np.ndarray | None:
     """What ``predict`` gives for one large image (3, H, W) uint8, from overlapping tiles.
 
-    Equal to the result of the image at once for a network that looks no further than MARGIN pixels
-    around one, as FCN32s. The DeepLabs also take a mean over all that they are shown: a tile then
-    counts for the image. None if the time is up before all is done.
+    For a network that sees at most MARGIN pixels around a pixel, such as FCN32s, it equals the
+    result of the whole image. The DeepLabs also average over their whole input, which is a tile
+    here. None if the time is up before the last tile.
     """
     planes = None
     for top, bottom, first_row, last_row in spans(image.shape[1]):
@@ -229,10 +232,10 @@ def in_tiles(
 
 
 def spans(length: int) -> list[tuple[int, int, int, int]]:
-    """Of each tile along a side: where it starts and ends, and from where to where its result is
-    used.
+    """The tiles along a side of ``length`` pixels: (start, end) of each, and (first, last) of the
+    part of its result that is used.
 
-    All start at multiples of the networks' strides, as their maps would otherwise lie elsewhere.
+    Tiles start at multiples of the networks' strides, so that their maps lie on one grid.
     """
     starts = range(0, max(1, length - 2 * MARGIN), TILE - 2 * MARGIN)
     cuts = [0, *(start + MARGIN for start in starts[1:]), length]

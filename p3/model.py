@@ -73,7 +73,7 @@ class Upscale(nn.ConvTranspose2d):
 
 
 def bilinear(channels: int, size: int) -> Tensor:
-    """The kernel by which a transposed convolution interpolates each channel alone.
+    """The kernel with which a transposed convolution is bilinear interpolation of each channel.
 
     (channels, channels, size, size) float32; the stride is half of ``size``. Long et al. 2015,
     section 3.3.
@@ -188,7 +188,7 @@ OF_MODEL = {
 
 
 def build(architecture: str, classes: int = CLASSES, drop_path: float = 0.0) -> nn.Module:
-    """A network with random weights by its name in a checkpoint.
+    """The network called ``architecture`` in a checkpoint, with random weights.
 
     ``drop_path``: of DeepLabv3+ alone, see ``EfficientNetLite``. Raises InputError for another
     name.
@@ -213,9 +213,9 @@ def pretrained_file(network: nn.Module, name: str | None) -> Path | None:
 
 
 def load_pretrained(network: nn.Module, weights: dict[str, Tensor], source: str) -> str:
-    """Start ``network`` from published weights; says in words what was swapped or left out.
+    """Start ``network`` from published weights; returns a line that names what was left out.
 
-    The weights of a whole network of this kind, such as a finished run's, are taken as they are.
+    All weights of a network of the same kind, such as a finished run's, are taken as they are.
     FCN32s takes torchvision's VGG16 (ImageNet): its first two dense layers are reshaped to
     convolutions, the third is left out. DeepLabv3 takes torchvision's whole network (COCO, 21
     classes): its last layer and auxiliary head are left out. DeepLabv3+ takes its backbone from a

@@ -39,8 +39,8 @@ class Recipe:
     average: float  # decay of the averaged weights that are evaluated and saved; 0: no average
     flip_test: bool
     bf16: bool
-    crop_area: tuple[float, float] = (0.0, 0.0)  # share of an image's area that is cut and resized
-    # to ``crop``; zeros: a window of ``crop`` pixels is cut as it is
+    crop_area: tuple[float, float] = (0.0, 0.0)  # share of the image's area that a crop covers
+    # before it is resized to ``crop``; zeros: a crop of ``crop`` pixels, not resized
     backbone_rate: float = 1.0  # the backbone's learning rate by that of the rest
     drop_path: float = 0.0  # of EfficientNet-Lite: probability of leaving out the last block
     jaccard: float = 0.0  # weight of the soft Jaccard term beside cross entropy
@@ -97,7 +97,7 @@ LONG_C = dataclasses.replace(
     BEST_C, name="long", source="after best: --pretrained runs/p3_C_best/last.pt", epochs=16,
     lr=8e-4, average=0.997, jaccard=1.0,
 )  # fmt: skip
-# The same at a low rate, tested in quarter turns: its score is that of the test as it ships.
+# Two more epochs at a low learning rate, so that the log has the score with quarter turns.
 TURNED_C = dataclasses.replace(
     LONG_C, name="turned", source="after long: --pretrained runs/p3_C_long/last.pt", epochs=2,
     lr=1e-4, warmup_epochs=0.25, flip_test=False, rotate_test=True,

@@ -122,7 +122,7 @@ def main() -> None:
             loop.step(loss, network, optimizer, scaler, average=average, decay=decay)
             run.step(loss=loss)
         run.begin_evaluation()
-        lr = optimizer.param_groups[-1]["lr"]  # of what is no backbone
+        lr = optimizer.param_groups[-1]["lr"]  # the last group is not the backbone's
         if plateau:
             plateau.step(run.mean("loss"))
         score, ious = evaluate(average, val_pairs, recipe, device)

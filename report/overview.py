@@ -53,7 +53,7 @@ def shown(logs: list[RunLog]) -> dict[str, RunLog]:
 
 
 def choice(logs: list[RunLog]) -> str:
-    """The rules by which ``shown`` chose, as far as there was a choice."""
+    """The rules that ``shown`` used where there was a choice."""
     runs, rules = shown(logs), []
     models = [row for row in ROWS if not row.startswith("p2")]
     if chosen := [runs[row].name for row in models if len(named(logs, f"{row}_*")) > 1]:

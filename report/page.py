@@ -76,7 +76,7 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """A figure drawn by ``report.charts``. ``alt``: what it shows, for those who cannot see it."""
+    """A figure drawn by ``report.charts``. ``alt``: what it shows, for screen readers."""
 
     figure: Figure
     caption: Parts

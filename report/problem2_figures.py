@@ -181,7 +181,7 @@ def difference_chart(differences: dict[str, tuple[float, float, float]]) -> Figu
 
 
 def is_clear(low: float, high: float) -> bool:
-    """The rule by which a difference is called clear: its interval does not hold 0."""
+    """Whether a difference is called clear: its interval does not contain 0."""
     return low > 0 or high < 0
 
 

@@ -105,7 +105,7 @@ def in_words(settings: dict[str, Any]) -> dict[str, str]:
 
 
 def made(site: Site, run: RunLog, start: Parts) -> dict[str, Parts]:
-    """How a run was made, in words: ``start`` says what its initial weights were."""
+    """How a run was made, in words. ``start``: its initial weights, in words."""
     recipe = run.metadata["recipe"]
     minutes = {"minutes": sum(line.get("seconds", 0) for line in run.history) / 60}
     log = [run.folder / "log.jsonl"]

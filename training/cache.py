@@ -210,10 +210,9 @@ def _count(change: int) -> None:
 
 
 def resident(data: Tensor, device: torch.device, memory: float) -> Tensor:
-    """A data set on ``device`` if it takes at most ``memory`` bytes; else as it is.
+    """The data set on ``device`` if it takes at most ``memory`` bytes; else where it is.
 
-    Then ``gather`` moves each batch. On a GPU it takes no more than half of the memory that is free
-    there.
+    ``gather`` then moves each batch. A data set takes at most half of a GPU's free memory.
     """
     if device.type == "cuda":
         memory = min(memory, torch.cuda.mem_get_info(device)[0] // 2)

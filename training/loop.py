@@ -134,7 +134,8 @@ def held_out(labels: Tensor, seed: int, share: int = 10) -> Tensor:
 def split_for_tune(
     images: Tensor, labels: Tensor, seed: int
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """What ``--tune`` trains on and what it measures on: images (N, ...) and labels (N,) of each.
+    """The two parts of a data set under ``--tune``, to train on and to measure on: images (N, ...)
+    and labels (N,) each.
 
     ``labels``: as ``held_out`` takes them. Raises InputError as it does.
     """

@@ -334,7 +334,7 @@ class Run:
         return self._sums
 
     def _show_epoch(self, steps: int, images: int) -> None:
-        # Begin to show an epoch of so many steps, of so many images each.
+        # Begin to show an epoch's progress; ``images``: of a step.
         self._images = images
         what = f"epoch {self.epoch + 1} of {self._total_epochs or '?'}"
         self._bar = Bar(what, steps * images, "images", done=self.next_step * images)
