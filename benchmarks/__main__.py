@@ -90,7 +90,8 @@ def machine() -> dict[str, object]:
         Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else []
     )
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    packages = ("torch", "torchvision", "numpy", "pillow")
+    packages = ["torch", "torchvision", "numpy", "pillow"]
+    packages += [name for name in steps.PACKAGES if steps.is_there(name)]
     return {
         "processor": models[0] if models else platform.machine(),
         "cores": os.cpu_count(),
@@ -183,9 +184,9 @@ def growth(args: argparse.Namespace, folder: Path) -> dict:
         draw(problem, folder / problem, max(2, count // 10))
         sizes[problem] = []
         for images in (max(2, count // 100), max(2, count // 10), count):
-            source = folder / f"{problem}_{images}"
+            source = folder / f"{problem}_{len(sizes[problem])}"
             draw("grown", source, images, folder / problem)
-            output = folder / f"{problem}_{images}_out"
+            output = source.with_name(f"{source.name}_out")
             use, _ = measure("ours", ours(args, problem, source, output))
             sizes[problem].append({"images": images, **dataclasses.asdict(use)})
     return sizes
