@@ -23,6 +23,7 @@ from checkpoints.graded import graded
 from core import checkpoint
 from core.cli import InputError, Parser, entry, say
 from core.files import atomic_write
+from training import provenance
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -80,6 +81,7 @@ def describe(source: Path, name: str, data: Path = Path("hw1_data")) -> dict[str
     score = graded(source.resolve(), problem, data.resolve())
     start = made.get("data", {})
     begin = start.get("pretrained", start.get("backbone", "None"))
+    seen = ", contaminated" if provenance.is_contaminated(start) else ""
     return {
         "name": name,
         "bytes": len(packed),
@@ -91,7 +93,7 @@ def describe(source: Path, name: str, data: Path = Path("hw1_data")) -> dict[str
         "multiply_adds": multiply_adds(network, SIZE[problem]),
         "side": SIZE[problem],
         "recipe": saved.recipe["name"],
-        "initial_weights": "random" if begin in ("None", None) else str(begin),
+        "initial_weights": ("random" if begin in ("None", None) else str(begin)) + seen,
         "what": f"{saved.architecture}, recipe {saved.recipe['name']}, epoch {made['epoch']}, "
         f"seed {made['seed']}",
         "command": made["command"],

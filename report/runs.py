@@ -21,7 +21,6 @@ RECORDED = {  # what run.json has to hold, and of which type
     "recipe": dict, "data": dict, "seed": int, "command": str, "commit": str, "device": str,
     "torch": str,
 }  # fmt: skip
-CONTAMINATED = "8a269f5e"  # how the sha256 of the published CIFAR-100 weights begins
 CHOICE = (
     "Of a model's runs one is shown: from weights that have not seen the validation images, then "
     "finished, where there is such a one, then with the best last epoch. So it is chosen by a "
@@ -73,17 +72,16 @@ class RunLog:
 
     @property
     def is_contaminated(self) -> bool:
-        """Whether it began from weights of CIFAR-100, in whose training split problem 1's images
-        are.
+        """Whether its weights go back to those of CIFAR-100, in whose training split problem 1's
+        images are, through however many runs.
 
-        Known by the weights' sha256, which run.json tells; of older runs by that of the file, where
-        it is still there, and only else by its name.
+        Known by their sha256, which run.json tells; of older runs by that of the file, where it is
+        still there, and only else by its name.
         """
-        source = self.pretrained
-        if source is None:
-            return False
-        digest = self.metadata["data"].get("pretrained_sha256") or sha256(Path(source))
-        return str(digest).startswith(CONTAMINATED) if digest else "cifar100" in source.lower()
+        data = dict(self.metadata["data"])
+        if self.pretrained and not data.get("pretrained_sha256"):
+            data["pretrained_sha256"] = sha256(Path(self.pretrained))
+        return provenance.is_contaminated(data)
 
     def column(self, name: str) -> tuple[list[int], list[float]]:
         """(epochs, values) of those lines that have ``name``."""

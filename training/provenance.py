@@ -18,12 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core import devices
+from core import checkpoint, devices
 from core.randomness import seed_of
 from training import processes
 from training.optim import ENDLESS
 
 ALIASES = {"report": "original"}  # a recipe's former name, which committed runs have
+# How the sha256 of the published CIFAR-100 weights begins. All images of problem 1, the validation
+# images too, are in CIFAR-100's training split.
+CONTAMINATED = "8a269f5e"
 PIECE = 2**24  # bytes that are digested together
 
 
@@ -146,9 +149,35 @@ def digest(*parts: Tensor | Path) -> str:
     return total.hexdigest()
 
 
-def initial_weights(name: str | None, file: Path | None) -> dict[str, str | None]:
-    """Notes for a run: ``--pretrained``'s ``name`` and the sha256 of the ``file`` that it means."""
-    return {"pretrained": str(name), "pretrained_sha256": sha256(file) if file else None}
+def initial_weights(name: str | None, file: Path | None) -> dict[str, Any]:
+    """Notes for a run: ``--pretrained``'s ``name``, the sha256 of the ``file`` that it means, and,
+    where that is a checkpoint of a run, what that run began from, and so on back to the first.
+    """
+    notes: dict[str, Any] = {"pretrained": str(name), "pretrained_sha256": None}
+    if file is None:
+        return notes
+    notes["pretrained_sha256"] = sha256(file)
+    made = checkpoint.read(file).get("made")
+    if before := origins(made.get("data") if isinstance(made, dict) else None):
+        notes["pretrained_before"] = before
+    return notes
+
+
+def origins(data: Any) -> list[str]:
+    """What the weights of a run, whose notes ``data`` has, go back to, the latest first.
+
+    Each is a sha256, or of runs that did not record it the file's name; [] for random weights.
+    """
+    if not isinstance(data, dict) or data.get("pretrained") in (None, "None"):
+        return []
+    before = data.get("pretrained_before")
+    first = data.get("pretrained_sha256") or data["pretrained"]
+    return [str(first), *map(str, before if isinstance(before, list) else [])]
+
+
+def is_contaminated(data: dict[str, Any]) -> bool:
+    """Whether the weights of a run with the notes ``data`` go back to those of CIFAR-100."""
+    return any(one.startswith(CONTAMINATED) or "cifar100" in one.lower() for one in origins(data))
 
 
 def sha256(path: Path) -> str:

@@ -61,6 +61,25 @@ def test_the_page_of_models_is_the_manifests(call):
     assert "p9.pt` | - | -" in page({"checkpoints": [{"name": "p9.pt"}]})
 
 
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ({"pretrained": "None"}, "random"),
+        ({"pretrained": "mine.pt", "pretrained_sha256": "0" * 64}, "mine.pt"),
+        (
+            {"pretrained": "mine.pt", "pretrained_sha256": "0", "pretrained_before": ["8a269f5e1"]},
+            "mine.pt, contaminated",
+        ),
+    ],
+)
+def test_an_entry_says_what_the_weights_go_back_to(p1_checkpoint, tmp_path, data, says):
+    saved = checkpoint.load(p1_checkpoint, "p1")
+    made = {"command": "python3", "commit": "abc", "seed": 0, "epoch": 1, "data": data}
+    new = dataclasses.replace(saved, scores={"accuracy": 0.75}, made=made)
+    checkpoint.save(tmp_path / "last.pt", new)
+    assert describe(tmp_path / "last.pt", "p1_a.pt", tmp_path)["initial_weights"] == says
+
+
 def test_an_entry_is_counted_in_the_network_and_scored_by_the_graders_script(
     call, p1_checkpoint, tmp_path
 ):

@@ -11,6 +11,7 @@ from conftest import ROOT, metadata
 
 from core.cli import InputError
 from report import runs as runlog
+from training import provenance
 from training.provenance import initial_weights
 from training.run import Run
 from training.runfolder import set_aside
@@ -169,7 +170,7 @@ def test_a_contaminated_start_is_known_by_its_digest_under_any_name(tmp_path, mo
     (folder / "run.json").write_text(json.dumps(metadata(data={"pretrained": str(weights)})))
     assert not runlog.read(folder).is_contaminated
     published = hashlib.sha256(b"weights").hexdigest()[:8]
-    monkeypatch.setattr(runlog, "CONTAMINATED", published)
+    monkeypatch.setattr(provenance, "CONTAMINATED", published)
     assert runlog.read(folder).is_contaminated
     weights.unlink()
     runlog.sha256.cache_clear()
@@ -184,22 +185,47 @@ def test_a_contaminated_start_is_known_by_the_recorded_digest_once_the_file_is_g
         (folder / "run.json").write_text(json.dumps(metadata(data=data)))
         return runlog.read(folder)
 
-    assert started_from("gone/mine.pt", runlog.CONTAMINATED + "0" * 56).is_contaminated
+    assert started_from("gone/mine.pt", provenance.CONTAMINATED + "0" * 56).is_contaminated
     assert not started_from("gone/not_cifar100.pt", "0" * 64).is_contaminated
     assert started_from("gone/cifar100_x.pt", None).is_contaminated  # of a run of before
 
 
 def test_a_run_records_the_digest_of_its_initial_weights(tmp_path):
     file = tmp_path / "weights.pt"
-    file.write_bytes(b"weights")
+    torch.save({"weight": torch.ones(2)}, file)
     assert initial_weights("mine", file) == {
         "pretrained": "mine",
-        "pretrained_sha256": hashlib.sha256(b"weights").hexdigest(),
+        "pretrained_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
     }
     assert initial_weights(None, None) == {"pretrained": "None", "pretrained_sha256": None}
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_contamination_is_carried_on_from_checkpoint_to_checkpoint(tmp_path, monkeypatch, steps):
+    published = tmp_path / "published.pt"
+    torch.save({"weight": torch.ones(2)}, published)
+    notes, honest = initial_weights("published.pt", published), initial_weights(None, None)
+    digest = notes["pretrained_sha256"]
+    for step in range(steps):
+        for number, data in enumerate((notes, honest)):
+            content = {"made": {"data": data}, "step": step, "number": number}
+            torch.save(content, tmp_path / f"last{number}.pt")
+        notes, honest = (initial_weights("last.pt", tmp_path / f"last{n}.pt") for n in (0, 1))
+    assert len(notes["pretrained_before"]) == steps
+    monkeypatch.setattr(provenance, "CONTAMINATED", digest[:8])
+    folder = write_run(tmp_path / "p1_B_hour", [0.9])
+    for data, contaminated in ((notes, True), (honest, False)):
+        (folder / "run.json").write_text(json.dumps(metadata(data=data)))
+        assert runlog.read(folder).is_contaminated == contaminated
+
+
+def test_a_checkpoint_whose_notes_are_of_another_shape_has_no_origins(tmp_path):
+    for made in (None, [], {"data": 3}, {"data": {"pretrained": None}}):
+        torch.save({"made": made}, tmp_path / "last.pt")
+        assert "pretrained_before" not in initial_weights("last.pt", tmp_path / "last.pt")
 
 
 def test_the_digest_of_the_contaminated_weights_is_the_manifests():
     listed = json.loads((ROOT / "checkpoints" / "manifest.json").read_text())["pretrained"]
     (known,) = [one["sha256_prefix"] for one in listed if "cifar100" in one["name"]]
-    assert known == runlog.CONTAMINATED
+    assert known == provenance.CONTAMINATED
