@@ -17,7 +17,7 @@ from core import images
 from core.cli import InputError, Parser, entry, some
 from core.files import atomic_write, output_folder, writable_file
 from p3 import data
-from prediction.stream import Stream, Views, check_outputs, flags, on_device
+from prediction.stream import Batch, Stream, Views, check_outputs, flags, on_device
 from prediction.tables import write_rows
 
 if TYPE_CHECKING:  # torch is imported while files are decoded: see prediction.stream
@@ -34,7 +34,7 @@ FALLBACK_SIZE = (512, 512)
 LEAST = 32  # pixels a side that the networks need
 # An image with a side longer than TILE pixels is segmented in tiles, in bounded memory. Where two
 # tiles overlap, the MARGIN pixels at their borders are not used.
-TILE, MARGIN = 1280, 256
+TILE, MARGIN = 1280, 256  # in_tiles needs a TILE of four MARGINs or more
 Planes = (
     np.ndarray | Sequence[np.ndarray]
 )  # classes and, where asked for, confidences: (H, W) uint8
@@ -131,18 +131,27 @@ def answers(
 ) -> Iterator[tuple[Path, Planes]]:
     """Each image's path and planes, the fallback's last."""
     for batch in stream.batches(batch_size, simplify):
-        if max(batch.images.shape[2:]) > TILE:
-            for path, image in zip(batch.paths, batch.images, strict=True):
-                planes = in_tiles(predict, image, stream.time_is_up)
-                if planes is None:
-                    stream.late.append(path)
-                else:
-                    yield path, planes
-        else:
-            yield from zip(batch.paths, predict(batch.images), strict=True)
+        yield from segmented(batch, stream, predict)
+        del batch  # so that a large image is not held while the next one is decoded
     for path in (*stream.bad, *stream.late):
         size = fallback_size(path)
         yield path, [np.broadcast_to(np.uint8(value), size) for value in (FALLBACK, 0)]
+
+
+def segmented(batch: Batch, stream: Stream, predict: Predictor) -> Iterator[tuple[Path, Planes]]:
+    """The planes of a batch's images, without those that the time does not suffice for."""
+    from core import devices
+
+    if max(batch.images.shape[2:]) <= TILE:
+        yield from zip(batch.paths, predict(batch.images), strict=True)
+        return
+    for path, image in zip(batch.paths, batch.images, strict=True):
+        planes = in_tiles(predict, image, stream.time_is_up)
+        devices.return_freed_memory()  # the next image may be as large
+        if planes is None:
+            stream.late.append(path)
+        else:
+            yield path, planes
 
 
 def fallback_size(path: Path) -> tuple[int, int]:
@@ -215,19 +224,23 @@ def in_tiles(
 
     For a network that sees at most MARGIN pixels around a pixel, such as FCN32s, it equals the
     result of the whole image. The DeepLabs also average over their whole input, which is a tile
-    here. None if the time is up before the last tile.
+    here. None if the time is up before the last tile. The result
+    takes the image's place in the memory.
     """
-    planes = None
-    for top, bottom, first_row, last_row in spans(image.shape[1]):
-        for left, right, first, last in spans(image.shape[2]):
+    height, width = image.shape[1:]
+    memory = image.permute(1, 2, 0).reshape(-1).numpy()
+    for top, bottom, first_row, last_row in spans(height):
+        row = []
+        for left, right, first, last in spans(width):
             if time_is_up():
                 return None
             tile = predict(image[None, :, top:bottom, left:right])[0]
-            if planes is None:
-                planes = np.empty((len(tile), *image.shape[1:]), dtype=np.uint8)
-            planes[:, first_row:last_row, first:last] = tile[
-                :, first_row - top : last_row - top, first - left : last - left
-            ]
+            row.append(tile[:, first_row - top : last_row - top, first - left : last - left])
+        # One or two bytes a pixel, where three were: they end before the next tiles' first row.
+        planes = (
+            memory[: len(row[0]) * height * width].reshape(height, width, -1).transpose(2, 0, 1)
+        )
+        planes[:, first_row:last_row] = np.concatenate(row, 2)
     return planes
 
 

@@ -198,25 +198,30 @@ class Stream:
         since, start = 0, time.monotonic()  # the image, and when, of which the pace is taken
         batch: list[tuple[Path, np.ndarray]] = []
         try:
-            progress = images.progress(decoded, len(self.paths), "images")
-            for index, (path, image) in enumerate(zip(self.paths, progress, strict=True)):
+            for index, path in enumerate(images.progress(self.paths, len(self.paths), "images")):
+                image = next(decoded)
                 if image is None and (image := self._try(path)) is None:
                     raise InputError(f"{path} does not fit the memory; free some")
                 if isinstance(image, images.BadImage):
                     warn(str(image))
                     self.bad.append(path)
                     continue
-                at_most = max(1, min(batch_size, PIXELS // (image.shape[0] * image.shape[1])))
-                if batch and (len(batch) >= at_most or batch[0][1].shape != image.shape):
+                if batch and batch[0][1].shape != image.shape:
                     yield _batch(batch)
                     batch = []
-                    if self._is_short(start, index - since, index) and (left_out := simplify()):
-                        warn(f"the time is short; going on without {left_out}")
-                        since, start = index, time.monotonic()
+                is_short = not batch and self._is_short(start, index - since, index)
+                if is_short and (left_out := simplify()):
+                    warn(f"the time is short; going on without {left_out}")
+                    since, start = index, time.monotonic()
                 if self.time_is_up():
                     self.late += self.paths[index:]
                     break
                 batch.append((path, image))
+                at_most = max(1, min(batch_size, PIXELS // (image.shape[0] * image.shape[1])))
+                del image  # so that a large one is not held while the next one is decoded
+                if len(batch) >= at_most:
+                    yield _batch(batch)
+                    batch = []
         finally:
             decoded.close()
         if len(self.bad) == len(self.paths):
@@ -234,7 +239,7 @@ class Stream:
         ``start``.
         """
         now = time.monotonic()
-        if now - start < min(5, (self.stop_at - start) / 10):  # too little to judge by
+        if not done or now - start < min(5, (self.stop_at - start) / 10):  # too little to judge by
             return False
         return now + (now - start) / done * (len(self.paths) - index) > self.stop_at
 

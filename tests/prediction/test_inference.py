@@ -4,6 +4,7 @@ import csv
 import os
 import shutil
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from conftest import draw, random_checkpoint, refused, rows, snapshot
 from PIL import Image, ImageFile
 
+from core import images
 from p1 import inference as p1
 from p1 import model
 from p2 import inference as p2
@@ -505,14 +507,44 @@ def test_a_large_image_in_tiles_is_what_it_is_at_once(monkeypatch, call, tmp_pat
     )
     noise = np.random.default_rng(0).integers(0, 256, (20, 28, 3), dtype=np.uint8)
     (tmp_path / "in").mkdir()
-    Image.fromarray(noise).resize((900, 600), Image.Resampling.BICUBIC).save(
+    Image.fromarray(noise).resize((900, 672), Image.Resampling.BICUBIC).save(
         tmp_path / "in" / "1.png"
     )
     masks = []
-    for tile in (1024, 576):
+    for tile in (1024, 640):
         monkeypatch.setattr(p3, "TILE", tile)
         out = tmp_path / str(tile)
         assert call(p3.main, tmp_path / "in", out, "--checkpoint", file)[0] == 0
         masks.append(np.asarray(Image.open(out / "1.png")))
     assert len(np.unique(masks[0].reshape(-1, 3), axis=0)) > 2
     assert (masks[0] == masks[1]).all(-1).mean() > 0.9999
+
+
+@pytest.mark.parametrize("count", [1, 2])  # classes alone; and confidences
+def test_the_tiles_results_fit_in_the_place_of_the_image(monkeypatch, count):
+    monkeypatch.setattr(p3, "TILE", 64)
+    monkeypatch.setattr(p3, "MARGIN", 16)
+    pixels = np.random.default_rng(0).integers(0, 256, (257, 130, 3), dtype=np.uint8)
+    image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+    planes = p3.in_tiles(lambda batch: batch[:, 1 : 1 + count].numpy() ^ 1, image)
+    assert (planes == np.moveaxis(pixels, 2, 0)[1 : 1 + count] ^ 1).all()
+    assert np.shares_memory(planes, image.numpy())
+
+
+@pytest.mark.parametrize("tile", [64, 1280])
+def test_a_large_image_is_not_held_while_the_next_one_is_decoded(monkeypatch, tmp_path, tile):
+    monkeypatch.setattr(p3, "TILE", tile)
+    monkeypatch.setattr(p3, "MARGIN", 16)
+    paths = [draw(tmp_path / f"{k}.png", 80, 70, k) for k in range(3)]
+    decoded, held = [], []
+
+    def decode(path):
+        held.append(sum(image() is not None for image in decoded))
+        pixels = images.read_rgb(path)
+        decoded.append(weakref.ref(pixels))
+        return pixels
+
+    with Stream(paths, decode, ahead=1) as stream:
+        answers = p3.answers(stream, lambda batch: batch[:, :1].numpy(), 1, lambda: "")
+        written = images.InOrder(lambda answer: answer[0], answers, ahead=1)
+        assert list(written) == paths and held == [0, 0, 0]
