@@ -101,6 +101,27 @@ def varied(network, size):
     return network
 
 
+def thin_fcn32s(classes=7):
+    """FCN32s with a 16th of its channels: it looks at the same pixels in a 200th of the time."""
+    from p3.model import FCN32s, Upscale, bilinear
+
+    with torch.device("meta"):
+        network = FCN32s(classes)
+    for name, wide in list(network.named_modules()):
+        if type(wide) is torch.nn.Conv2d:
+            channels = [
+                count if count in (3, classes) else count // 16
+                for count in (wide.in_channels, wide.out_channels)
+            ]
+            narrow = torch.nn.Conv2d(*channels, wide.kernel_size, padding=wide.padding)
+            torch.nn.init.kaiming_normal_(narrow.weight, nonlinearity="relu")
+            network.set_submodule(name, narrow)
+    network.upscore = Upscale(classes, classes, 64, stride=32, bias=False)
+    with torch.no_grad():
+        network.upscore.weight.copy_(bilinear(classes, 64))
+    return network
+
+
 def random_checkpoint(path, problem, architecture, network, classes, size):
     checkpoint.save(
         path,

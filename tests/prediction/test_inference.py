@@ -8,8 +8,7 @@ import weakref
 
 import numpy as np
 import pytest
-import torch
-from conftest import draw, random_checkpoint, refused, rows, snapshot
+from conftest import draw, random_checkpoint, refused, rows, snapshot, thin_fcn32s
 from PIL import Image, ImageFile
 
 from core import images
@@ -499,12 +498,9 @@ def test_many_images_leave_no_file_open_and_no_thread_behind(
 
 def test_a_large_image_in_tiles_is_what_it_is_at_once(monkeypatch, call, tmp_path):
     """By FCN32s, which looks at 234 pixels around one, with tiles of the real margin."""
-    torch.manual_seed(0)
-    network = p3_model.FCN32s()
-    torch.nn.init.normal_(network.score.weight, std=0.01)
-    file = random_checkpoint(
-        tmp_path / "a.pt", "p3", p3_model.OF_MODEL["A"], network, p3_data.CLASSES, None
-    )
+    name = p3_model.OF_MODEL["A"]
+    monkeypatch.setitem(p3_model.ARCHITECTURES, name, thin_fcn32s)
+    file = random_checkpoint(tmp_path / "a.pt", "p3", name, thin_fcn32s(), p3_data.CLASSES, None)
     noise = np.random.default_rng(0).integers(0, 256, (20, 28, 3), dtype=np.uint8)
     (tmp_path / "in").mkdir()
     Image.fromarray(noise).resize((900, 672), Image.Resampling.BICUBIC).save(

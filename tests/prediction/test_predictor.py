@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT, varied
+from conftest import ROOT, thin_fcn32s, varied
 from torch import nn
 
 from core import devices
@@ -20,7 +20,7 @@ NETWORKS = {
     "p1 A": (lambda: p1.build(p1.ARCHITECTURE, 50), 32),
     "p1 C": (lambda: p1.build("efficientnet_lite0_64", 50), 32),
     "p2": (lambda: p2.Classifier(5), 64),
-    "p3 A": (lambda: p3.build(p3.OF_MODEL["A"]), 64),
+    "p3 A": (thin_fcn32s, 64),
     "p3 B": (lambda: p3.build(p3.OF_MODEL["B"]), 64),
     "p3 C": (lambda: p3.build(p3.OF_MODEL["C"]), 64),
 }
@@ -32,8 +32,6 @@ def network(request):
     build, size = NETWORKS[request.param]
     torch.manual_seed(0)
     network = build()
-    if hasattr(network, "score"):  # which starts from zeros
-        nn.init.normal_(network.score.weight, std=0.01)
     return varied(network, size).eval(), size
 
 
