@@ -8,6 +8,7 @@ import weakref
 
 import numpy as np
 import pytest
+import torch
 from conftest import draw, random_checkpoint, refused, rows, snapshot, thin_fcn32s
 from PIL import Image, ImageFile
 
