@@ -206,6 +206,8 @@ def obtain(wanted: Wanted, folder: Path, timeout: int) -> Path:
                         f"address in a browser and place the file at {path} (its sha256 {digest})"
                     ) from error
     say(f"{done} {wanted.name} ({description})")
+    if 0 < (digits := len(wanted.sha256)) < 64:
+        warn(f"{wanted.name}: only the first {digits} digits of its sha256 are known and verified")
     if not wanted.sha256:
         verified = "only its size was" if wanted.bytes is not None else "nothing could be"
         warn(f"{wanted.name}: the manifest knows no hash, so {verified} verified")

@@ -23,6 +23,7 @@ from core.files import atomic_write
 
 FORMAT = 1
 LISTS = ("classes", "mean", "std", "test_scales")  # fields that are tuples here and lists in a file
+SHIPPED = Path(__file__).resolve().parents[1] / "checkpoints"
 MAX_BYTES = 50_000_000  # the course's limit for a file that lies in the repository
 
 
@@ -194,7 +195,8 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 def read(path: Path) -> dict[str, Any]:
     """``torch.load`` of plain data by name, onto the CPU. Every failure is an InputError."""
     if not path.is_file():
-        raise InputError(f"no checkpoint {path}; fetch what ships with: bash hw1_download.sh")
+        hint = _how_to_restore(path) or "bash hw1_download.sh checks those that ship"
+        raise InputError(f"no checkpoint {path}; {hint}")
     try:
         path.open("rb").close()
     except OSError as error:
@@ -207,13 +209,23 @@ def read(path: Path) -> dict[str, Any]:
     except Exception as error:  # a broken zip or a short file raises nearly everything, OSError too
         foreign = isinstance(error, pickle.UnpicklingError)
         why = "it holds more than plain weights" if foreign else "it is cut short or damaged"
-        raise InputError(f"cannot load {path}: {why}; fetch it again or train it again") from error
+        hint = _how_to_restore(path) or "fetch it again or train it again"
+        raise InputError(f"cannot load {path}: {why}; {hint}") from error
     if not _is_named(content):
         raise InputError(
             f"{path} holds a {type(content).__name__}, not weights by their names; "
             "name another file"
         )
     return content
+
+
+def _how_to_restore(path: Path) -> str:
+    # Of a file that ships, which lies on no server; "" of all others.
+    manifest = SHIPPED / "manifest.json"
+    if path.resolve().parent != SHIPPED or not manifest.is_file():
+        return ""
+    ships = f'"name": "{path.name}"' in manifest.read_text(encoding="utf-8", errors="replace")
+    return "it ships with the repository: git checkout -- checkpoints" if ships else ""
 
 
 # The classes and functions that pickled weights name. torch allows some more, of which bytearray

