@@ -1,6 +1,7 @@
 """Problem 2's figures and section: drawn from the modules, measured by our program."""
 
 import json
+import re
 import shlex
 import shutil
 import sys
@@ -12,6 +13,7 @@ from conftest import HALF, draw
 from torch import nn
 
 from core import checkpoint
+from core.cli import InputError
 from core.randomness import seed_of
 from p2 import data, inference, knn, pretrain, supervise, train
 from p2.byol import BYOL
@@ -482,6 +484,7 @@ def test_a_missing_settings_command_makes_what_it_begins_from(
         for name in others
     }
     settings["A"] = setting_of(tmp_path / "A", "A")
+    monkeypatch.chdir(tmp_path)  # where no run is
     for run in settings.values():
         run.metadata["recipe"] = {**CLASSIFIER, "name": recipe}
     for name in "BCD":
@@ -492,7 +495,9 @@ def test_a_missing_settings_command_makes_what_it_begins_from(
         args, used = train.arguments()
         assert command[:3] == ["python3", "-m", "p2.train"] and args.setting == name
         assert used.name == ("original" if recipe == "report" else recipe)
-        start = str(train.first_weights(SETTINGS[name], args, used))
+        with pytest.raises(InputError) as missing:
+            train.initial_backbone(SETTINGS[name], args, used)
+        start = re.search("starts from (.*), which", str(missing.value))[1]
         if name == "C" and others:
             assert not before and start == "runs/p2_byol_mine/last.pt"
             continue
