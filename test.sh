@@ -7,4 +7,7 @@ cd "$root"
 ruff check .
 ruff format --check .
 python3 -m mypy
-python3 -m pytest "$@"
+# As many processes as cores, if the memory suffices (up to 5 GB each), a file at a time; each with
+# one thread, or they would wait for each other.
+export OMP_NUM_THREADS=1
+python3 -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile "$@"
