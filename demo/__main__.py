@@ -28,12 +28,12 @@ FIRST = Parameters(
     p1_train=1, p1_val=2, p2_unlabelled=1, p2_train=1, p2_val=1, p3_train=1, p3_val=12
 )
 DRAWING = Parameters(
-    p1_train=40, p1_val=10, p2_unlabelled=640, p2_train=12, p2_val=4, p3_train=96, p3_val=24
+    p1_train=20, p1_val=10, p2_unlabelled=640, p2_train=12, p2_val=4, p3_train=96, p3_val=24
 )
 SILENCE = 8.0  # seconds without a line, at most
 # What came out on two CPU cores with bfloat16, on two makes of processor. Other rounding moves
 # trainings this short by points.
-EXPECTED = {"p1": "0.46 to 0.49", "p2": "0.09 to 0.11", "p3": "about 0.49"}
+EXPECTED = {"p1": "about 0.26", "p2": "0.09 to 0.11", "p3": "0.45 to 0.49"}
 
 
 class Alive:

@@ -161,9 +161,7 @@ BEST_SUPERVISED = dataclasses.replace(
 
 # --- for the drawn data of demo.sh: two minutes in all --------------------------------------------
 
-DEMO_PRETRAIN = dataclasses.replace(
-    HOUR_PRETRAIN, name="demo", source="a sample, for demo.sh", epochs=3, batch_size=32, size=64,
-)  # fmt: skip
+DEMO_PRETRAIN = dataclasses.replace(HOUR_PRETRAIN, name="demo", source="a sample, for demo.sh")
 DEMO_TRANSFER = dataclasses.replace(
     HOUR_TRANSFER, name="demo", source="for demo.sh", epochs=5, batch_size=32,
     crop_scale=(0.6, 1.0),
