@@ -146,6 +146,7 @@ def segmented(batch: Batch, stream: Stream, predict: Predictor) -> Iterator[tupl
         yield from zip(batch.paths, predict(batch.images), strict=True)
         return
     for path, image in zip(batch.paths, batch.images, strict=True):
+        devices.return_freed_memory()  # of decoding
         planes = in_tiles(predict, image, stream.time_is_up)
         devices.return_freed_memory()  # the next image may be as large
         if planes is None:

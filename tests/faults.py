@@ -51,6 +51,7 @@ from p1 import inference as p1
 from p2 import inference as p2
 from p3 import inference as p3
 from report import __main__ as report
+from report import problem1, problem3
 from training import cache, provenance
 from training.run import Run
 
@@ -312,6 +313,8 @@ def use_no_networks() -> None:
     def mask(label, batch):
         return (label % 7)[:, None, None, None].expand(-1, 1, *batch.shape[2:]).to(torch.uint8)
 
+    for section in (problem1, problem3):  # their drawings, which touch no file
+        section.networks = lambda *_: []
     ship.models.load = lambda path: types.SimpleNamespace(network=nn.Linear(1, 1))
     ship.multiply_adds = lambda *_: 1
     views = p1.Views(False)

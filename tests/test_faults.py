@@ -22,7 +22,7 @@ FILES = ("checkpoint", "cache", "ship", "download", "p1", "p2", "p3")
 
 @pytest.mark.parametrize(
     ("tasks", "every", "at_least"),
-    [(FILES, "7", 29), (("training",), "35", 6), (("report",), "100", 4)],
+    [(FILES, "7", 29), (("training",), "35", 6), (("report",), "50", 4)],
     ids=str,
 )
 def test_a_disk_that_fails_or_a_kill_at_any_step_loses_nothing(tasks, every, at_least):
