@@ -355,8 +355,10 @@ def _plain(error: Any, timeout: int) -> str:
         return f"the server answered {error.response.status_code} {error.response.reason}"
     if "timed out" in str(error):
         return f"the server was silent for {timeout} s"
-    reason = getattr(error.args[0] if error.args else None, "reason", None) or error
-    return "the connection broke off" if "IncompleteRead" in str(reason) else str(reason)
+    reason = str(getattr(error.args[0] if error.args else None, "reason", None) or error)
+    if "Failed to resolve" in reason or "unreachable" in reason:
+        return "there is no network, or no such server"
+    return "the connection broke off" if "IncompleteRead" in reason else reason
 
 
 def _from_drive(wanted: Wanted, part: Path, timeout: int) -> bool:
