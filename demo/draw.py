@@ -45,6 +45,9 @@ class Parameters:
     p2_unlabelled: int = dataclasses.field(
         default=1500, metadata={"help": "problem 2: images without labels"}
     )
+    p2_classes: int = dataclasses.field(
+        default=65, metadata={"help": "problem 2: classes of the labelled images, 65 at most"}
+    )
     p2_train: int = dataclasses.field(
         default=20, metadata={"help": "problem 2: training images a class"}
     )
@@ -97,6 +100,8 @@ def draw_all(out: Path, parameters: Parameters) -> bool:
         raise InputError(
             f"seed {parameters.seed} and size {parameters.size}: from 0 and from 32 up, please"
         )
+    if parameters.p2_classes > len(OFFICE_CLASSES):
+        raise InputError(f"{parameters.p2_classes} classes of problem 2: it has 65; name fewer")
     out, p = out.absolute(), parameters
     try:
         if is_drawn(out, parameters):
@@ -109,7 +114,9 @@ def draw_all(out: Path, parameters: Parameters) -> bool:
                 Path(hidden) / "drawing"
             )  # one deeper, as the hidden folder itself is nobody else's to read
             draw_p1(drawing / "p1_data", p.p1_train, p.p1_val, p.seed)
-            draw_p2(drawing / "p2_data", p.p2_unlabelled, p.p2_train, p.p2_val, p.seed)
+            draw_p2(
+                drawing / "p2_data", p.p2_unlabelled, p.p2_train, p.p2_val, p.seed, p.p2_classes
+            )
             draw_p3(drawing / "p3_data", p.p3_train, p.p3_val, p.size, p.seed)
             (drawing / NOTE).write_text(json.dumps(note(p), indent=2) + "\n")
             os.replace(drawing, out)
@@ -171,14 +178,19 @@ def draw_p1(folder: Path, train: int = 40, val: int = 10, seed: int = 0) -> None
 
 
 def draw_p2(
-    folder: Path, unlabelled: int = 1500, train: int = 20, val: int = 4, seed: int = 0
+    folder: Path,
+    unlabelled: int = 1500,
+    train: int = 20,
+    val: int = 4,
+    seed: int = 0,
+    classes: int = len(OFFICE_CLASSES),
 ) -> None:
     """Problem 2 into ``folder``: ``mini/train``, and ``office`` with its csv files.
 
-    ``unlabelled``: images of ``mini``; ``train`` and ``val``: images a class of ``office``. The
-    images of ``mini`` are 84x84, of any shape in any paint, many of them no class of ``office``;
-    those of ``office`` have 90 to 400 pixels a side. Their names say nothing of the label, nor does
-    their order.
+    ``unlabelled``: images of ``mini``. ``train`` and ``val``: images a class of ``office``.
+    ``classes``: how many of its 65 classes are drawn, evenly spread. The images of ``mini`` are
+    84x84, of any shape in any paint, many of them no class of ``office``; those of ``office`` have
+    90 to 400 pixels a side. Their names say nothing of the label, nor does their order.
     """
 
     def draw_mini(index: int) -> None:
@@ -202,7 +214,7 @@ def draw_p2(
     make(office, ("train", "val"))
     first = 0
     for split, count in (("train", train), ("val", val)):
-        every = np.repeat(np.arange(len(OFFICE_CLASSES)), count)
+        every = np.repeat(np.arange(classes) * len(OFFICE_CLASSES) // classes, count)
         labels = np.random.default_rng([seed, OFFICE_ORDER, first]).permutation(every)
         rows = [(i, f"{i:04}.jpg", int(label)) for i, label in enumerate(labels)]
         run(
