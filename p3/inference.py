@@ -225,8 +225,8 @@ def in_tiles(
 
     For a network that sees at most MARGIN pixels around a pixel, such as FCN32s, it equals the
     result of the whole image. The DeepLabs also average over their whole input, which is a tile
-    here. None if the time is up before the last tile. The result
-    takes the image's place in the memory.
+    here. None if the time is up before the last tile.
+    NOTE: the result is written over ``image``, so that a large one needs no memory of its own.
     """
     height, width = image.shape[1:]
     memory = image.permute(1, 2, 0).reshape(-1).numpy()
