@@ -53,6 +53,17 @@ def test_an_inference_is_measured_beside_the_naive_way_and_its_floor(part):
     assert "Floor: " in done.stdout and "GFLOP/s" in done.stdout
 
 
+@pytest.mark.slow  # two programs that import torch
+def test_the_load_is_told_at_a_tenth_and_at_all_of_the_images():
+    command = [sys.executable, "-m", "benchmarks.load", "p1", "--share", "0.0004"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = [cells(line) for line in done.stdout.splitlines()[2:]]
+    assert [row[:2] for row in rows] == [["p1", "4"], ["p1", "40"]]
+    for _, _, seconds, peak, files in rows:
+        assert int(seconds) > 0 and int(peak) > 100 and int(files) > 0
+
+
 def test_bad_input_is_one_line(tmp_path):
     for arguments, said in (
         (("inference",), "no part inference; there are metric, p1"),
