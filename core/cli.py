@@ -55,9 +55,19 @@ def entry(main: Callable[[], int | None]) -> None:
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    program = os.environ.get("HW1_PROGRAM") or Path(sys.argv[0]).name
-    note(f"{program}: {' '.join(message.split())}")
+    note(f"{program()}: {' '.join(message.split())}")
     sys.exit(status)
+
+
+def program() -> str:
+    """The running program as its user named it: ``hw1_1.sh``, ``p1.train`` or a file's name."""
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)  # of python3 -m
+    if spec and sys.argv[0] == getattr(main, "__file__", None):
+        name = spec.name.removesuffix(".__main__")
+    else:
+        name = Path(sys.argv[0]).name
+    return os.environ.get("HW1_PROGRAM") or name
 
 
 def _terminate(*_: Any) -> NoReturn:

@@ -40,6 +40,7 @@ def command_line(description: str | None, *, data: str, run: str) -> cli.Parser:
     ``--help`` is a flag like the others: ``choose_recipe`` answers it, as it knows the recipe.
     """
     parser = cli.Parser(
+        prog=f"python3 -m {cli.program()}",
         description=description,
         add_help=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,

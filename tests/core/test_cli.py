@@ -164,3 +164,15 @@ def test_a_path_that_ends_like_a_folder_is_no_file():
     for text in ("out/", "missing/out/", "/"):
         with pytest.raises(argparse.ArgumentTypeError, match="is a folder; name a file"):
             cli.file_path(text)
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [(["-m", "p1.score", "a", "b"], "p1.score"), (["p1/score.py", "a", "b"], "score.py")],
+)
+def test_a_program_is_called_as_its_user_called_it(command, name):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and done.stderr.startswith(f"{name}: ")
