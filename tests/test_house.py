@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "core": set(),
     "prediction": {"core"},
     "training": {"core"},
-    **{problem: {"core", "prediction", "training"} for problem in PROBLEMS},
+    **{problem: {"core", "prediction", "training"} for problem in sorted(PROBLEMS)},
 }
 
 
