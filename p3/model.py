@@ -298,8 +298,17 @@ def seen_as(network: nn.Module, images: Tensor, turns: int, is_mirrored: bool) -
 
     ``turns``: quarter turns. The logits, (N, classes, H, W), are turned back.
     """
-    view = torch.rot90(images, turns, (2, 3)) if turns else images
+    view = turned(images, turns)
     view = view.flip(3) if is_mirrored else view
     out = network(view).float()
     out = out.flip(3) if is_mirrored else out
-    return torch.rot90(out, -turns, (2, 3)) if turns else out
+    return turned(out, -turns)
+
+
+def turned(images: Tensor, turns: int) -> Tensor:
+    """(N, C, H, W) after so many quarter turns counter-clockwise, as ``torch.rot90``, which the
+    export to ONNX lacks.
+    """
+    if turns % 2:
+        return images.transpose(2, 3).flip(2 if turns % 4 == 1 else 3)
+    return images.flip(2, 3) if turns % 4 else images

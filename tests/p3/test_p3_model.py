@@ -93,6 +93,12 @@ def test_p3_scales_are_averaged_in_the_images_own_size():
     torch.testing.assert_close(both, (half + full) / 2)
 
 
+@pytest.mark.parametrize("turns", range(-3, 4))
+def test_a_turn_is_torchs(turns):
+    images = torch.rand(2, 3, 4, 5)
+    assert torch.equal(p3.turned(images, turns), images.rot90(turns, (2, 3)))
+
+
 def test_quarter_turns_are_turned_back_before_the_mean():
     torch.manual_seed(0)
     network = nn.Conv2d(3, 7, 3, padding=1)
