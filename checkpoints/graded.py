@@ -13,6 +13,7 @@ from pathlib import Path
 from core.cli import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
+SCORE = r"(?:accuracy|mean_iou): (\S+)"  # as the scoring programs print it
 
 
 def graded(checkpoint: Path, problem: str, data: Path) -> tuple[float, int] | None:
@@ -24,27 +25,40 @@ def graded(checkpoint: Path, problem: str, data: Path) -> tuple[float, int] | No
     """
     with tempfile.TemporaryDirectory(prefix="graded.") as folder:
         answers = Path(folder, "answers")
-        if problem == "p1":
-            images = data / "p1_data" / "val_50"
-            script, scored = [images, answers], ["-m", "p1.score", answers, images]
-        elif problem == "p2":
-            images, table = data / "p2_data" / "office" / "val", data / "p2_data/office/val.csv"
-            script, scored = [table, images, answers], ["-m", "p2.score", answers, table]
-        else:
-            images = data / "p3_data" / "validation"
-            script, scored = [images, answers], ["mean_iou_evaluate.py", "-g", images]
-            scored += ["-p", answers]
+        images, script, scoring = graders_commands(problem, data, answers)
         if not images.is_dir():
             return None
         options = ["--checkpoint", checkpoint, "--device", "cpu", "--max-minutes", "inf"]
-        _run("bash", ROOT / f"hw1_{problem[1]}.sh", *script, *options)
-        printed = _run(sys.executable, *scored)
+        _run(*script, *options)
+        printed = _run(*scoring)
         count = len(list(answers.iterdir())) if problem == "p3" else _number(r"of (\d+);", printed)
-        return _number(r"(?:accuracy|mean_iou): ([\d.]+)", printed), int(count)
+        return _number(SCORE, printed), int(count)
+
+
+def graders_commands(
+    problem: str, data: Path, answers: Path, table: Path | None = None
+) -> tuple[Path, list[object], list[object]]:
+    """The validation images of ``problem`` in ``data``, the script that answers for them, and the
+    program that scores ``answers``; to be run in the repository.
+
+    ``table``: the csv that problem 2's script reads (``val.csv``).
+    """
+    if problem == "p1":
+        images = data / "p1_data" / "val_50"
+        script, scoring = [images, answers], ["-m", "p1.score", answers, images]
+    elif problem == "p2":
+        truth = data / "p2_data" / "office" / "val.csv"
+        images = truth.with_suffix("")
+        script, scoring = [table or truth, images, answers], ["-m", "p2.score", answers, truth]
+    else:
+        images = data / "p3_data" / "validation"
+        script = [images, answers]
+        scoring = ["mean_iou_evaluate.py", "-g", images, "-p", answers]
+    return images, ["bash", f"hw1_{problem[1]}.sh", *script], ["python3", *scoring]
 
 
 def _run(*command: object) -> str:
-    words = [str(word) for word in command]
+    words = [sys.executable if word == "python3" else str(word) for word in command]
     ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     if ended.returncode:
         lines = ended.stderr.strip().splitlines() or [f"status {ended.returncode}"]

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from checkpoints.graded import SCORE, graders_commands
 from core.cli import InputError, Parser, entry, say
 from demo.draw import Parameters, draw_all
 
@@ -141,31 +142,19 @@ class Demo:
         say(f"\n--- {what}")
         self.run(f"hw1_{name[1]}.sh", *script, "--checkpoint", checkpoint)
         printed = self.run("scoring", *score)
-        found = re.search(r"(?:accuracy|mean_iou): (\S+)", printed)
+        found = re.search(SCORE, printed)
         came_out = f"{float(found[1]):.3f}" if found else "nothing"
         self.rows.append((what, expected, came_out, f"{time.perf_counter() - start:.0f}"))
 
     def _graders(self, name: str, data: Path) -> tuple[list[object], list[object]]:
         """The script and the scoring program of the run or checkpoint ``name``."""
-        answer = self.out / "answers" / f"{name}.csv"
-        if name.startswith("p1"):
-            images = data / "p1_data" / "val_50"
-            return (
-                ["bash", "hw1_1.sh", images, answer],
-                ["python3", "-m", "p1.score", answer, images],
-            )
+        answers, table = self.out / "answers" / name, None
         if name.startswith("p2"):
-            office, asked = data / "p2_data" / "office", answer.with_name(f"{name}_asked.csv")
-            without_labels(office / "val.csv", asked)
-            return (
-                ["bash", "hw1_2.sh", asked, office / "val", answer],
-                ["python3", "-m", "p2.score", answer, office / "val.csv"],
-            )
-        images, masks = data / "p3_data" / "validation", answer.with_name(f"{name}_masks")
-        return (
-            ["bash", "hw1_3.sh", images, masks],
-            ["python3", "mean_iou_evaluate.py", "-g", images, "-p", masks],
-        )
+            table = answers.with_name(f"{name}_asked.csv")
+            without_labels(data / "p2_data" / "office" / "val.csv", table)
+        answers = answers.with_name(f"{name}_masks" if name.startswith("p3") else f"{name}.csv")
+        _, script, scoring = graders_commands(name[:2], data, answers, table)
+        return script, scoring
 
 
 def without_labels(table: Path, asked: Path) -> None:
