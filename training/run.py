@@ -79,7 +79,7 @@ class Run:
     ) -> None:
         self.folder, self.seed, self.watch, self.better = folder, seed, watch, better
         self._recipe, self._model, self._device = recipe, model, device
-        self.how_to_go_on = "the same command goes on" + (", without --fresh" if fresh else "")
+        self._how_to_go_on = "the same command goes on" + (", without --fresh" if fresh else "")
         self.identity = json.loads(
             json.dumps({"recipe": provenance.values(recipe), "data": data, "seed": seed})
         )
@@ -127,7 +127,7 @@ class Run:
         self._total_epochs = total
         self._epoch_start = time.monotonic() - self._earlier_seconds
         while not is_over(self.history, self.watch, self.better, total, patience, patience_from):
-            if why := self.asked_to_stop():
+            if why := self._agreed()[0]:
                 self._stop(why)
             if self._continues:  # only now: a run that is done keeps what it was made by
                 say(f"resumed {self.folder} at epoch {self.epoch + 1}, step {self.next_step + 1}")
@@ -217,15 +217,10 @@ class Run:
         if due and self._saved_step != self.total_steps:
             self._save()
 
-    def asked_to_stop(self) -> str:
-        """Why all processes have to stop now: a signal's name, ``--max-minutes``, or "".
-
-        Time runs out only after the first step of this start, so that every start makes progress.
-        """
-        return self._agreed()[0]
-
     def _agreed(self) -> tuple[str, bool]:
-        # Why to stop, and whether it is time to save: in one message, as there is one a step.
+        # Why all processes have to stop now (a signal's name, --max-minutes, or ""), and whether it
+        # is time to save: in one message, as there is one a step. Time runs out only after the
+        # first step of this start, so that every start makes progress.
         now = time.monotonic()
         number, over, due = processes.highest(
             self.stop_signal or 0,
@@ -244,7 +239,7 @@ class Run:
             else f"epoch {self.epoch}"
         )
         self._release()
-        say(f"stopped by {why} after {step}; {self.how_to_go_on}")
+        say(f"stopped by {why} after {step}; {self._how_to_go_on}")
         sys.exit(STOPPED)
 
     def end_epoch(self, weights: dict[str, torch.Tensor], **metrics: float) -> None:
