@@ -26,7 +26,8 @@ def ratio(other: str, field: str) -> Callable[[Part], float]:
     """Our ``field`` by that of the program ``other``: the median over the turns of both."""
 
     def measured(part: Part) -> float:
-        turns = zip(part["runs"]["ours"], part["runs"][other], strict=False)
+        others = part["runs"][other]  # fewer turns than ours, for programs that take minutes
+        turns = zip(part["runs"]["ours"][: len(others)], others, strict=True)
         return median(ours[field] / its[field] for ours, its in turns)
 
     return measured

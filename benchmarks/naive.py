@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 import importlib
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,8 @@ def segment(
     written = iter(paths)
     with torch.no_grad():
         for images in batches(paths, saved, batch_size):
-            for classes, path in zip(logits(images).argmax(1).numpy(), written, strict=False):
+            batch = itertools.islice(written, len(images))
+            for classes, path in zip(logits(images).argmax(1).numpy(), batch, strict=True):
                 mask = np.zeros((*classes.shape, 3), dtype=np.uint8)
                 for k, colour in enumerate(COLOURS):
                     mask[classes == k] = colour

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import os
 import subprocess
 import sys
@@ -114,7 +115,8 @@ def same_pixels(ours: Path, theirs: Path) -> float:
 def same_lines(ours: str, theirs: str) -> float:
     """Share of equal lines of two texts; empty ones do not count."""
     first, second = ([line for line in text.splitlines() if line] for text in (ours, theirs))
-    return sum(a == b for a, b in zip(first, second, strict=False)) / max(len(first), len(second))
+    pairs = list(itertools.zip_longest(first, second))  # a line beside none is not equal
+    return sum(a == b for a, b in pairs) / len(pairs)
 
 
 def same_names(ours: Iterable[str], theirs: Iterable[str]) -> None:
