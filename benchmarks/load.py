@@ -2,7 +2,7 @@
 
 Each of the graders' scripts runs on a tenth of ``IMAGES`` and on all of them: links to a few drawn
 images. The networks are those of problem 1's model A and of the other scripts' defaults, without
-mirror images: what is looked at is what is held, not how fast it goes.
+mirror images and turns: what is looked at is what is held, not how fast it goes.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def observed(problem: str, images: Path) -> str:
     table = [images.with_suffix(".csv")] if problem == "p2" else []
     output = images.with_name(f"{images.name}_out")
     command = ["bash", ROOT / f"hw1_{problem[1]}.sh", *table, images, output, "--device", "cpu"]
-    command += ["--no-flip", "--max-minutes", "inf"]
+    command += ["--no-flip", *(["--no-rotate"] if problem == "p3" else []), "--max-minutes", "inf"]
     command += ["--checkpoint", ROOT / "checkpoints" / CHECKPOINTS[problem]]
     start, files, status = time.perf_counter(), 0, None
     with tempfile.TemporaryFile() as errors:

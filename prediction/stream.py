@@ -54,7 +54,8 @@ def flags(parser: argparse.ArgumentParser, checkpoint: Path) -> None:
         default="9",
         metavar="MINUTES",
         dest="stop_at",
-        help="if it would take longer: first no mirror images, then the fallback for the rest "
+        help="if it would take longer: first fewer views of each image, then the fallback for the "
+        "rest "
         "(%(default)s; inf: never)",
     )
     parser.add_argument(
