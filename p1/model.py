@@ -97,18 +97,22 @@ def pretrained_file(network: nn.Module, name: str) -> Path:
     return imagenet_file(network.backbone.variant)
 
 
-def load_pretrained(network: nn.Module, weights: dict[str, Tensor], source: str) -> str:
+def load_pretrained(
+    network: nn.Module, weights: dict[str, Tensor], source: str, whole: bool = False
+) -> str:
     """Start ``network`` from weights trained on other classes; returns a line that names the layers
     that keep their random weights.
 
     ``weights``: as ``checkpoint.read_weights`` gives them. EfficientNet-Lite takes ImageNet's, or
     all weights of a network like itself. Every key but the head's must match, or InputError is
-    raised. ``source``: where the weights come from, for messages.
+    raised; with ``whole`` the head's too, and its weights are kept. ``source``: where the weights
+    come from, for messages.
     """
+    enlarged = isinstance(network, EnlargedEfficientNet)
+    if whole or (enlarged and weights.keys() == network.state_dict().keys()):  # of a finished run
+        checkpoint.load_weights(network, weights, source)
+        return f"the whole network from {source}"
     if isinstance(network, EnlargedEfficientNet):
-        if weights.keys() == network.state_dict().keys():  # such as a finished run's of model C
-            checkpoint.load_weights(network, weights, source)
-            return f"the whole network from {source}"
         load_imagenet(network.backbone, weights, source)
         return f"backbone from {source}; started anew: classifier"
     head = ("classifier.1.weight", "classifier.1.bias")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,15 +31,13 @@ def arguments() -> tuple[argparse.Namespace, Recipe]:
     )
     parser.add_argument(
         "--pretrained",
-        help="initial weights; B: file of a state dict or a checkpoint of p1; C: imagenet, "
-        "or a checkpoint of model C",
+        help="initial weights; A: a checkpoint of model A, to train it on; B: file of a state dict "
+        "or a checkpoint of p1; C: imagenet, or a checkpoint of model C",
     )
     flags.tune_flag(parser)
     args = parser.parse_args()
     recipes = {name: models[args.model] for name, models in RECIPES.items() if args.model in models}
     recipe = flags.choose_recipe(parser, args, recipes, f"p1_{args.model}")
-    if args.model == "A" and args.pretrained:
-        raise InputError("model A is trained from scratch: leave out --pretrained, or --model B")
     if args.model == "B" and not args.pretrained:
         raise InputError("model B needs --pretrained FILE (bash hw1_download.sh pretrained)")
     return args, recipe
@@ -59,8 +58,11 @@ def main() -> None:
     torch.manual_seed(seed_of(args.seed, "weights"))
     network = build(recipe.architecture, len(data.CLASSES), recipe.drop_path)
     source = pretrained_file(network, args.pretrained) if args.pretrained else None
+    if source and args.model == "A":
+        require_from_scratch(source)
     if source:
-        say(load_pretrained(network, checkpoint.read_weights(source), str(source)))
+        weights = checkpoint.read_weights(source)
+        say(load_pretrained(network, weights, str(source), whole=args.model == "A"))
     fit(
         args,
         recipe,
@@ -73,6 +75,18 @@ def main() -> None:
         identity={"pretrained_file": digest(source) if source else None},
         notes=initial_weights(args.pretrained, source),
     )
+
+
+def require_from_scratch(source: Path) -> None:
+    """Raises InputError unless ``source`` is a checkpoint of a model A that began from random
+    weights, or from those of such a model: A's figure stands for training from scratch."""
+    file = checkpoint.read(source)
+    recipe = file.get("recipe")
+    if not isinstance(recipe, dict) or recipe.get("model") != "A":
+        raise InputError(
+            f"{source} is no checkpoint of model A, which is trained from scratch: "
+            "leave out --pretrained, or take --model B"
+        )
 
 
 def fit(

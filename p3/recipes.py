@@ -103,7 +103,7 @@ TURNED_C = dataclasses.replace(
     lr=1e-4, warmup_epochs=0.25, flip_test=False, rotate_test=True,
 )  # fmt: skip
 LONG_B = dataclasses.replace(
-    BEST_B, name="long", source="after hour: --pretrained runs/p3_B_hour/last.pt", epochs=24,
+    BEST_B, name="long", source="after hour: --pretrained runs/p3_B_hour/last.pt", epochs=20,
     average=0.997, jaccard=1.0,
 )  # fmt: skip
 
