@@ -39,7 +39,8 @@ class Recipe:
     rotation: float  # degrees
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    average: float  # decay of the averaged weights that are evaluated and saved; 0: no average
+    # decay of the averaged weights that are evaluated and saved; 0: no average; 1: the mean of all
+    average: float
     flip_test: bool
     bf16: bool
     architecture: str = ARCHITECTURE  # see p1.model.build

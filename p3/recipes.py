@@ -36,7 +36,8 @@ class Recipe:
     decay_vectors: bool
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    average: float  # decay of the averaged weights that are evaluated and saved; 0: no average
+    # decay of the averaged weights that are evaluated and saved; 0: no average; 1: the mean of all
+    average: float
     flip_test: bool
     bf16: bool
     crop_area: tuple[float, float] = (0.0, 0.0)  # share of the image's area that a crop covers
@@ -102,6 +103,11 @@ TURNED_C = dataclasses.replace(
     LONG_C, name="turned", source="after long: --pretrained runs/p3_C_long/last.pt", epochs=2,
     lr=1e-4, warmup_epochs=0.25, flip_test=False, rotate_test=True,
 )  # fmt: skip
+# At a constant rate, with the mean over all steps: see training.optim.warmed_up.
+MEAN_C = dataclasses.replace(
+    TURNED_C, name="mean", source="after turned: --pretrained checkpoints/p3_c.pt", epochs=8,
+    lr=4e-4, schedule="constant", warmup_epochs=0, average=1.0,
+)  # fmt: skip
 LONG_B = dataclasses.replace(
     BEST_B, name="long", source="after hour: --pretrained runs/p3_B_hour/last.pt", epochs=20,
     average=0.997, jaccard=1.0,
@@ -124,4 +130,5 @@ RECIPES = {
     "best": {"A": BEST_A, "B": BEST_B, "C": BEST_C},
     "long": {"B": LONG_B, "C": LONG_C},
     "turned": {"C": TURNED_C},
+    "mean": {"C": MEAN_C},
 }

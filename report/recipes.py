@@ -74,7 +74,10 @@ WORDS: dict[str, tuple[str, Callable[[Any], str]]] = {  # setting: its name, and
     "patience": ("patience, epochs", _or_none("{}")),
     "target_decay": ("target's decay", "{:g}".format),
     "target_schedule": ("target's decay over time", _one_of(cosine="to 1 by a cosine")),
-    "average": ("averaged weights", _or_none("decay {:g}")),
+    "average": (
+        "averaged weights",
+        lambda decay: "mean over all steps" if decay == 1 else _or_none("decay {:g}")(decay),
+    ),
     "flip_test": ("mirrored too at validation", _yes),
     "rotate_test": ("in four quarter turns at validation", _yes),
     "test_scales": ("image sizes at validation", _list),

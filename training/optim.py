@@ -159,6 +159,10 @@ def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
 def warmed_up(decay: float, updates: int) -> float:
     """``decay``, or less in the first updates: min(decay, (1 + n) / (10 + n)).
 
-    So the weights of the start are soon forgotten.
+    So the weights of the start are soon forgotten. With a ``decay`` of 1 it is n / (n + 1), and the
+    average is the mean over all updates (Izmailov et al. 2018, "Averaging Weights Leads to Wider
+    Optima and Better Generalization", section 3.1, with every step's weights).
     """
+    if decay == 1:
+        return updates / (updates + 1)
     return min(decay, (1 + updates) / (10 + updates))

@@ -259,3 +259,12 @@ def test_warmed_up_grows_from_a_tenth_to_the_decay():
     assert warmed_up(0.99, 10_000) == 0.99
     decays = [warmed_up(0.99, n) for n in range(2000)]
     assert decays == sorted(decays) and max(decays) == 0.99
+
+
+def test_a_decay_of_one_gives_the_mean_over_all_updates():
+    models = [averaged_network(seed) for seed in range(5)]
+    average = averaged_network(9)
+    for n, model in enumerate(models):
+        update_average(average, model, warmed_up(1.0, n))
+    expected = torch.stack([model[0].weight for model in models]).mean(0)
+    torch.testing.assert_close(average[0].weight, expected)
