@@ -1,4 +1,4 @@
-"""The report: one page, built from the logs and checkpoints of the runs."""
+"""The report: one page, built from the runs' logs and checkpoints."""
 
 from core import require
 

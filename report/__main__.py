@@ -1,9 +1,9 @@
-"""Build the report from whatever runs there are: ``python3 -m report runs``.
+"""Build the report from a folder of runs: ``python3 -m report runs``.
 
 Writes OUT/report.html, which needs no other file, and OUT/report.md with OUT/figures/. What the
-report measures itself (projections, confusions, masks) is kept in OUT/measures.json and
-OUT/arrays/, so that the next time takes seconds. Runs without weights, or without the data here,
-make a page too: ``python3 -m report results`` is of the committed logs.
+report measures itself (projections, confusion matrices, masks) is cached in OUT/measures.json and
+OUT/arrays/, so the next build takes seconds. Checkpoints and data may be missing:
+``python3 -m report results`` builds a page from the committed logs alone.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def build(site: Site) -> list[Block]:
-    """The page's blocks."""
+    """Return the blocks of the whole page, in order."""
     sections = [part.section(site) for part in (problem1, problem2, problem3)]
     return [
         *overview.opening(site),

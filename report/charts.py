@@ -1,9 +1,8 @@
-"""Drawing in one style: a figure is drawn once, and comes out as SVG that follows the page's
-colours and as a light PNG.
+"""Draws figures in one style and exports them, as SVG for both themes of the page or as PNG.
 
-The colours below are the light theme's. In an SVG each becomes a CSS variable of the same name, so
-that a page can draw the same figure in dark. No pyplot: a figure here is an object without global
-state.
+The colours below are those of the light theme. In an SVG, ``VARIABLES`` turns each of them into a
+CSS variable, so that the page can also show the figure in dark colours. pyplot is not used, because
+it keeps figures in global state.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ DARK = {"--ink": "#e6e9ed", "--muted": "#a3acb8", "--grid": "#39414b", "--surfac
     for k, colour in enumerate(("#6ea8f0", "#f0944d", "#5cc497", "#c290ec", "#f07f90", "#52c3d3"))
 }
 STYLE = {
-    "svg.fonttype": "none",  # text stays text: it can be searched and takes the page's font
-    "svg.hashsalt": "hw1",  # the same figure, the same bytes
+    "svg.fonttype": "none",  # keep text as text: it can be searched and uses the page's font
+    "svg.hashsalt": "hw1",  # the same figure always gives the same bytes
     "font.family": "sans-serif",
     "font.size": 10,
     "text.color": INK,
@@ -51,15 +50,17 @@ STYLE = {
     "legend.frameon": False,
     "legend.fontsize": 9,
 }
-# Inches at 100 dots: narrower than a telephone's screen, so its text is not shrunk.
+# In inches. An SVG has 72 units an inch, so a panel is narrower than a phone's screen and its text
+# is not scaled down there.
 PANEL = (4.2, 3.0)
 
 
 def panel(
     width: float = PANEL[0], height: float = PANEL[1], *, axes: bool = True
 ) -> tuple[Figure, Axes]:
-    """An empty figure of ``width`` x ``height`` inches with one plot; without ``axes``, a bare
-    drawing area in inches.
+    """Return an empty figure of ``width`` x ``height`` inches, and its axes.
+
+    With ``axes=False``, these are a bare drawing area whose coordinates are inches.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained" if axes else None)
@@ -78,7 +79,7 @@ def lines(
     y: str,
     size: tuple[float, float] = PANEL,
 ) -> Figure:
-    """Curves by name, each (x values, y values), with a legend where there are two or more."""
+    """Plot named curves, each (x values, y values), with a legend if there is more than one."""
     figure, axes = panel(*size)
     for k, (name, (xs, ys)) in enumerate(series.items()):
         axes.plot(
@@ -90,7 +91,7 @@ def lines(
             markersize=3.5,
         )
     if all(float(value).is_integer() for xs, _ in series.values() for value in xs):
-        axes.xaxis.get_major_locator().set_params(integer=True)  # no epoch 2.5
+        axes.xaxis.get_major_locator().set_params(integer=True)  # no tick at epoch 2.5
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     if len(series) > 1:
@@ -109,12 +110,12 @@ def label(
     ha: str = "center",
     va: str = "center",
 ) -> None:
-    """A word at (x, y) of a drawing; ``size`` in points, ``ha`` and ``va`` as matplotlib's."""
+    """Write text at (x, y). ``size`` is in points; ``ha`` and ``va`` are matplotlib's."""
     axes.text(x, y, text, fontsize=size, color=colour, ha=ha, va=va)
 
 
 def legend(owner: Axes | Figure, **where: Any) -> None:
-    """A legend in the one style; ``where``: what matplotlib's ``legend`` takes."""
+    """Add a legend in the common style. ``where`` is passed on to matplotlib's ``legend``."""
     with matplotlib.rc_context(STYLE):
         owner.legend(**where)
 
@@ -130,9 +131,9 @@ def box(
     *,
     series: int | None = None,
 ) -> None:
-    """A labelled box of a drawing, its lower left corner at (x, y), all in inches;
+    """Draw a labelled box with its lower left corner at (x, y); all lengths are in inches.
 
-    ``series``: its colour, or the ink's.
+    ``series`` selects its colour from ``SERIES``; without it, the box is grey.
     """
     colour = MUTED if series is None else SERIES[series % len(SERIES)]
     style = "round,pad=0,rounding_size=0.06"
@@ -149,7 +150,7 @@ def box(
 
 
 def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
-    """A straight arrow of a drawing."""
+    """Draw a straight arrow."""
     axes.add_patch(
         FancyArrowPatch(
             start,
@@ -165,8 +166,9 @@ def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> N
 
 
 def svg(figure: Figure) -> str:
-    """The figure as an ``<svg>`` element without a background, its colours as CSS variables, for
-    use inside a page.
+    """Return the figure as an ``<svg>`` element to embed in a page.
+
+    It has no background, and its colours are CSS variables.
     """
     with matplotlib.rc_context(STYLE):
         text = io.StringIO()
@@ -182,7 +184,7 @@ def svg(figure: Figure) -> str:
 
 
 def standalone(figure: Figure, *, dark: bool) -> str:
-    """The figure as an SVG file of its own, without a background, in the light or dark colours."""
+    """Return the figure as a standalone SVG file without a background, in light or dark colours."""
     colours = DARK if dark else {name: colour for colour, name in VARIABLES.items()}
     drawing = svg(figure).replace("var(--font)", "sans-serif")
     for name, colour in colours.items():
@@ -191,16 +193,14 @@ def standalone(figure: Figure, *, dark: bool) -> str:
 
 
 def unique_names(drawing: str) -> str:
-    """Give the names inside an ``<svg>`` a prefix made of its content, as one page holds many of
-    them.
-    """
+    """Prefix the ids in an ``<svg>`` with a hash of its content, as a page has many drawings."""
     prefix = f"f{zlib.crc32(drawing.encode()):x}"
     drawing = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', drawing)
     return re.sub(r'(url\(#|href="#)', rf"\1{prefix}-", drawing)
 
 
 def png(figure: Figure, dots: int = 200) -> bytes:
-    """The figure in the light colours, ``dots`` an inch."""
+    """Return the figure as a PNG file in the light colours, with ``dots`` pixels an inch."""
     with matplotlib.rc_context(STYLE):
         content = io.BytesIO()
         figure.savefig(content, format="png", dpi=dots, metadata={"Software": None})

@@ -1,6 +1,4 @@
-"""Write a page as one HTML file that needs nothing else: style, script, figures and images are
-inside it.
-"""
+"""Writes a page as one self-contained HTML file, with style, script, figures and images inside."""
 
 from __future__ import annotations
 
@@ -40,7 +38,7 @@ FOLDER = Path(__file__).parent
 
 
 def render(title: str, blocks: list[Block]) -> str:
-    """The whole file's text."""
+    """Return the text of the HTML file."""
     page = _Page()
     body = "\n".join(page.block(block) for block in blocks)
     contents = "".join(
@@ -81,7 +79,7 @@ def chapters(blocks: list[Block]) -> list[Heading]:
 
 
 def theme() -> str:
-    """The colours of ``report.charts`` as CSS variables, for both themes."""
+    """Return CSS that defines the colours of ``report.charts`` as variables, for both themes."""
     light = "".join(f"{name}: {colour}; " for colour, name in charts.VARIABLES.items())
     dark = "".join(f"{name}: {colour}; " for name, colour in charts.DARK.items())
     return (
@@ -116,7 +114,7 @@ def inline(parts: Parts) -> str:
 
 
 def provenance(runs: tuple[RunLog, ...]) -> str:
-    """The small print under a figure: of which runs it was made, and how these were made."""
+    """Return the small print under a figure: its runs, each with the command that made it."""
     lines = "".join(
         f"<li><b>{escape(run.name)}</b>, seed {escape(str(run.metadata['seed']))}, commit "
         f"{escape(commits(run.metadata))}, <code>{escape(run.metadata['command'])}</code></li>"
@@ -143,7 +141,7 @@ def image_tag(image: np.ndarray, alt: str, more: str = "") -> str:
 
 
 class _Page:
-    """Writes blocks, and gathers the data that several of them share."""
+    """Writes blocks and collects the data that several of them share."""
 
     def __init__(self) -> None:
         self.data: list[str] = []
@@ -261,7 +259,6 @@ class _Page:
         return f"{kind}-{self._count}"
 
     def _json(self, name: str, content: dict) -> None:
-        text = json.dumps(content, separators=(",", ":")).replace(
-            "<", "\\u003c"
-        )  # no </script> inside
+        # Escape "<", so that no "</script>" in the data can end the element.
+        text = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
         self.data.append(f'<script type="application/json" id="{name}">{text}</script>\n')

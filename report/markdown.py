@@ -1,4 +1,4 @@
-"""Write a page as Markdown, with its figures as PNG files beside it."""
+"""Writes a page as Markdown, with its figures as image files in a folder beside it."""
 
 from __future__ import annotations
 
@@ -36,17 +36,15 @@ LAYERS_ACROSS = 3
 
 
 def render(title: str, blocks: list[Block], figures: Path) -> str:
-    """The file's text.
+    """Return the text of the Markdown file, and write its figures to the folder ``figures``.
 
-    Its figures are written to the folder ``figures``, which must lie beside it; older ones are
-    removed.
+    The folder must be beside the Markdown file. Figures of an earlier build are removed.
     """
     page = _Page(writable_folder(figures))
     text = "\n\n".join([f"# {escape(title)}", *(page.block(block) for block in blocks)]) + "\n"
     for path in figures.iterdir():
-        if path not in page.written and re.fullmatch(
-            r"\d\d+\.(png|jpg)", path.name
-        ):  # nobody else's
+        # Only file names that this module gives: the user's own files stay.
+        if path not in page.written and re.fullmatch(r"\d\d+\.(png|jpg)", path.name):
             path.unlink()
     return text
 
@@ -56,9 +54,10 @@ def escape(text: str) -> str:
 
 
 def code(text: str) -> str:
-    """A code span that nothing in ``text`` can end, nor a cell of a table.
+    """Return a code span that nothing in ``text`` can end early, not even in a table cell.
 
-    CommonMark 6.1: it ends at as many backticks as it began with. Line ends are spaces in it.
+    CommonMark 6.1: a span ends at a run of as many backticks as it began with. Line ends in
+    ``text`` become spaces.
     """
     text = re.sub(r"\s", " ", text).replace("|", "\\|")
     longest = max(map(len, re.findall("`+", text)), default=0)
@@ -88,7 +87,7 @@ def provenance(runs: tuple[RunLog, ...]) -> str:
 
 
 class _Page:
-    """Writes blocks, and numbers the figures' files."""
+    """Writes blocks and numbers the figure files."""
 
     def __init__(self, figures: Path) -> None:
         self._figures = figures
@@ -140,7 +139,7 @@ class _Page:
 
 
 def enlarged(image: np.ndarray) -> np.ndarray:
-    """Every pixel as a square of 3 x 3, since Markdown knows no ``pixelated``."""
+    """Repeat every pixel 3 x 3 times, since Markdown has no way to say ``pixelated``."""
     return image.repeat(3, axis=0).repeat(3, axis=1)
 
 

@@ -1,8 +1,8 @@
-"""What the report measures itself, kept in ``OUT/measures.json``, so that each number can be
-traced.
+"""What the report measures itself, cached in ``OUT/measures.json`` so that numbers can be traced.
 
-A measure is made once from certain files and certain code, and is read back as long as these are
-the same: files by their sizes and times, a folder by those of all its files, code by its text.
+A measure depends on some files and some code, and is read from the cache as long as these have not
+changed. A file is compared by its size and time, a folder by the names, sizes and times of its
+files, and code by its text.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from training.provenance import fingerprint
 
 Computed = dict[str, float | np.ndarray]  # numbers and arrays by name
 ROOT = Path(__file__).parents[1]
-CODE = {  # the code that makes a problem's measures: with another perplexity it is another picture
+CODE = {  # the code that a problem's measures depend on: a new perplexity gives a new picture
     problem: (
         "core/devices.py",
         "core/images.py",
@@ -48,7 +48,7 @@ CODE = {  # the code that makes a problem's measures: with another perplexity it
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """Numbers, which the page may state, and arrays, which it may draw."""
+    """Named numbers that the page can quote, and named arrays that it can draw."""
 
     key: str
     numbers: dict[str, float]
@@ -59,7 +59,10 @@ class Measured:
         return Value(f"{number:,.{digits}f}", number, f"measures.json#{self.key}/{name}")
 
     def words(self, template: str) -> tuple[str | Value, ...]:
-        """``template`` with each ``{name:digits}`` replaced by that number."""
+        """Return ``template`` with each ``{name:digits}`` replaced by the number ``name``.
+
+        Without ``digits``, numbers have 4 decimals.
+        """
         parts: list[str | Value] = []
         for text, name, digits, _ in string.Formatter().parse(template):
             parts.append(text)
@@ -69,7 +72,7 @@ class Measured:
 
 
 class Measures:
-    """The measures kept in the folder ``out``; with ``fresh`` none is read back.
+    """The measures cached in the folder ``out``; with ``fresh``, all are made anew.
 
     Raises InputError if measures.json is damaged.
     """
@@ -82,9 +85,10 @@ class Measures:
         self._made: dict[str, Measured] = {}
 
     def of(self, key: str, made_from: list[Path], compute: Callable[[], Computed]) -> Measured:
-        """The measure called ``key``, which begins with its problem: ``p1_A_hour/interval``.
+        """Return the measure ``key``, from the cache or by calling ``compute``.
 
-        ``made_from``: files, and folders of files. Without any, it is always made anew.
+        ``key`` begins with the problem, as in ``p1_A_hour/interval``. ``made_from``: the files and
+        folders of files that the measure depends on. Without any, every build measures it anew.
         """
         if key not in self._made:
             self._made[key] = self._of(key, made_from, compute)
@@ -116,7 +120,7 @@ class Measures:
         return Measured(key, numbers, arrays)
 
     def close(self) -> None:
-        """Forget what the page no longer uses."""
+        """Remove the measures that this build did not use."""
         for key in self._kept.keys() - self._made.keys():
             del self._kept[key]
             (self._arrays / file_name(key)).unlink(missing_ok=True)
@@ -144,7 +148,7 @@ def _read(path: Path) -> dict[str, dict]:
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays in a file that ``Measures`` wrote; none if it is missing or damaged."""
+    """Read the arrays of a file that ``Measures`` wrote; {} if it is missing or damaged."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             return dict(stored)
@@ -153,7 +157,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def state_of(path: Path) -> list[Any]:
-    """What changes when a file, or any file in a folder, is changed."""
+    """Return values that change when a file, or any file in a folder, changes."""
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.is_file())
         return [len(files), fingerprint(files)]
@@ -163,7 +167,7 @@ def state_of(path: Path) -> list[Any]:
 
 @functools.cache
 def digest_of_code(problem: str) -> str:
-    """A short digest of the files in ``CODE``."""
+    """Return a short digest of the files that ``CODE`` lists for ``problem``."""
     digest = hashlib.blake2b(digest_size=8)
     for pattern in CODE.get(problem, ()):
         for path in sorted(ROOT.glob(pattern)):
@@ -177,7 +181,7 @@ def file_name(key: str) -> str:
 
 @dataclasses.dataclass
 class Site:
-    """What a section of the page is built from. ``images``: problem 3's to show, as ``0013``."""
+    """What the page is built from. ``images``: problem 3's images to show, such as ``0013``."""
 
     runs: Path
     logs: list[RunLog]
@@ -187,9 +191,9 @@ class Site:
     device: torch.device
 
     def named(self, pattern: str) -> list[RunLog]:
-        """The runs whose folders match ``pattern``, as ``p1_A_*``."""
+        """Return the runs whose folder names match ``pattern``, such as ``p1_A_*``."""
         return named(self.logs, pattern)
 
     def chosen(self, pattern: str) -> RunLog | None:
-        """Of these the one that ``best_of`` names, or None."""
+        """Return the run that ``best_of`` chooses among them; None if there are none."""
         return best_of(self.named(pattern))

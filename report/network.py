@@ -1,7 +1,7 @@
-"""One drawing for every network of the project, made by watching a forward pass with hooks.
+"""Draws any network of the project, by watching a forward pass with hooks.
 
-Hooks say what each layer reads and gives. ``torch.utils.flop_counter`` counts the multiply-adds. So
-a changed stride, width or dilation shows in the drawing without a word here being changed.
+The hooks see the inputs and outputs of each layer, and ``torch.utils.flop_counter`` counts the
+multiply-adds. So a changed stride, width or dilation shows in the drawing without any change here.
 """
 
 from __future__ import annotations
@@ -19,24 +19,25 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from report import charts
 
-BLOCKS = {  # class names of the blocks that are drawn as one box, and what the box is called
+BLOCKS = {  # blocks that are drawn as one box: class name -> label
     "InvertedResidual": "inverted residual",
     "Bottleneck": "bottleneck",
-    "Block": "inverted residual",  # of core.efficientnet_lite
+    "Block": "inverted residual",  # in core.efficientnet_lite
 }
-# Inches: the drawing's width, a box's left edge, width and height, a branch's height, the way
-# between two boxes.
+# In inches: the width of the drawing, the left edge, width and height of a box, the height of a
+# branch, and the gap between two rows.
 WIDTH, LEFT, BOX, HIGH, BRANCH, GAP = 4.2, 0.08, 2.78, 0.46, 1.0, 0.22
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """Equal layers or blocks in a row, or what goes in (the first stage).
+    """The network's input (the first stage), a layer or block, or several equal ones in a row.
 
-    ``channels``, ``height``, ``width``: of its output. ``dilation``: the largest of its
-    convolutions. ``expansion``: channels inside a block by those that it reads; 0 where it has none
-    or several. ``multiply_adds``: of convolutions and linear layers, for one image. ``reads``: the
-    stages, by their index, whose outputs it reads. ``pool``: the pooling after it, in words.
+    ``channels``, ``height`` and ``width`` are those of its output. ``dilation`` is the largest of
+    its convolutions. ``expansion`` is the channels inside a block over those of its input; 0 if it
+    has none, or if merged blocks differ. ``multiply_adds`` counts convolutions and linear layers,
+    for one image. ``reads`` are the indices of the stages whose outputs it reads. ``pool`` names
+    the pooling after it.
     """
 
     what: str
@@ -66,10 +67,10 @@ class Stage:
 def stages(
     make: Callable[[], nn.Module], shape: tuple[int, int, int], *, merge: bool = True
 ) -> list[Stage]:
-    """The stages of the network that ``make`` gives, from an input of ``shape`` to its output.
+    """Return the stages of the network that ``make`` builds, from its input to its output.
 
-    ``shape``: channels, height, width. Only shapes are computed: the network has no memory for its
-    weights. With ``merge``, equal layers that follow each other are one stage.
+    ``shape``: channels, height and width of the input. Only shapes are computed, so the weights
+    take no memory. With ``merge``, equal layers that follow each other become one stage.
     """
     with FakeTensorMode(), torch.no_grad():
         found = _watched(make().eval(), shape)
@@ -77,12 +78,12 @@ def stages(
 
 
 def _watched(network: nn.Module, shape: tuple[int, int, int]) -> list[Stage]:
-    """A stage for each block, convolution and linear layer, in the order in which they run."""
+    """Return a stage for each block, convolution and linear layer, in the order they run."""
     image = torch.empty(1, *shape)
     found = [Stage("input", *shape)]
-    made_by: dict[int, tuple[int, ...]] = {id(image): (0,)}  # tensors by the stages they come from
-    kept = [image]  # so that no other tensor gets the id of one of these
-    unread = {0}  # stages whose output no other has read yet
+    made_by: dict[int, tuple[int, ...]] = {id(image): (0,)}  # id of a tensor -> its stages
+    kept = [image]  # keeps the tensors alive, so that no id is used twice
+    unread = {0}  # stages whose output no stage has read yet
     names = {module: name for name, module in network.named_modules()}
     units = {module for module in names if module is not network and _is_unit(module)}
     inside = {inner for unit in units for inner in unit.modules() if inner is not unit}
@@ -90,7 +91,7 @@ def _watched(network: nn.Module, shape: tuple[int, int, int]) -> list[Stage]:
     def watch(module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
         if module in inside or not isinstance(output, Tensor):
             return
-        # What came through a function (torch.cat, a sum) is made of all that is still unread.
+        # Functions (torch.cat, a sum) have no hook: their result reads all that is still unread.
         reads = made_by.get(id(inputs[0]), tuple(sorted(unread)))
         if module in units:
             found.append(_stage(module, inputs[0], output, [found[k] for k in reads], reads))
@@ -99,7 +100,7 @@ def _watched(network: nn.Module, shape: tuple[int, int, int]) -> list[Stage]:
             unread.add(len(found) - 1)
             made_by[id(output)] = (len(found) - 1,)
         elif not list(module.children()):
-            own = sum(weight.numel() for weight in module.parameters())  # of a BatchNorm
+            own = sum(weight.numel() for weight in module.parameters())  # e.g. a BatchNorm's
             if len(reads) == 1 and (own or isinstance(module, nn.MaxPool2d)):
                 found[reads[0]] = _followed(found[reads[0]], module, own, output)
             made_by[id(output)] = reads
@@ -131,7 +132,7 @@ def _is_unit(module: nn.Module) -> bool:
 
 
 def _followed(stage: Stage, layer: nn.Module, parameters: int, output: Tensor) -> Stage:
-    """The stage with a BatchNorm or a pooling layer after it."""
+    """Return ``stage`` extended by the BatchNorm or pooling layer that follows it."""
     stage = dataclasses.replace(stage, parameters=stage.parameters + parameters)
     if not isinstance(layer, nn.MaxPool2d):
         return stage
@@ -159,7 +160,7 @@ def _stage(
         what = f"{'depthwise' if depthwise else 'conv'} {side}×{side}"
     pixels = source.shape[2:].numel() if source.ndim == 4 else 1
     if pixels == 1 and any(one.height * one.width > 1 for one in before):
-        what = f"mean, {what}"  # by a pooling layer or a function
+        what = f"mean, {what}"  # the mean is a pooling layer or a function
     elif source.ndim == 4 and source.shape[2] > max(one.height for one in before):
         what = f"enlarged to {source.shape[2]}×{source.shape[3]}, {what}"
     return Stage(
@@ -173,14 +174,13 @@ def _stage(
 
 
 def _merged(found: list[Stage], join: Callable) -> list[Stage]:
-    """``found`` with each stage put into the one before where ``join(before, stage)`` gives a
-    stage.
+    """Merge each stage into the one before it where ``join(before, stage)`` returns a stage.
 
-    Only where it reads the one before and nothing else, and nothing else reads that one.
+    The stage must read the one before it and nothing else, and no other stage may read that one.
     """
     readers = [sum(k in one.reads for one in found) for k in range(len(found))]
     kept: list[Stage] = []
-    place: list[int] = []  # the index in ``kept`` of each stage of ``found``
+    place: list[int] = []  # for each stage of ``found``, its index in ``kept``
     for k, stage in enumerate(found):
         one = None
         if stage.reads == (k - 1,) and readers[k - 1] == 1:
@@ -208,7 +208,7 @@ def _together(before: Stage, stage: Stage, what: str, **changes: int) -> Stage:
 
 
 def _separable(before: Stage, stage: Stage) -> Stage | None:
-    """A depthwise convolution and the 1x1 convolution that reads it are one."""
+    """Join a depthwise convolution and the 1x1 convolution after it: a separable convolution."""
     if not before.what.startswith("depthwise") or stage.what != "conv 1×1":
         return None
     return _together(before, stage, before.what.replace("depthwise", "separable"))
@@ -231,13 +231,15 @@ def _repeated(before: Stage, stage: Stage) -> Stage | None:
 
 
 def strides(found: list[Stage]) -> list[float]:
-    """Of each stage: the input's side by its output's."""
+    """Return, for each stage, the height of the network's input over that of the stage's output."""
     return [found[0].height / stage.height for stage in found]
 
 
 def totals(found: list[Stage]) -> dict[str, float]:
-    """``parameters`` and ``multiply_adds`` (of one image), summed over the stages; the coarsest
-    map's ``stride``; the largest ``dilation``.
+    """Return the sums of ``parameters`` and ``multiply_adds``, and the largest other values.
+
+    ``multiply_adds`` are for one image. ``stride`` is that of the coarsest map of more than one
+    pixel, ``dilation`` the largest of all convolutions.
     """
     maps = [stride for stage, stride in zip(found, strides(found), strict=True) if stage.height > 1]
     return {
@@ -249,9 +251,10 @@ def totals(found: list[Stage]) -> dict[str, float]:
 
 
 def drawing(found: list[Stage], *, shortcut: bool = False) -> Figure:
-    """The stages from top to bottom, branches side by side, with parameters and multiply-adds.
+    """Draw the stages from top to bottom, with their parameters and multiply-adds.
 
-    With ``shortcut``, a line goes from the input round all to a sum at the end.
+    Branches are side by side. With ``shortcut``, a line leads from the input past all stages to a
+    sum at the end.
     """
     rows = _rows(found)
     heights = [HIGH if len(row) == 1 else BRANCH for row in rows]
@@ -261,7 +264,7 @@ def drawing(found: list[Stage], *, shortcut: bool = False) -> Figure:
     top = height - 0.34
     for x, name in zip(right, ("params", "mult-adds"), strict=True):
         charts.label(axes, x, top + 0.12, name, ha="right")
-    lower_edges: dict[int, tuple[float, float]] = {}  # of the boxes in the row above
+    lower_edges: dict[int, tuple[float, float]] = {}  # their middles, for boxes in the row above
     for row, high in zip(rows, heights, strict=True):
         step = (WIDTH - 2 * LEFT) / len(row)
         wide, bottom = (BOX if len(row) == 1 else step - 0.05), top - high
@@ -279,7 +282,7 @@ def drawing(found: list[Stage], *, shortcut: bool = False) -> Figure:
                 charts.box(axes, x, bottom, wide, high, stage.title, details, series=_series(stage))
                 _numbers(axes, right, bottom + high / 2, stage.parameters, stage.multiply_adds)
             edges[index] = (middle, bottom)
-            for end in above:  # several come together along the box's upper side
+            for end in above:  # several arrows spread out along the upper edge of the box
                 aim = middle if len(above) == 1 else middle + (end[0] - middle) * 0.35
                 charts.arrow(axes, end, (aim, top))
         lower_edges, top = edges, bottom - GAP
@@ -296,7 +299,7 @@ def drawing(found: list[Stage], *, shortcut: bool = False) -> Figure:
 
 
 def _rows(found: list[Stage]) -> list[list[int]]:
-    """The stages' indices; those of one row do not read each other."""
+    """Group the indices of the stages into rows; stages in one row do not read each other."""
     rows: list[list[int]] = [[0]]
     for k, stage in enumerate(found[1:], 1):
         if set(stage.reads) & set(rows[-1]):
@@ -323,7 +326,7 @@ def _numbers(
 def _branch(
     axes: Axes, box: tuple[float, float, float, float], stage: Stage, notes: list[str]
 ) -> None:
-    """A narrow box: its layer, channels, parameters and multiply-adds, a line each."""
+    """Draw a narrow box with one line each for layer, channels, parameters and multiply-adds."""
     x, y, wide, high = box
     charts.box(axes, x, y, wide, high, "", series=_series(stage))
     dilation = [f"dilation {stage.dilation}"] if stage.dilation > 1 else []
@@ -340,12 +343,12 @@ def _branch(
 
 
 def _series(stage: Stage) -> int | None:
-    """A box's colour: one for what is dilated, one for what is not, the ink's without weights."""
+    """Return the ``series`` of a box: 1 if it is dilated, 0 if not, None if it has no weights."""
     return (1 if stage.dilation > 1 else 0) if stage.parameters else None
 
 
 def short(count: float) -> str:
-    """A count in three digits and a unit: 14.7 M; nothing for 0."""
+    """Write a count with three digits and a unit, such as 14.7 M; "" for 0."""
     for factor, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
         if count >= factor:
             digits = 2 - int(math.log10(count / factor))

@@ -1,6 +1,4 @@
-"""The page's beginning, all scores beside the original report's, and its end, how every run was
-made.
-"""
+"""The first section of the page, which compares all scores, and the last, which lists the runs."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ SETTINGS = {
     "D": "labels, head only",
     "E": "BYOL, head only",
 }
-ROWS = {  # problem, and model or setting: what that is
+ROWS = {  # problem and model or setting -> name of the row
     **{
         f"p1_{model}": f"Problem 1, model {model}: {name}" for model, name in problem1.NAMES.items()
     },
@@ -35,7 +33,7 @@ WORDS = {"accuracy": "accuracy", "mean_iou": "mean IoU", "loss": "training loss"
 
 
 def original(row: str) -> str:
-    """The original report's figure for one of ``ROWS``, in words; a dash where it has none."""
+    """Return the original report's score for one of ``ROWS``, in words; "-" if it has none."""
     score = SCORES.get(row)
     if score is None:
         return "-"
@@ -44,8 +42,9 @@ def original(row: str) -> str:
 
 
 def shown(logs: list[RunLog]) -> dict[str, RunLog]:
-    """The run that stands for each of ``ROWS`` that has one: problem 2's settings are of one
-    group.
+    """Return the run to show in each of ``ROWS``, without the rows that have no run.
+
+    The settings of problem 2 come from one group of comparable runs.
     """
     runs = {row: best_of(named(logs, f"{row}_*")) for row in ROWS if not row.startswith("p2")}
     runs |= {f"p2_{name}": run for name, run in p2.comparable(named(logs, "p2_*")).items()}
@@ -53,7 +52,7 @@ def shown(logs: list[RunLog]) -> dict[str, RunLog]:
 
 
 def choice(logs: list[RunLog]) -> str:
-    """The rules that ``shown`` used where there was a choice."""
+    """Explain how ``shown`` chose between several runs; "" if there was no choice."""
     runs, rules = shown(logs), []
     models = [row for row in ROWS if not row.startswith("p2")]
     if chosen := [runs[row].name for row in models if len(named(logs, f"{row}_*")) > 1]:
@@ -68,7 +67,7 @@ def choice(logs: list[RunLog]) -> str:
 
 
 def missing(row: str, runs: dict[str, RunLog]) -> tuple[str, str]:
-    """Words for a row that ``shown`` has no run for, and the command that makes one."""
+    """Return what to say in a row of ``ROWS`` without a run, and the command that makes the run."""
     problem, name = row.split("_")
     if problem == "p2":
         settings = {row.split("_")[1]: run for row, run in runs.items() if row.startswith("p2")}
@@ -78,7 +77,7 @@ def missing(row: str, runs: dict[str, RunLog]) -> tuple[str, str]:
 
 
 def marks(run: RunLog) -> str:
-    """What has to stand beside a run's figures, with a comma before; mostly nothing."""
+    """Return notes to append to a run's score, each with a leading comma; usually empty."""
     seen = ", contaminated" if run.is_contaminated else ""
     if run.is_finished:
         return seen
@@ -87,14 +86,14 @@ def marks(run: RunLog) -> str:
 
 
 def chart(runs: dict[str, RunLog]) -> Figure:
-    """The scores of ``runs``, the original report's and the best published ones, a line each."""
+    """Draw the scores of ``runs``, of the original report and the best published, row by row."""
     figure, axes = charts.panel(5.6, 0.9 + 0.27 * len(ROWS))
     scores_on(axes, runs)
     return figure
 
 
 def scores_on(axes: Axes, runs: dict[str, RunLog]) -> None:
-    """Draw ``chart`` on ``axes``."""
+    """Draw the ``chart`` of ``runs`` on ``axes``."""
     ours = {row: run.last[run.watched] for row, run in runs.items()}
     originals = {row: score.value for row, score in SCORES.items()}
     for name, scores, marker, colour, size in (
