@@ -223,6 +223,20 @@ def metadata(recipe=None, **fields):
     return {"recipe": {"name": "x", "epochs": 1} | (recipe or {}), **usual, **machine, **fields}
 
 
+def write_run(folder, lines, recipe=None, **fields):
+    """A run's folder: run.json as ``metadata`` gives it, and a log with a line for each epoch."""
+    folder.mkdir(parents=True, exist_ok=True)
+    about = metadata({"epochs": len(lines)} | (recipe or {}), **fields)
+    (folder / "run.json").write_text(json.dumps(about))
+    write_log(folder, lines)
+    return folder
+
+
+def write_log(folder, lines):
+    numbered = [{"epoch": k, "steps": 10 * k} | line for k, line in enumerate(lines, 1)]
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in numbered))
+
+
 def same(ours, theirs):
     """Both states hold the same values, tensors bit for bit."""
     assert type(ours) is type(theirs)

@@ -1,13 +1,13 @@
 """Problem 1's figures: the drawing follows the model; projections and mistakes are true."""
 
 import dataclasses
-import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
-from conftest import draw
+from conftest import draw, write_run
+from pages import cells, check_values, gaps, never, of_kind, table, text_of
 
 from core import checkpoint
 from p1 import data, inference
@@ -16,7 +16,7 @@ from report import problem1, problem1_images, projections
 from report import problem1_figures as figures
 from report import runs as runlog
 from report.measures import Measures, Site
-from report.page import Code, Drawing, Gap, Grid, Points, Table, Text, Value, parts_of
+from report.page import Code, Drawing, Points
 
 CPU = torch.device("cpu")
 
@@ -154,54 +154,22 @@ def test_predictions_are_those_of_the_graders_script(call, val, flipping, p1_che
 # --- the section ---
 
 
-def write_run(
-    folder,
-    checkpoint_path,
-    *,
-    model,
-    accuracies,
-    pretrained="None",
-    command="python3 -m p1.train",
-    kept=True,
-):
+def run_of(folder, file, accuracies, model="A", pretrained="None", kept=True, **fields):
     """A run's folder with a log and, if ``kept``, the same checkpoint at every epoch."""
-    (folder / "snapshots").mkdir(parents=True)
-    recipe = {
-        "name": "hour",
-        "model": model,
-        "epochs": len(accuracies),
-        "batch_size": 64,
-        "lr": 0.1,
-        "schedule": "cosine",
-        "jitter": [0.5, 0.5, 0.5, 0.0],
-        "rotation": 30,
-        "new_setting": 7,
-    }
-    about = {
-        "recipe": recipe,
-        "data": {"train": "1", "val": "2", "pretrained": pretrained},
-        "seed": 3,
-        "command": command,
-        "commit": "abc",
-        "device": "a processor, 1 threads",
-        "torch": "2.9",
-    }
-    (folder / "run.json").write_text(json.dumps(about))
+    recipe = {"name": "hour", "model": model, "batch_size": 64, "lr": 0.1, "schedule": "cosine"}
+    recipe |= {"jitter": [0.5, 0.5, 0.5, 0.0], "rotation": 30, "new_setting": 7}
     lines = [
-        {
-            "epoch": k + 1,
-            "steps": 5 * k + 5,
-            "loss": 3.0 - k,
-            "lr": 0.1 / (k + 1),
-            "accuracy": accuracy,
-            "seconds": 30.0,
-        }
+        {"loss": 3.0 - k, "lr": 0.1 / (k + 1), "accuracy": accuracy, "seconds": 30.0}
         for k, accuracy in enumerate(accuracies)
     ]
-    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    data = {"train": "1", "val": "2", "pretrained": pretrained}
+    command = {"command": "python3 -m p1.train"}
+    write_run(folder, lines, recipe, data=data, seed=3, **command | fields)
     if kept:
-        shutil.copy(checkpoint_path, folder / "last.pt")
-        shutil.copy(checkpoint_path, folder / "snapshots" / "epoch_0001.pt")
+        (folder / "snapshots").mkdir()
+        shutil.copy(file, folder / "last.pt")
+        shutil.copy(file, folder / "snapshots" / "epoch_0001.pt")
+    return folder
 
 
 def site_of(runs, data_folder, out, **more):
@@ -212,59 +180,15 @@ def site_of(runs, data_folder, out, **more):
 def built(val, flipping, tmp_path_factory):
     """(site, blocks) of runs of A, of B (one honest, one contaminated) and of pre-training."""
     runs = tmp_path_factory.mktemp("runs")
-    write_run(runs / "p1_A_hour", flipping, model="A", accuracies=[0.25, 0.5, 0.4375])
-    write_run(
-        runs / "p1_B_hour",
-        flipping,
-        model="B",
-        accuracies=[0.5, 0.625],
-        pretrained="runs/p1_pretrain_hour/last.pt",
-    )
-    write_run(
-        runs / "p1_B_report",
-        flipping,
-        model="B",
-        accuracies=[0.9375],
-        pretrained="pretrained/cifar100_x.pt",
-        kept=False,
-    )
-    write_run(
-        runs / "p1_pretrain_hour",
-        flipping,
-        model="A",
-        accuracies=[0.125, 0.75],
-        command="python3 -m p1.pretrain",
-        kept=False,
-    )
+    run_of(runs / "p1_A_hour", flipping, [0.25, 0.5, 0.4375])
+    made = "runs/p1_pretrain_hour/last.pt"
+    run_of(runs / "p1_B_hour", flipping, [0.5, 0.625], "B", made)
+    seen = "pretrained/cifar100_x.pt"
+    run_of(runs / "p1_B_report", flipping, [0.9375], "B", seen, kept=False)
+    made_by = {"command": "python3 -m p1.pretrain"}
+    run_of(runs / "p1_pretrain_hour", flipping, [0.125, 0.75], kept=False, **made_by)
     site = site_of(runs, val, tmp_path_factory.mktemp("out"))
     return site, problem1.section(site)
-
-
-def flat(blocks):
-    for block in blocks:
-        yield from block.blocks if isinstance(block, Grid) else (block,)
-
-
-def every_part(blocks):
-    for block in flat(blocks):
-        if isinstance(block, Text):
-            yield from block.parts
-        elif not isinstance(block, Gap) and hasattr(block, "caption"):
-            yield from parts_of(block.caption)
-            for cell in (cell for row in getattr(block, "rows", []) for cell in row):
-                yield from parts_of(cell)
-
-
-def text_of(blocks):
-    return "".join(part if isinstance(part, str) else part.text for part in every_part(blocks))
-
-
-def table(blocks, beginning):
-    return next(
-        block
-        for block in blocks
-        if isinstance(block, Table) and text_of([block]).startswith(beginning)
-    )
 
 
 def test_the_network_is_halved_less_often_than_the_published_one(built):
@@ -276,26 +200,12 @@ def test_the_network_is_halved_less_often_than_the_published_one(built):
 
 def test_every_value_is_where_it_says(built):
     site, blocks = built
-    kept = json.loads((site.measures._file).read_text())
-    values = [part for part in every_part(blocks) if isinstance(part, Value)]
-    assert len(values) > 60
-    for value in values:
-        place, name = value.source.rsplit("/", 1)
-        file, key = place.split("#")
-        if file == "measures.json":
-            assert kept[key]["numbers"][name] == value.value
-        else:
-            history = runlog.read(site.runs / file.removesuffix("/log.jsonl")).history
-            assert next(line for line in history if line["epoch"] == int(key))[name] == value.value
+    assert check_values(blocks, site.runs, site.measures._file.parent) > 60
 
 
 def test_accuracies_stand_with_interval_best_epoch_and_the_originals_figures(built):
     _, blocks = built
-    cells = [
-        [text_of([Text(*parts_of(cell))]) for cell in row]
-        for row in table(blocks, "Validation accuracy").rows
-    ]
-    rows = {row[0]: row[1:] for row in cells}
+    rows = cells(table(blocks, "Validation accuracy"))
     low, high = wilson(7, 16)
     assert rows["A, p1_A_hour"] == [
         "0.4375 (3)",
@@ -321,7 +231,7 @@ def test_the_honest_model_b_is_the_one_that_is_shown(built):
 def test_the_implementation_is_the_recorded_one_with_settings_that_are_new(built):
     _, blocks = built
     block = table(blocks, "How the models were trained")
-    rows = {row[0]: text_of([Text(*parts_of(row[1]))]) for row in block.rows}
+    rows = {what: said for what, (said, _) in cells(block).items()}
     assert block.header == ("", "model A", "model B")
     assert rows["jitter: brightness, contrast, saturation, hue"] == "0.5, 0.5, 0.5, 0"
     assert (rows["random rotation"], rows["new setting"]) == ("up to 30° either way", "7")
@@ -331,7 +241,7 @@ def test_the_implementation_is_the_recorded_one_with_settings_that_are_new(built
 
 def test_points_share_their_images_and_colours(built):
     _, blocks = built
-    points = [block for block in flat(blocks) if isinstance(block, Points)]
+    points = of_kind(blocks, Points)
     assert len(points) == 4  # two epochs are kept, two projections each
     assert (
         len({id(block.sprite) for block in points}) == 1
@@ -357,19 +267,12 @@ def test_the_worst_mistakes_are_wrong_and_named(built, val):
 def test_a_second_build_measures_nothing_again(built, monkeypatch):
     site, blocks = built
 
-    def never(*arguments):
-        raise AssertionError("measured again")
-
     for name in ("features", "predictions"):
         monkeypatch.setattr(figures, name, never)
     again = problem1.section(site_of(site.runs, site.data, site.measures._file.parent))
     assert text_of(again) == text_of(blocks)
-    with pytest.raises(AssertionError, match="measured again"):
+    with pytest.raises(pytest.fail.Exception, match="measured again"):
         problem1.section(site_of(site.runs, site.data, site.measures._file.parent, fresh=True))
-
-
-def gaps(blocks):
-    return {block.what: block.command for block in flat(blocks) if isinstance(block, Gap)}
 
 
 def test_what_is_missing_is_a_gap_with_a_command(flipping, val, tmp_path):
@@ -377,9 +280,7 @@ def test_what_is_missing_is_a_gap_with_a_command(flipping, val, tmp_path):
     nothing = gaps(problem1.section(site_of(tmp_path / "runs", val, tmp_path / "out")))
     assert nothing == {f"a run of model {model}.": problem1.MAKE[model] for model in "ABC"}
 
-    write_run(
-        tmp_path / "runs" / "p1_A_hour", flipping, model="A", accuracies=[0.25, 0.5], kept=False
-    )
+    run_of(tmp_path / "runs" / "p1_A_hour", flipping, [0.25, 0.5], kept=False)
     without_checkpoints = gaps(problem1.section(site_of(tmp_path / "runs", val, tmp_path / "out")))
     for model in "BC":
         assert without_checkpoints.pop(f"a run of model {model}.") == problem1.MAKE[model]
@@ -392,17 +293,11 @@ def test_what_is_missing_is_a_gap_with_a_command(flipping, val, tmp_path):
     without_images = gaps(blocks)
     assert list(without_images.values()).count("bash hw1_download.sh data") == 3
     assert "0.5000" in text_of(blocks)  # the logged accuracy needs no images
-    assert any(isinstance(block, Drawing) for block in flat(blocks))
+    assert of_kind(blocks, Drawing)
 
 
 def test_a_run_that_goes_on_is_told_from_one_that_ended_early(flipping, tmp_path):
-    write_run(
-        tmp_path / "p1_A_hour",
-        flipping,
-        model="A",
-        accuracies=[0.25, 0.5, 0.4375, 0.375],
-        kept=False,
-    )
+    run_of(tmp_path / "p1_A_hour", flipping, [0.25, 0.5, 0.4375, 0.375], kept=False)
     run = runlog.read(tmp_path / "p1_A_hour")
     assert run.is_finished
     run.metadata["recipe"]["epochs"] = 8
@@ -417,9 +312,7 @@ def test_a_run_that_goes_on_is_told_from_one_that_ended_early(flipping, tmp_path
 
 
 def test_an_accuracy_of_another_validation_set_gets_no_interval(flipping, val, tmp_path):
-    write_run(
-        tmp_path / "runs" / "p1_A_hour", flipping, model="A", accuracies=[0.25, 0.51], kept=False
-    )
+    run_of(tmp_path / "runs" / "p1_A_hour", flipping, [0.25, 0.51], kept=False)
     blocks = problem1.section(site_of(tmp_path / "runs", val, tmp_path / "out"))
     assert any("its accuracy is no share of the 16 images" in what for what in gaps(blocks))
     assert " to 0." not in text_of([table(blocks, "Validation accuracy")])

@@ -9,7 +9,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import HALF, draw
+from conftest import HALF, draw, write_run
+from pages import cells, check_values, gaps, of_kind, paragraphs, table, values_in
 from torch import nn
 
 from core import checkpoint
@@ -24,7 +25,7 @@ from report import charts, problem2, problem2_pretraining
 from report import problem2_figures as figures
 from report import runs as runlog
 from report.measures import Measures, Site
-from report.page import Drawing, Gap, Grid, Table, Text, Value, parts_of
+from report.page import Drawing, Gap, Grid
 from training.provenance import digest, fingerprint
 
 VIEW = {
@@ -63,20 +64,8 @@ CLASSIFIER = {**RECIPE, "crop_scale": [0.35, 1.0], "label_smoothing": 0.1}
 
 
 def run_of(folder, recipe, data, lines, seed=0):
-    folder.mkdir(parents=True)
-    about = {
-        "recipe": recipe,
-        "data": data,
-        "seed": seed,
-        "command": f"train {folder.name}",
-        "commit": "abc",
-        "device": "cpu",
-        "torch": "2.9",
-    }
-    (folder / "run.json").write_text(json.dumps(about))
-    lines = [{"epoch": k + 1, "steps": 10 * (k + 1), **line} for k, line in enumerate(lines)]
-    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return runlog.read(folder)
+    command = f"train {folder.name}"
+    return runlog.read(write_run(folder, lines, recipe, data=data, seed=seed, command=command))
 
 
 def setting_of(folder, name, accuracies=(0.25, 0.5), val="v", backbone="None", seed=0):
@@ -257,52 +246,6 @@ def test_a_probe_is_of_the_file_in_the_runs_own_normalisation(tmp_path):
 # --- the section ---
 
 
-def values_in(blocks):
-    for block in blocks:
-        if isinstance(block, Grid):
-            yield from values_in(block.blocks)
-        cells = (
-            [block.caption, *(cell for row in block.rows for cell in row)]
-            if isinstance(block, Table)
-            else []
-        )
-        cells += (
-            [block.caption]
-            if isinstance(block, Drawing)
-            else [tuple(block.parts)]
-            if isinstance(block, Text)
-            else []
-        )
-        yield from (part for cell in cells for part in parts_of(cell) if isinstance(part, Value))
-
-
-def check_every_value(blocks, tmp_path):
-    """That each number of the page is in the file, and is the number, that it names."""
-    count = 0
-    for value in values_in(blocks):
-        file, place = value.source.split("#")
-        key, name = place.rsplit("/", 1)
-        if file == "measures.json":
-            kept = json.loads((tmp_path / "out" / file).read_text())[key]["numbers"][name]
-        else:
-            lines = [
-                json.loads(line) for line in (tmp_path / "runs" / file).read_text().splitlines()
-            ]
-            kept = next(line for line in lines if line["epoch"] == int(key))[name]
-        digits = len(value.text.partition(".")[2])
-        assert kept == value.value and value.text == f"{kept:,.{digits}f}", value.source
-        count += 1
-    return count
-
-
-def table_of(blocks, column):
-    return next(block for block in blocks if isinstance(block, Table) and column in block.header)
-
-
-def text_of(parts):
-    return "".join(part if isinstance(part, str) else part.text for part in parts_of(parts))
-
-
 @pytest.fixture
 def five(tmp_path, monkeypatch):
     """Runs with answers to 40 images: A 10 right, B 11, C 30 (A's 10 among them), E 12."""
@@ -339,83 +282,71 @@ def five(tmp_path, monkeypatch):
 
 def test_the_section_compares_the_settings_on_the_same_images(five):
     blocks = problem2.section(site_of(five))
-    rows = {row[0]: [text_of(cell) for cell in row] for row in table_of(blocks, "setting").rows}
+    rows = cells(table(blocks, column="setting"))
     assert list(rows) == ["A", "B", "C", "E"]
-    assert rows["C"][1:6] == ["BYOL", "all", "0.7500 (2)", "0.598 to 0.858", "0.7500"]
+    assert rows["C"][:5] == ["BYOL", "all", "0.7500 (2)", "0.598 to 0.858", "0.7500"]
     assert (
-        rows["A"][1] == "nothing"
-        and rows["C"][8] == "runs/p2_byol_hour/last.pt"
-        and rows["E"][2] == "head only"
-        and rows["E"][7] == "0.3087"
+        rows["A"][0] == "nothing"
+        and rows["C"][7] == "runs/p2_byol_hour/last.pt"
+        and rows["E"][1] == "head only"
+        and rows["E"][6] == "0.3087"
     )
-    rows = {
-        row[0][:5]: [text_of(cell) for cell in row] for row in table_of(blocks, "difference").rows
-    }
+    rows = {what[:5]: row for what, row in cells(table(blocks, column="difference")).items()}
     assert list(rows) == ["B - A", "C - A", "C - B", "C - E"]
-    assert rows["C - A"][1] == "+50.0" and rows["C - A"][3:] == ["clear: C above A", "+17.0"]
+    assert rows["C - A"][0] == "+50.0" and rows["C - A"][2:] == ["clear: C above A", "+17.0"]
     assert (
-        rows["B - A"][1] == "+2.5"
-        and rows["B - A"][2].startswith("-")
-        and rows["B - A"][3] == "not clear"
+        rows["B - A"][0] == "+2.5"
+        and rows["B - A"][1].startswith("-")
+        and rows["B - A"][2] == "not clear"
     )
-    finding = next(
-        text_of(tuple(b.parts))
-        for b in blocks
-        if isinstance(b, Text) and text_of(tuple(b.parts)).startswith("Not cl")
-    )
+    finding = next(text for text in paragraphs(blocks) if text.startswith("Not cl"))
     assert (
         "Not clear: B - A +2.5 (-" in finding
         and "the same sign as in the original report: C - A +50.0 (" in finding
     )
-    assert check_every_value(blocks, five) > 60
+    assert check_values(blocks, five / "runs", five / "out") > 60
 
 
 def test_the_section_says_what_is_missing_and_how_to_make_it(five):
     (five / "runs" / "p2_E_hour" / "last.pt").unlink()
     blocks = problem2.section(site_of(five))
-    gaps = {block.what: block.command for block in blocks if isinstance(block, Gap)}
-    where = next(command for what, command in gaps.items() if "setting D" in what)
+    found = gaps(blocks)
+    where = next(command for what, command in found.items() if "setting D" in what)
     assert (
         where == "python3 -m p2.train --setting D --recipe hour"
         " --backbone runs/p2_supervised_hour/last.pt"
     )
     assert any(
         "setting E's answers" in what and command == "train p2_E_hour"
-        for what, command in gaps.items()
+        for what, command in found.items()
     )
     assert any(
         "pre-training with labels" in what and "p2.supervise" in command
-        for what, command in gaps.items()
+        for what, command in found.items()
     )
-    assert any(
-        "C - E" in text_of(tuple(block.parts)) for block in blocks if isinstance(block, Text)
-    )
-    assert [row[0] for row in table_of(blocks, "setting").rows] == ["A", "B", "C", "E"]
+    assert any("C - E" in text for text in paragraphs(blocks))
+    assert list(cells(table(blocks, column="setting"))) == ["A", "B", "C", "E"]
 
 
 def test_without_data_and_runs_the_section_is_gaps_and_the_method(five):
     shutil.rmtree(five / "data")
     blocks = problem2.section(site_of(five))
-    assert any(
-        block.command == problem2_pretraining.FETCH for block in blocks if isinstance(block, Gap)
-    )
-    assert text_of(table_of(blocks, "setting").rows[0][4]) == "-"
-    check_every_value(blocks, five)
+    assert problem2_pretraining.FETCH in gaps(blocks).values()
+    assert cells(table(blocks, column="setting"))["A"][3] == "-"
+    check_values(blocks, five / "runs", five / "out")
     shutil.rmtree(five / "runs")
     blocks = problem2.section(site_of(five))
-    gaps = [block for block in blocks if isinstance(block, Gap)]
-    assert len(gaps) == 2 + 5 and any(isinstance(block, Drawing) for block in blocks)
+    assert len(of_kind(blocks, Gap)) == 2 + 5 and of_kind(blocks, Drawing)
 
 
 def test_a_setting_in_training_stays_out_of_the_differences(five):
     log = five / "runs" / "p2_C_hour" / "log.jsonl"
     log.write_text(log.read_text().splitlines(keepends=True)[0])
     blocks = problem2.section(site_of(five))
-    assert any("epoch 1 of 2" in block.what for block in blocks if isinstance(block, Gap))
-    assert "C" in [row[0] for row in table_of(blocks, "setting").rows]
-    assert [row[0] for row in table_of(blocks, "difference").rows] == [
-        "B - A: with labels against nothing"
-    ]
+    assert any("epoch 1 of 2" in what for what in gaps(blocks))
+    assert "C" in cells(table(blocks, column="setting"))
+    differences = cells(table(blocks, column="difference"))
+    assert list(differences) == ["B - A: with labels against nothing"]
 
 
 def test_what_is_not_finished_is_said_with_the_command_that_goes_on(five):
@@ -426,33 +357,31 @@ def test_what_is_not_finished_is_said_with_the_command_that_goes_on(five):
         json.dumps(about | {"command": "python3 -m p2.train --fresh --run 'runs/p2 C'"})
     )
     (run / "log.jsonl").write_text((run / "log.jsonl").read_text().splitlines(keepends=True)[0])
-    gaps = {
-        block.what: block.command
-        for block in problem2.section(site_of(five))
-        if isinstance(block, Gap)
-    }
-    assert gaps["the end of p2_byol_hour: it is at epoch 1 of 2."] == "train p2_byol_hour"
+    found = gaps(problem2.section(site_of(five)))
+    assert found["the end of p2_byol_hour: it is at epoch 1 of 2."] == "train p2_byol_hour"
     said = "the end of p2_C_hour: it is at epoch 1 of 2, and stays out of the differences."
-    assert gaps[said] == "python3 -m p2.train --run 'runs/p2 C'"
-
-
-def texts(blocks):
-    return [text_of(tuple(block.parts)) for block in blocks if isinstance(block, Text)]
+    assert found[said] == "python3 -m p2.train --run 'runs/p2 C'"
 
 
 def test_a_difference_that_is_one_of_pretrainings_too_is_named(five):
     """E began from another file than C; D is missing."""
     said = "Also a difference of two pre-trainings"
-    assert not [text for text in texts(problem2.section(site_of(five))) if text.startswith(said)]
+    assert not [
+        text for text in paragraphs(problem2.section(site_of(five))) if text.startswith(said)
+    ]
     run = five / "runs" / "p2_E_hour" / "run.json"
     about = json.loads(run.read_text())
     about["data"]["backbone_file"] = "another digest"
     run.write_text(json.dumps(about))
-    (text,) = [text for text in texts(problem2.section(site_of(five))) if text.startswith(said)]
+    (text,) = [
+        text for text in paragraphs(problem2.section(site_of(five))) if text.startswith(said)
+    ]
     assert text.endswith(": C - E.")
     del about["data"]["backbone_file"]  # as of an older run: by the name, which is the same
     run.write_text(json.dumps(about))
-    assert not [text for text in texts(problem2.section(site_of(five))) if text.startswith(said)]
+    assert not [
+        text for text in paragraphs(problem2.section(site_of(five))) if text.startswith(said)
+    ]
 
 
 def test_it_is_said_if_the_runs_were_validated_on_something_else(five):
@@ -463,7 +392,7 @@ def test_it_is_said_if_the_runs_were_validated_on_something_else(five):
             path.write_text(json.dumps(about))
         return any(
             text.startswith("The digest of the validation set")
-            for text in texts(problem2.section(site_of(five)))
+            for text in paragraphs(problem2.section(site_of(five)))
         )
 
     office = five / "data" / "p2_data" / "office"

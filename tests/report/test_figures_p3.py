@@ -8,7 +8,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import draw
+from conftest import draw, write_log, write_run
+from pages import cells, check_values, gaps, of_kind, table, text_of, values_in
 from PIL import Image
 from torch import nn
 
@@ -22,7 +23,7 @@ from report import problem3_figures as figures
 from report import problem3_predictions as predictions
 from report import runs as runlog
 from report.measures import Measures, Site
-from report.page import Drawing, Gap, Grid, Layers, Table, Text, Value, parts_of
+from report.page import Drawing, Layers
 
 
 def words_of(figure):
@@ -208,16 +209,8 @@ def run(tmp_path, p3_checkpoint):
     folder = tmp_path / "runs" / "p3_B_trial"
     (folder / "snapshots").mkdir(parents=True)
     recipe = dataclasses.asdict(RECIPES["demo"]["B"]) | {"epochs": 3}
-    about = {
-        "recipe": recipe,
-        "data": {"pretrained": "None"},
-        "seed": 4,
-        "command": "python3 -m p3.train",
-        "commit": "abc",
-        "torch": "2.9",
-    }
-    (folder / "run.json").write_text(json.dumps(about | {"device": "a processor"}))
-    write_log(folder, IOUS)
+    fields = {"data": {"pretrained": "None"}, "seed": 4, "command": "python3 -m p3.train"}
+    write_run(folder, lines_of(IOUS), recipe, **fields)
     for name in ("snapshots/epoch_0001.pt", "last.pt"):
         shutil.copy(p3_checkpoint, folder / name)
     other = torch.load(p3_checkpoint, weights_only=True)
@@ -228,22 +221,14 @@ def run(tmp_path, p3_checkpoint):
     return folder
 
 
-def write_log(folder, ious):
+def lines_of(ious):
+    """A log's lines of three epochs, of which the second is the best."""
     lines = []
-    for epoch, factor in ((1, 0.5), (2, 1.2), (3, 1.0)):  # the second is the best one
+    for epoch, factor in ((1, 0.5), (2, 1.2), (3, 1.0)):
         values = {f"iou_{name}": iou * factor for name, iou in ious.items()}
         mean = sum(values.values()) / len(values)
-        lines.append(
-            {
-                "epoch": epoch,
-                "steps": 2 * epoch,
-                "loss": 1 / epoch,
-                "lr": 1e-3 / epoch,
-                "mean_iou": mean,
-                **values,
-            }
-        )
-    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        lines.append({"loss": 1 / epoch, "lr": 1e-3 / epoch, "mean_iou": mean, **values})
+    return lines
 
 
 def site_of(run, folder, out, images=("0013", "0062", "0104")):
@@ -253,53 +238,13 @@ def site_of(run, folder, out, images=("0013", "0062", "0104")):
     )
 
 
-def flat(blocks):
-    for block in blocks:
-        yield from flat(block.blocks) if isinstance(block, Grid) else [block]
-
-
-def values_of(blocks):
-    """Every Value of the blocks."""
-    for block in flat(blocks):
-        parts = block.parts if isinstance(block, Text) else parts_of(getattr(block, "caption", ()))
-        cells = (
-            [part for row in block.rows for cell in row for part in parts_of(cell)]
-            if isinstance(block, Table)
-            else []
-        )
-        yield from (part for part in (*parts, *cells) if isinstance(part, Value))
-
-
-def said(blocks):
-    texts = (block.parts for block in flat(blocks) if isinstance(block, Text))
-    return " ".join(
-        "".join(part if isinstance(part, str) else part.text for part in parts) for parts in texts
-    )
-
-
 def test_the_section_states_what_was_logged_and_measured(run, validation, tmp_path):
     blocks = problem3.section(site_of(run, validation, tmp_path / "out"))
-    gaps = [block.command for block in flat(blocks) if isinstance(block, Gap)]
-    assert gaps == [problem3.MAKE["A"], problem3.MAKE["C"]]
-    kept = json.loads((tmp_path / "out" / "measures.json").read_text())
-    log = {
-        line["epoch"]: line
-        for line in map(json.loads, (run / "log.jsonl").read_text().splitlines())
-    }
-    values = list(values_of(blocks))
-    assert len(values) > 50
-    for value in values:
-        file, _, where = value.source.partition("#")
-        key, _, name = where.rpartition("/")
-        assert (
-            value.value
-            == (log[int(key)] if file.endswith("log.jsonl") else kept[key]["numbers"])[name]
-        )
-        assert float(value.text.replace(",", "")) == pytest.approx(
-            value.value, abs=0.6 if value.value > 100 else 0.06
-        )
+    assert list(gaps(blocks).values()) == [problem3.MAKE["A"], problem3.MAKE["C"]]
+    assert check_values(blocks, run.parent, tmp_path / "out") > 50
+    values = values_in(blocks)
 
-    layers = [block for block in flat(blocks) if isinstance(block, Layers)]
+    layers = of_kind(blocks, Layers)
     assert [list(one.layers) for one in layers] == [
         ["image", "truth", "epoch 1", "epoch 2", "epoch 3", "errors"]
     ] * 3
@@ -319,10 +264,8 @@ def test_the_section_states_what_was_logged_and_measured(run, validation, tmp_pa
     assert shown <= set(one.legend.values())
     shares = [v.value for v in values if "changes_0062/" in v.source]
     assert sum(shares) == pytest.approx(1)
-    assert "finds rangeland hardest" in said(blocks)
-    (matrix,) = [
-        block for block in flat(blocks) if isinstance(block, Drawing) and "Confusion" in block.alt
-    ]
+    assert "finds rangeland hardest" in text_of(blocks)
+    (matrix,) = [block for block in of_kind(blocks, Drawing) if "Confusion" in block.alt]
     assert matrix.runs[0].name == "p3_B_trial"
 
 
@@ -334,8 +277,8 @@ def test_a_second_build_measures_nothing_again_and_can_be_written_out(
     monkeypatch.setattr(inference, "predictor", None)
     second = problem3.section(site_of(run, validation, tmp_path / "out"))
     assert capsys.readouterr().out == ""
-    assert [(v.source, v.value) for v in values_of(first)] == [
-        (v.source, v.value) for v in values_of(second)
+    assert [(v.source, v.value) for v in values_in(first)] == [
+        (v.source, v.value) for v in values_in(second)
     ]
     page, text = (
         html.render("t", second),
@@ -351,48 +294,38 @@ def without_checkpoints(run):
 
 def test_logs_alone_give_curves_and_gaps(run, validation, tmp_path):
     without_checkpoints(run)
-    write_log(run, IOUS | {"water": 0.05})
+    write_log(run, lines_of(IOUS | {"water": 0.05}))
     blocks = problem3.section(site_of(run, validation, tmp_path / "out"))
-    gaps = [block for block in flat(blocks) if isinstance(block, Gap)]
-    assert [gap.command for gap in gaps[2:]] == ["python3 -m p3.train"] * 2
-    captions = {block.caption for block in flat(blocks) if isinstance(block, Drawing)}
+    assert list(gaps(blocks).values())[2:] == ["python3 -m p3.train"] * 2
+    captions = {block.caption for block in of_kind(blocks, Drawing)}
     assert {"Validation mean IoU of B.", "IoU of each class, model B."} <= captions
-    assert not any(isinstance(block, Layers) for block in flat(blocks))
-    assert "finds water hardest" in said(blocks)  # by the rule, from the log
+    assert not of_kind(blocks, Layers)
+    assert "finds water hardest" in text_of(blocks)  # by the rule, from the log
 
 
 def test_missing_images_and_missing_runs_are_gaps(run, validation, tmp_path):
     blocks = problem3.section(site_of(run, validation, tmp_path / "out", images=("0062", "9999")))
-    assert any("validation 9999" in block.what for block in flat(blocks) if isinstance(block, Gap))
-    assert sum(isinstance(block, Layers) for block in flat(blocks)) == 1
+    assert any("validation 9999" in what for what in gaps(blocks))
+    assert len(of_kind(blocks, Layers)) == 1
     blocks = problem3.section(site_of(run, tmp_path / "none", tmp_path / "out 2"))
-    assert [block.command for block in flat(blocks) if isinstance(block, Gap)][2:] == [
-        "bash hw1_download.sh data"
-    ] * 2
+    assert list(gaps(blocks).values())[2:] == ["bash hw1_download.sh data"] * 2
     blocks = problem3.section(site_of(None, validation, tmp_path / "out 3"))
-    gaps = [block.command for block in blocks if isinstance(block, Gap)]
-    assert gaps == list(problem3.MAKE.values())
-    assert (
-        sum(isinstance(block, Drawing) for block in flat(blocks)) == 3
-    )  # the networks need no run
+    assert list(gaps(blocks).values()) == list(problem3.MAKE.values())
+    assert len(of_kind(blocks, Drawing)) == 3  # the networks need no run
 
 
 def test_a_run_that_is_not_finished_is_a_gap_and_stands_back(run, validation, tmp_path):
     without_checkpoints(run)
     ahead = shutil.copytree(run, run.with_name("p3_B_ahead"))
-    write_log(ahead, {name: 1.1 * iou for name, iou in IOUS.items()})
+    write_log(ahead, lines_of({name: 1.1 * iou for name, iou in IOUS.items()}))
     about = json.loads((ahead / "run.json").read_text())
     (ahead / "run.json").write_text(
         json.dumps(about | {"recipe": about["recipe"] | {"epochs": 4}, "command": "go on"})
     )
     site = site_of(run, validation, tmp_path / "out")
-    gaps = {
-        block.what: block.command
-        for block in flat(problem3.section(site))
-        if isinstance(block, Gap)
-    }
-    assert gaps["the end of p3_B_ahead: it is at epoch 3 of 4."] == "go on"
-    assert not [what for what in gaps if "the end of p3_B_trial" in what]
+    found = gaps(problem3.section(site))
+    assert found["the end of p3_B_ahead: it is at epoch 3 of 4."] == "go on"
+    assert not [what for what in found if "the end of p3_B_trial" in what]
     assert site.chosen("p3_B_*").name == "p3_B_trial"
 
 
@@ -406,11 +339,8 @@ def test_the_momentum_is_read_from_the_models():
 
 def test_a_class_that_the_log_leaves_out_is_no_number(run, validation, tmp_path):
     without_checkpoints(run)
-    write_log(run, {name: iou for name, iou in IOUS.items() if name != "rangeland"})
+    write_log(run, lines_of({name: iou for name, iou in IOUS.items() if name != "rangeland"}))
     blocks = problem3.section(site_of(run, validation, tmp_path / "out"))
-    (table,) = [
-        block for block in blocks if isinstance(block, Table) and block.header[0] == "class"
-    ]
-    assert {row[0]: row[1] for row in table.rows}["rangeland"] == "-"
-    assert "finds barren hardest" in said(blocks)
-    assert not any(math.isnan(value.value) for value in values_of(blocks))
+    assert cells(table(blocks, column="class"))["rangeland"][0] == "-"
+    assert "finds barren hardest" in text_of(blocks)
+    assert not any(math.isnan(value.value) for value in values_in(blocks))

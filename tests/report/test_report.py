@@ -10,7 +10,8 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from conftest import ROOT, metadata
+from conftest import ROOT, write_run
+from pages import cells, flat, paragraphs, recorded, table
 
 from core.cli import entry
 from demo.draw import Parameters, draw_all
@@ -20,7 +21,7 @@ from report import __main__ as report
 from report import html, original, overview
 from report import runs as runlog
 from report.measures import Measures, Site
-from report.page import Drawing, Gap, Grid, Layers, Picture, Points, Table, parts_of
+from report.page import Drawing, Gap, Layers, Picture, Points, Table
 
 TINY = Parameters(
     p1_train=2, p1_val=2, p2_unlabelled=2, p2_train=1, p2_val=1, p3_train=4, p3_val=3, size=64
@@ -138,24 +139,11 @@ def page(built):
     return Reader((built[2] / "report.html").read_text())
 
 
-def where_it_stands(source, runs, out):
-    file, place = source.split("#")
-    *place, name = place.split("/")
-    if file == "measures.json":
-        return json.loads((out / file).read_text())["/".join(place)]["numbers"][name]
-    (line,) = [
-        line
-        for line in map(json.loads, (runs / file).read_text().splitlines())
-        if line["epoch"] == int(place[0])
-    ]
-    return line[name]
-
-
 def test_every_number_stands_in_a_log_or_among_the_measures(built, page):
     runs, _, out, _ = built
     assert len(page.values) > 50
     for source, value, text in page.values:
-        assert where_it_stands(source, runs, out) == pytest.approx(value, nan_ok=True), source
+        assert recorded(source, runs, out) == pytest.approx(value, nan_ok=True), source
         shown = float(re.sub(r"[,+%\s]", "", text).replace("\N{MINUS SIGN}", "-"))
         digits = len(text.rstrip("% ").partition(".")[2])
         assert min(abs(shown - value), abs(shown - 100 * value)) <= 0.5000001 * 10**-digits, (
@@ -179,11 +167,6 @@ def test_a_figure_names_the_runs_that_its_numbers_come_from(page):
                 assert source.split("/")[0] in figure["text"], (source, figure["text"][:200])
 
 
-def figures_of(blocks):
-    for block in blocks:
-        yield from figures_of(block.blocks) if isinstance(block, Grid) else [block]
-
-
 def test_every_curve_is_a_column_of_a_log(built):
     runs, data, out, images = built
     site = Site(
@@ -195,7 +178,7 @@ def test_every_curve_is_a_column_of_a_log(built):
         report.devices.choose("cpu"),
     )
     curves = 0
-    for block in figures_of(report.build(site)):
+    for block in flat(report.build(site)):
         if not isinstance(block, Drawing) or not block.runs:
             continue
         logged = {value for run in block.runs for line in run.history for value in line.values()}
@@ -254,7 +237,7 @@ def test_a_second_time_measures_nothing_again(built, capfd):
 
 def test_logs_alone_make_a_report_with_stated_gaps(tmp_path):
     blocks = list(
-        figures_of(
+        flat(
             report.build(
                 Site(
                     ROOT / "results",
@@ -287,21 +270,14 @@ def test_the_committed_runs_make_a_page_without_weights_or_data(tmp_path, monkey
 def glance(runs, out):
     """The first table's rows, by what they are, and the text below it."""
     site = Site(runs, runlog.read_all(runs), out, (), Measures(out), report.devices.choose("cpu"))
-    _, _, table, *rules = overview.opening(site)
-    rows = {
-        row[0]: [
-            "".join(part if isinstance(part, str) else part.text for part in parts_of(cell))
-            for cell in row
-        ]
-        for row in table.rows
-    }
-    return rows, "".join(part for text in rules for part in text.parts)
+    blocks = overview.opening(site)
+    return cells(table(blocks)), "".join(paragraphs(blocks))
 
 
 def test_no_run_is_a_row_with_a_command_that_makes_it_when_typed(tmp_path, monkeypatch):
     rows, rules = glance(tmp_path, tmp_path)
     assert len(rows) == 11 and not rules
-    for _, figure, _, _, commands in rows.values():
+    for figure, _, _, commands in rows.values():
         assert figure == "not run yet"
         made = set()
         for command in commands.split(" && "):
@@ -319,23 +295,19 @@ def test_no_run_is_a_row_with_a_command_that_makes_it_when_typed(tmp_path, monke
 
 
 def test_the_first_table_marks_what_is_contaminated_or_unfinished_and_says_how_it_chose(tmp_path):
-    def write_run(name, accuracy, pretrained, epochs):
-        (tmp_path / name).mkdir()
-        about = metadata({"epochs": epochs}, data={"pretrained": pretrained})
-        (tmp_path / name / "run.json").write_text(json.dumps(about))
-        (tmp_path / name / "log.jsonl").write_text(
-            json.dumps({"epoch": 1, "accuracy": accuracy}) + "\n"
-        )
+    def run_of(name, accuracy, pretrained, epochs):
+        fields = {"recipe": {"epochs": epochs}, "data": {"pretrained": pretrained}}
+        write_run(tmp_path / name, [{"accuracy": accuracy}], **fields)
 
     model = overview.ROWS["p1_B"]
-    write_run("p1_B_report", 0.9, "cifar100_x.pt", epochs=3)
+    run_of("p1_B_report", 0.9, "cifar100_x.pt", epochs=3)
     rows, rules = glance(tmp_path, tmp_path)
-    assert rows[model][1] == "accuracy 0.9000, contaminated, unfinished: epoch 1 of 3" and not rules
-    write_run("p1_B_long", 0.7, "mine.pt", epochs=3)
-    assert glance(tmp_path, tmp_path)[0][model][1] == "accuracy 0.7000, unfinished: epoch 1 of 3"
-    write_run("p1_B_hour", 0.6, "mine.pt", epochs=1)
+    assert rows[model][0] == "accuracy 0.9000, contaminated, unfinished: epoch 1 of 3" and not rules
+    run_of("p1_B_long", 0.7, "mine.pt", epochs=3)
+    assert glance(tmp_path, tmp_path)[0][model][0] == "accuracy 0.7000, unfinished: epoch 1 of 3"
+    run_of("p1_B_hour", 0.6, "mine.pt", epochs=1)
     rows, rules = glance(tmp_path, tmp_path)
-    assert rows[model][1] == "accuracy 0.6000" and rules.endswith(
+    assert rows[model][0] == "accuracy 0.6000" and rules.endswith(
         "chosen by a validation score. So chosen here: p1_B_hour."
     )
 

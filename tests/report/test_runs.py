@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from conftest import ROOT, metadata
+from conftest import ROOT, metadata, write_run
 
 from core.cli import InputError
 from report import runs as runlog
@@ -26,14 +26,10 @@ class Recipe:
     plateau_from: int
 
 
-def write_run(folder, accuracies, epochs=None, patience=0):
+def run_of(folder, accuracies, epochs=None, patience=0):
+    recipe = {"epochs": epochs or len(accuracies), "patience": patience}
     (folder / "snapshots").mkdir(parents=True)
-    (folder / "run.json").write_text(
-        json.dumps(metadata({"epochs": epochs or len(accuracies), "patience": patience}))
-    )
-    lines = ({"epoch": k + 1, "accuracy": accuracy} for k, accuracy in enumerate(accuracies))
-    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return folder
+    return write_run(folder, [{"accuracy": accuracy} for accuracy in accuracies], recipe)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +77,7 @@ def test_a_run_is_finished_exactly_when_its_loop_ends(
 
 
 def test_every_kept_checkpoint_has_its_line_in_the_log(tmp_path):
-    folder = write_run(tmp_path / "run", [0.1, 0.2])
+    folder = run_of(tmp_path / "run", [0.1, 0.2])
     for name in (
         "snapshots/epoch_0001.pt",
         "snapshots/epoch_0003.pt",
@@ -95,10 +91,10 @@ def test_every_kept_checkpoint_has_its_line_in_the_log(tmp_path):
 
 
 def test_a_run_that_was_set_aside_is_not_read(tmp_path):
-    older = write_run(tmp_path / "p1_A_hour", [0.9])
+    older = run_of(tmp_path / "p1_A_hour", [0.9])
     assert set_aside(older).name == "p1_A_hour.old-1"
-    write_run(older, [0.1])
-    write_run(tmp_path / "p1_A_hour.older", [0.2])
+    run_of(older, [0.1])
+    run_of(tmp_path / "p1_A_hour.older", [0.2])
     assert [run.name for run in runlog.read_all(tmp_path, "p1_A_*")] == [
         "p1_A_hour",
         "p1_A_hour.older",
@@ -106,9 +102,9 @@ def test_a_run_that_was_set_aside_is_not_read(tmp_path):
 
 
 def test_of_several_runs_the_best_of_those_that_are_finished_is_shown(tmp_path):
-    unfinished = runlog.read(write_run(tmp_path / "a", [0.9], epochs=2))
+    unfinished = runlog.read(run_of(tmp_path / "a", [0.9], epochs=2))
     finished = [
-        runlog.read(write_run(tmp_path / name, [score]))
+        runlog.read(run_of(tmp_path / name, [score]))
         for name, score in (("b", 0.2), ("c", 0.5), ("d", 0.4))
     ]
     assert runlog.best_of([unfinished, *finished]).name == "c"
@@ -129,14 +125,14 @@ def test_of_several_runs_the_best_of_those_that_are_finished_is_shown(tmp_path):
     ],
 )
 def test_a_broken_record_is_one_line_that_names_the_file(tmp_path, change, says):
-    folder = write_run(tmp_path / "run", [0.1])
+    folder = run_of(tmp_path / "run", [0.1])
     (folder / "run.json").write_text(json.dumps(metadata() | change))
     with pytest.raises(InputError, match=f"run.json {says}|run.json .*{says}"):
         runlog.read(folder)
 
 
 def test_a_record_without_a_recipe_is_one_line(tmp_path):
-    folder = write_run(tmp_path / "run", [0.1])
+    folder = run_of(tmp_path / "run", [0.1])
     record = metadata()
     del record["recipe"]
     (folder / "run.json").write_text(json.dumps(record))
@@ -157,7 +153,7 @@ def test_a_record_without_a_recipe_is_one_line(tmp_path):
     ],
 )
 def test_a_broken_log_is_one_line_that_names_the_file(tmp_path, text, says):
-    folder = write_run(tmp_path / "run", [0.1])
+    folder = run_of(tmp_path / "run", [0.1])
     (folder / "log.jsonl").write_text(text + "\n")
     with pytest.raises(InputError, match=says):
         runlog.read(folder)
@@ -166,7 +162,7 @@ def test_a_broken_log_is_one_line_that_names_the_file(tmp_path, text, says):
 def test_a_contaminated_start_is_known_by_its_digest_under_any_name(tmp_path, monkeypatch):
     weights = tmp_path / "mine.pt"
     weights.write_bytes(b"weights")
-    folder = write_run(tmp_path / "p1_B_hour", [0.9])
+    folder = run_of(tmp_path / "p1_B_hour", [0.9])
     (folder / "run.json").write_text(json.dumps(metadata(data={"pretrained": str(weights)})))
     assert not runlog.read(folder).is_contaminated
     published = hashlib.sha256(b"weights").hexdigest()[:8]
@@ -178,7 +174,7 @@ def test_a_contaminated_start_is_known_by_its_digest_under_any_name(tmp_path, mo
 
 
 def test_a_contaminated_start_is_known_by_the_recorded_digest_once_the_file_is_gone(tmp_path):
-    folder = write_run(tmp_path / "p1_B_hour", [0.9])
+    folder = run_of(tmp_path / "p1_B_hour", [0.9])
 
     def started_from(name, digest):
         data = {"pretrained": name, "pretrained_sha256": digest}
@@ -213,7 +209,7 @@ def test_contamination_is_carried_on_from_checkpoint_to_checkpoint(tmp_path, mon
         notes, honest = (initial_weights("last.pt", tmp_path / f"last{n}.pt") for n in (0, 1))
     assert len(notes["pretrained_before"]) == steps
     monkeypatch.setattr(provenance, "CONTAMINATED", digest[:8])
-    folder = write_run(tmp_path / "p1_B_hour", [0.9])
+    folder = run_of(tmp_path / "p1_B_hour", [0.9])
     for data, contaminated in ((notes, True), (honest, False)):
         (folder / "run.json").write_text(json.dumps(metadata(data=data)))
         assert runlog.read(folder).is_contaminated == contaminated

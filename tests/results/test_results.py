@@ -1,19 +1,15 @@
 """The README's tables are those that the committed logs give."""
 
-import json
-
 import pytest
-from conftest import ROOT, metadata
+from conftest import ROOT, write_run
 
 from core.cli import InputError
 from results.__main__ import differences, glance, table, with_tables
 
 
-def write_run(folder, accuracy, pretrained="None", epochs=1):
-    folder.mkdir()
-    about = metadata({"name": "hour", "epochs": epochs}, data={"pretrained": pretrained})
-    (folder / "run.json").write_text(json.dumps(about))
-    (folder / "log.jsonl").write_text(json.dumps({"epoch": 1, "accuracy": accuracy}) + "\n")
+def run_of(folder, accuracy, pretrained="None", epochs=1, name="hour", **data):
+    recipe, data = {"name": name, "epochs": epochs}, {"pretrained": pretrained, **data}
+    write_run(folder, [{"accuracy": accuracy}], recipe, data=data)
 
 
 def row_of(what, folder):
@@ -21,12 +17,12 @@ def row_of(what, folder):
 
 
 def test_a_run_from_contaminated_weights_is_shown_and_marked_only_where_there_is_no_other(tmp_path):
-    write_run(tmp_path / "p1_B_report", 0.97, "cifar100_x.pt")
+    run_of(tmp_path / "p1_B_report", 0.97, "cifar100_x.pt")
     assert "0.9700 (1), contaminated" in (
         row := row_of("model B: the same", tmp_path)
     ) and row.endswith("p1_B_report |")
     assert "So chosen here" not in glance(tmp_path)
-    write_run(tmp_path / "p1_B_hour", 0.5, "runs/p1_pretrain_hour/last.pt")
+    run_of(tmp_path / "p1_B_hour", 0.5, "runs/p1_pretrain_hour/last.pt")
     assert "| 0.5000 (1) |" in (row := row_of("model B: the same", tmp_path)) and row.endswith(
         "p1_B_hour |"
     )
@@ -36,9 +32,9 @@ def test_a_run_from_contaminated_weights_is_shown_and_marked_only_where_there_is
 
 
 def test_a_run_that_is_not_finished_is_shown_and_marked_only_where_there_is_no_other(tmp_path):
-    write_run(tmp_path / "p1_A_report", 0.7, epochs=200)
+    run_of(tmp_path / "p1_A_report", 0.7, epochs=200)
     assert "0.7000 (1), unfinished: epoch 1 of 200" in row_of("model A: MobileNetV2", tmp_path)
-    write_run(tmp_path / "p1_A_hour", 0.5)
+    run_of(tmp_path / "p1_A_hour", 0.5)
     assert "| 0.5000 (1) |" in row_of("model A: MobileNetV2", tmp_path)
 
 
@@ -49,19 +45,8 @@ def test_problem_2s_settings_are_of_one_group(tmp_path):
         ("B", "hour", 0.6),
         ("C", "demo", 0.4),
     ):
-        write_run(tmp_path / f"p2_{name}_{recipe}", accuracy)
-        about = metadata({"name": recipe})
-        data = {
-            "setting": name,
-            "train": "t",
-            "val": "v",
-            "labels": "l",
-            "backbone": "None",
-            "backbone_file": None,
-        }
-        (tmp_path / f"p2_{name}_{recipe}" / "run.json").write_text(
-            json.dumps(about | {"data": data})
-        )
+        data = {"setting": name, "train": "t", "val": "v", "backbone": "None"}
+        run_of(tmp_path / f"p2_{name}_{recipe}", accuracy, name=recipe, **data)
     assert row_of("setting A", tmp_path).endswith("p2_A_hour |") and row_of(
         "setting B", tmp_path
     ).endswith("p2_B_hour |")
