@@ -1,3 +1,3 @@
-"""Problem 1: 32x32 images in 50 classes, by MobileNetV2."""
+"""Problem 1: classify 32x32 images into 50 classes."""
 
-import core  # noqa: F401  # says in one line what this Python lacks, before anything else is imported
+import core  # noqa: F401  # checks Python and the packages before anything else is imported

@@ -1,5 +1,6 @@
-"""Problem 1's files: ``{label}_{id}.png``, 32x32 RGB, in ``p1_data/train_50`` and
-``p1_data/val_50``.
+"""Problem 1's data: 32x32 RGB images named ``{label}_{id}.png``.
+
+They are in the folders ``p1_data/train_50`` and ``p1_data/val_50``.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ if TYPE_CHECKING:
 
 CLASSES = tuple(str(label) for label in range(50))
 SIZE = 32
-KIND = f"p1-{SIZE}"  # of cache
+KIND = f"p1-{SIZE}"  # names the cache: see training.cache.load
 SUFFIXES = images.SUFFIXES
 decode = functools.partial(images.read_square, size=SIZE)
 
 
 def label_of(name: str) -> int:
-    """The label that a training file's name begins with.
+    """The label at the start of a training file's name.
 
-    Raises InputError. (A test file's name has none.)
+    Raises InputError if there is no label. (Test files have none.)
     """
     match = re.match(r"(\d+)_", name)
     if not match or int(match[1]) >= len(CLASSES):
@@ -42,7 +43,7 @@ def load(folder: Path, memory: float = math.inf) -> tuple[Tensor, Tensor, list[P
 
     ``memory``: see ``cache.load``.
     """
-    import torch  # here, as the inference decodes before it has torch
+    import torch  # not at the top: inference decodes images before it imports torch
 
     from training import cache
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import core  # noqa: F401  # says in one line what this Python lacks, before more is imported
+import core  # noqa: F401  # checks Python and the packages before anything else is imported
 
 # isort: split
 import argparse
@@ -17,7 +17,7 @@ from p1 import data
 from prediction.stream import Labels, Stream, Views, check_outputs, flags, on_device, top_flag
 from prediction.tables import write_rows
 
-if TYPE_CHECKING:  # torch is imported while files are decoded: see prediction.stream
+if TYPE_CHECKING:  # torch is imported while threads decode files: see prediction.stream
     import torch
     from torch import nn
 
@@ -54,7 +54,7 @@ def main() -> int:
 
 
 def label(args: argparse.Namespace, stream: Stream, device: torch.device) -> int:
-    """The program's work on ``device``; the exit status."""
+    """Do the program's work on ``device``; return the exit status."""
     from core import devices
 
     predict, classes, views = predictor(args.checkpoint, device, args.flip, args.bf16)
@@ -71,9 +71,10 @@ def label(args: argparse.Namespace, stream: Stream, device: torch.device) -> int
 def predictor(
     path: Path, device: torch.device, flip: bool | None = None, bf16: bool = False
 ) -> tuple[Predictor, tuple[str, ...], Views]:
-    """A checkpoint's network: (N, 3, 32, 32) uint8 -> logits (N, 50); its classes; the views used.
+    """A checkpoint's predictor, its classes, and the views that it averages over.
 
-    ``flip``: as the checkpoint says, if it is None. Raises InputError if it is none of problem 1's.
+    The predictor maps (N, 3, 32, 32) uint8 to logits (N, 50). If ``flip`` is None, the checkpoint
+    decides. Raises InputError if the file is not a checkpoint of problem 1.
     """
     from p1.model import logits
     from prediction.predictor import Predictor, fold
@@ -88,7 +89,7 @@ def predictor(
 def load_network(path: Path, device: torch.device) -> tuple[nn.Module, Checkpoint]:
     """A checkpoint's network, ready on ``device``, and the checkpoint.
 
-    Raises InputError if it is none of problem 1's 50 classes.
+    Raises InputError if the file is not a checkpoint of problem 1 with its 50 classes.
     """
     from core import checkpoint
     from p1.model import build

@@ -1,9 +1,9 @@
 """Problem 1's networks.
 
-A, B: MobileNetV2 x1.4 for 32x32 images. Sandler et al. 2018, "MobileNetV2: Inverted Residuals and
-Linear Bottlenecks", table 2, as published for CIFAR in chenyaofo/pytorch-cifar-models (BSD-3):
-torchvision's network with its first two halvings of the resolution left out.
-C: EfficientNet-Lite on images that the network itself enlarges.
+Models A and B are MobileNetV2 x1.4 (Sandler et al. 2018, "MobileNetV2: Inverted Residuals and
+Linear Bottlenecks", table 2), adapted to 32x32 images as chenyaofo/pytorch-cifar-models (BSD-3)
+does for CIFAR: torchvision's network without its first two downsampling steps.
+Model C is EfficientNet-Lite; the network itself enlarges the images.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from typing import Any
 from torch import Tensor, nn
 
 from core import checkpoint
-from core.augment import logits as logits  # every problem's model has it
+from core.augment import logits as logits  # re-exported: every problem's model module has it
 from core.cli import InputError
 from core.efficientnet_lite import EfficientNetLite, imagenet_file, load_imagenet
 
 ARCHITECTURE = "mobilenet_v2_x1_4_32"
-FEATURES = 1792  # width of MobileNetV2's second-last layer: 1280 * 1.4
+FEATURES = 1792  # width of MobileNetV2's penultimate layer: 1280 * 1.4
 
 
 def build(architecture: str, classes: int, drop_path: float = 0.0) -> nn.Module:
-    """The network called ``architecture`` in a checkpoint, with random weights.
+    """Build the network called ``architecture`` in a checkpoint, with random weights.
 
-    ``mobilenet_v2_x1_4_32``, or ``efficientnet_lite0_128``: the variant and the side in pixels to
-    which images are enlarged. ``drop_path``: see ``EfficientNetLite``. Raises InputError for
-    another name.
+    The name is ``mobilenet_v2_x1_4_32``, or for instance ``efficientnet_lite0_128``, which gives
+    the variant and the side in pixels to which images are enlarged. ``drop_path``: see
+    ``EfficientNetLite``. Raises InputError if the name is unknown.
     """
     if architecture == ARCHITECTURE:
         return mobilenet_v2(classes)
@@ -43,7 +43,7 @@ def mobilenet_v2(classes: int) -> nn.Module:
 
     4,405,426 parameters with 50 classes.
     """
-    from torchvision.models import MobileNetV2  # here, as model C does without torchvision
+    from torchvision.models import MobileNetV2  # not at the top: model C needs no torchvision
 
     network = MobileNetV2(num_classes=classes, width_mult=1.4)
     stem, expansion = network.features[0][0], network.features[2].conv[1][0]
@@ -55,7 +55,7 @@ def mobilenet_v2(classes: int) -> nn.Module:
 class EnlargedEfficientNet(nn.Module):
     """EfficientNet-Lite on images enlarged to ``side`` x ``side`` pixels (bicubic).
 
-    The published weights were trained on objects of a hundred pixels and more, not of 32.
+    The published weights were trained on objects of a hundred pixels or more, not 32.
     """
 
     def __init__(self, classes: int, variant: str, side: int, drop_path: float = 0.0) -> None:
@@ -78,17 +78,18 @@ class EnlargedEfficientNet(nn.Module):
 
 
 def features(network: Any, images: Tensor) -> Tensor:
-    """The second-last layer, before dropout and the classifier.
+    """The output of the penultimate layer, before dropout and the classifier.
 
-    (N, 3, 32, 32) -> (N, 1792) of MobileNetV2, (N, 1280) of EfficientNet-Lite.
+    (N, 3, 32, 32) -> (N, 1792) for MobileNetV2, (N, 1280) for EfficientNet-Lite.
     """
     return nn.functional.adaptive_avg_pool2d(network.features(images), 1).flatten(1)
 
 
 def pretrained_file(network: nn.Module, name: str) -> Path:
-    """The file that ``--pretrained NAME`` means; ``imagenet`` is an installed package's.
+    """The file that ``--pretrained NAME`` refers to; ``imagenet`` is one in an installed package.
 
-    Raises InputError if ``network`` is no EfficientNet-Lite or the package is not there.
+    With ``imagenet``, raises InputError if ``network`` is not an EfficientNet-Lite or the package
+    is missing.
     """
     if name != "imagenet":
         return Path(name)
@@ -100,16 +101,16 @@ def pretrained_file(network: nn.Module, name: str) -> Path:
 def load_pretrained(
     network: nn.Module, weights: dict[str, Tensor], source: str, whole: bool = False
 ) -> str:
-    """Start ``network`` from weights trained on other classes; returns a line that names the layers
-    that keep their random weights.
+    """Initialise ``network`` from pre-trained weights; return a line that says what was loaded.
 
-    ``weights``: as ``checkpoint.read_weights`` gives them. EfficientNet-Lite takes ImageNet's, or
-    all weights of a network like itself. Every key but the head's must match, or InputError is
-    raised; with ``whole`` the head's too, and its weights are kept. ``source``: where the weights
-    come from, for messages.
+    ``weights``: as ``checkpoint.read_weights`` returns them. MobileNetV2 keeps its random head.
+    EfficientNet-Lite takes a backbone trained on ImageNet, or all weights of the same network.
+    ``whole``: load the head too. ``source``: where the weights come from, for messages. Raises
+    InputError if the keys, apart from a head that is not loaded, do not match.
     """
     enlarged = isinstance(network, EnlargedEfficientNet)
-    if whole or (enlarged and weights.keys() == network.state_dict().keys()):  # of a finished run
+    # The keys are equal if the weights come from a finished run of the same model.
+    if whole or (enlarged and weights.keys() == network.state_dict().keys()):
         checkpoint.load_weights(network, weights, source)
         return f"the whole network from {source}"
     if isinstance(network, EnlargedEfficientNet):

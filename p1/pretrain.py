@@ -1,9 +1,9 @@
-"""Make initial weights for model B: ``python3 -m p1.pretrain --recipe hour``.
+"""Train initial weights for model B: ``python3 -m p1.pretrain --recipe hour``.
 
-The published weights were trained on CIFAR-100, which problem 1's validation images are part of.
-These come from the same network trained on other images: a folder and a csv that labels them, by
-default problem 2's ``mini``, at 32x32. One in ``HOLD_OUT`` images of each class is kept out of the
-training to measure the accuracy on; the seed draws which.
+The published weights were trained on CIFAR-100, which contains problem 1's validation images. This
+program trains the same network on other images: by default problem 2's ``mini`` at 32x32, or any
+folder with a csv of labels. In each class, one image in ``HOLD_OUT`` is held out to measure the
+accuracy; the seed decides which.
 """
 
 from __future__ import annotations

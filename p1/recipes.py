@@ -1,6 +1,6 @@
 """Problem 1's recipes, as data.
 
-``RECIPES[name][model]``; what each reached stands in the README.
+Use them as ``RECIPES[name][model]``; the README lists what each one reached.
 """
 
 from __future__ import annotations
@@ -16,41 +16,38 @@ CIFAR100_MEAN, CIFAR100_STD = (0.5070, 0.4865, 0.4409), (0.2673, 0.2564, 0.2761)
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How to train.
-
-    Learning rate and momentum are of one optimiser step of ``batch_size`` images.
-    """
+    """How to train. Learning rate and momentum are per optimiser step on ``batch_size`` images."""
 
     name: str
     model: str  # A: from scratch; B: pre-trained; C: EfficientNet-Lite from ImageNet
-    source: str  # where the recipe is from, and what is reported of it
+    source: str  # where the recipe comes from, and the result reported for it
     epochs: int
-    patience: int  # epochs without a better validation accuracy until the end; 0: never
+    patience: int  # stop after so many epochs without a better validation accuracy; 0: never
     batch_size: int
     optimiser: Literal["adam", "adamw", "sgd", "lars"]
     lr: float
-    schedule: Literal["constant", "cosine"]  # cosine: a linear warm-up, then down to 0
+    schedule: Literal["constant", "cosine"]  # cosine: a linear warm-up, then decay to 0
     warmup_epochs: float
     weight_decay: float
-    decay_vectors: bool  # whether biases and BatchNorm decay too
+    decay_vectors: bool  # apply weight decay to biases and BatchNorm too
     label_smoothing: float
     crop_padding: int
     jitter: tuple[float, float, float, float]  # brightness, contrast, saturation, hue
     rotation: float  # degrees
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    # decay of the averaged weights that are evaluated and saved; 0: no average; 1: the mean of all
+    # decay of the averaged weights, which are evaluated and saved; 0: no average; 1: plain mean
     average: float
     flip_test: bool
     bf16: bool
     architecture: str = ARCHITECTURE  # see p1.model.build
-    backbone_rate: float = 1.0  # the backbone's learning rate by that of the rest
-    drop_path: float = 0.0  # of EfficientNet-Lite: probability of leaving out the last block
-    cutmix: float = 0.0  # probability that an image gets a box of another one
+    backbone_rate: float = 1.0  # multiplies the learning rate of the backbone
+    drop_path: float = 0.0  # EfficientNet-Lite: probability of dropping the last block
+    cutmix: float = 0.0  # probability that a box of another image is pasted into an image
 
 
-# Only to-tensor, no normalisation.
-# NOTE: bfloat16 where the machine has it; the report's number format is not known to have mattered.
+# The original only scales pixels to 0..1; it does not normalise them.
+# NOTE: bfloat16 where the machine has it; whether the report's number format mattered is unknown.
 ORIGINAL_A = Recipe(
     name="original", model="A", source="the original report: 0.6476 after 58 epochs", epochs=200,
     patience=20, batch_size=256, optimiser="adam", lr=3e-4, schedule="constant", warmup_epochs=0,
@@ -79,7 +76,7 @@ BEST_A = dataclasses.replace(
     HOUR_A, name="best", source="a long cosine, CutMix, averaged weights", epochs=80,
     warmup_epochs=2, average=0.999, cutmix=0.5,
 )  # fmt: skip
-# A second cosine where the shipped weights of hour end: a fifth of best's time.
+# A second cosine that starts from the shipped weights of hour: a fifth of best's time.
 LONG_A = dataclasses.replace(
     BEST_A, name="long", source="after hour: --pretrained checkpoints/p1_a.pt", epochs=16, lr=0.05,
     warmup_epochs=1, average=0.998, cutmix=0.25,
@@ -94,13 +91,13 @@ BEST_C = Recipe(
     bf16=True, architecture="efficientnet_lite0_128", backbone_rate=0.25, drop_path=0.1, cutmix=0.5,
 )  # fmt: skip
 
-# Begins where the recipe best ends; fewer mixed images, as those of the test are not mixed.
+# Starts where the recipe best ends. Mixes fewer images, because test images are not mixed.
 LARGE_C = dataclasses.replace(
     BEST_C, name="large", source="after best: --pretrained runs/p1_C_best/last.pt, at 192 pixels",
     epochs=4, lr=8e-4, cutmix=0.25, architecture="efficientnet_lite0_192",
 )  # fmt: skip
 
-# Model B's initial weights, from other images and labels: see p1/pretrain.py.
+# For model B's initial weights, trained on other images and labels: see p1/pretrain.py.
 HOUR_PRETRAIN = dataclasses.replace(HOUR_A, epochs=4)
 ORIGINAL_PRETRAIN = dataclasses.replace(
     ORIGINAL_A, source="augmented as the original report's model B", jitter=(0.0, 0.0, 0.0, 0.0),

@@ -1,5 +1,6 @@
-"""Accuracy of a prediction csv: ``python3 -m p1.score <predictions.csv> <labels.csv or labelled
-image folder>``.
+"""Compute the accuracy of a prediction csv.
+
+``python3 -m p1.score <predictions.csv> <labels.csv or labelled image folder>``
 """
 
 from __future__ import annotations

@@ -78,8 +78,10 @@ def main() -> None:
 
 
 def require_from_scratch(source: Path) -> None:
-    """Raises InputError unless ``source`` is a checkpoint of a model A that began from random
-    weights, or from those of such a model: A's figure stands for training from scratch."""
+    """Raise InputError unless ``source`` is a checkpoint of model A.
+
+    Model A is trained from scratch: from random weights or from another checkpoint of model A.
+    """
     file = checkpoint.read(source)
     recipe = file.get("recipe")
     if not isinstance(recipe, dict) or recipe.get("model") != "A":
@@ -101,10 +103,10 @@ def fit(
     identity: dict[str, Any],
     notes: dict[str, Any],
 ) -> None:
-    """The loop. A set is images (N, 3, 32, 32) uint8 and labels (N,) int64, on the CPU.
+    """The training loop.
 
-    ``prefix``: of the run folder's name. ``identity``, ``notes``: what ``training.run.Run`` is told
-    of the data, beside the two sets.
+    Each set is images (N, 3, 32, 32) uint8 and labels (N,) int64, on the CPU. ``prefix`` begins
+    the run folder's name. ``identity`` and ``notes`` tell ``training.run.Run`` more about the data.
     """
     digests = {"train": digest(*train_set), "val": digest(*val_set)}
     images = cache.resident(train_set[0], device, args.data_memory)
@@ -171,12 +173,12 @@ def fit(
 def evaluate(
     network: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, device: torch.device
 ) -> float:
-    """Accuracy, 0..1, on images (N, 3, 32, 32) uint8 with labels (N,) int64."""
+    """Accuracy, 0..1, on images (N, 3, 32, 32) uint8 and labels (N,) int64."""
     return loop.accuracy(network, images, labels, recipe, device, batch_size=100)
 
 
 def augmented(images: Tensor, recipe: Recipe, rng: torch.Generator) -> Tensor:
-    """(N, 3, 32, 32) uint8 to the network's input, float32, each image with its own draws."""
+    """(N, 3, 32, 32) uint8 -> the network's float32 input, with random draws for each image."""
     if recipe.crop_padding:
         images = augment.random_crop(images, data.SIZE, rng, padding=recipe.crop_padding)
     images = augment.to_float(augment.random_flip(images, rng))
@@ -194,7 +196,7 @@ def show(
     labels: Tensor,
     classes: tuple[str, ...],
 ) -> None:
-    """``--preview`` of labelled images (N, 3, 32, 32) uint8."""
+    """Write ``--preview``'s picture of labelled images (N, 3, 32, 32) uint8."""
     index, keys = loop.first_batch(len(images), recipe.batch_size, args.seed)
     rng = generator(*keys)
     inputs = augmented(images[index], recipe, rng)
