@@ -1,4 +1,4 @@
-"""Compute the accuracy of a prediction csv.
+"""Score a prediction csv by accuracy.
 
 ``python3 -m p1.score <predictions.csv> <labels.csv or labelled image folder>``
 """

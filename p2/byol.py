@@ -1,7 +1,7 @@
 """BYOL: Grill et al. 2020, "Bootstrap Your Own Latent", section 3.
 
-An online network predicts, from one view of an image, what a slowly following target network makes
-of another view.
+From one view of an image, an online network predicts the projection that a target network computes
+from another view. The target network slowly follows the online network.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from training import optim
 
 
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    """The projector's and the predictor's shape: dense, BatchNorm, ReLU, dense (section 3.3)."""
+    """The projector's and predictor's layers: linear, BatchNorm, ReLU, linear (section 3.3)."""
     return nn.Sequential(
         nn.Linear(inputs, hidden),
         nn.BatchNorm1d(hidden),
@@ -27,9 +27,9 @@ def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 
 
 class BYOL(nn.Module):
-    """``backbone``: images (N, 3, H, W) -> features (N, ``features``).
+    """BYOL's networks around ``backbone``, which maps images (N, 3, H, W) to (N, ``features``).
 
-    Its training is this module's ``forward``, and ``update_target`` after each step.
+    A training step calls ``forward``, updates the weights, and then calls ``update_target``.
     """
 
     def __init__(
@@ -47,9 +47,9 @@ class BYOL(nn.Module):
     def forward(self, view_1: Tensor, view_2: Tensor) -> tuple[Tensor, Tensor]:
         """Two views (N, 3, H, W) of the same images -> (loss, spread).
 
-        The loss is symmetric: the sum, for both directions, of ``regression_loss``, averaged over
-        the batch (equation 2 and section 3.2). The spread watches for a collapse, see ``spread``.
-        Each view has its own pass, as BatchNorm's statistics are those of one view.
+        The loss is symmetric: the sum of ``regression_loss`` in both directions, averaged over the
+        batch (equation 2 and section 3.2). The spread shows a collapse, see ``spread``. Each view
+        has its own pass, so that BatchNorm's statistics come from one view.
         """
         projections = self.online(view_1), self.online(view_2)
         with torch.no_grad():
@@ -59,30 +59,30 @@ class BYOL(nn.Module):
         return loss, spread(projections[0].detach())
 
     def update_target(self, decay: float) -> None:
-        """target <- decay * target + (1 - decay) * online (equation 1), BatchNorm's too."""
+        """target <- decay * target + (1 - decay) * online (equation 1), also for BatchNorm."""
         optim.update_average(self.target, self.online, decay)
 
 
 def regression_loss(prediction: Tensor, target: Tensor) -> Tensor:
-    """2 - 2 cos(prediction, target), both (N, D), in float32, averaged over N (equation 2)."""
+    """2 - 2 cos(prediction, target), each (N, D), in float32, averaged over N (equation 2)."""
     return 2 - 2 * nn.functional.cosine_similarity(prediction.float(), target.float(), dim=1).mean()
 
 
 def spread(projections: Tensor) -> Tensor:
-    """Standard deviation over N of the normalised (N, D) projections, averaged over D, times
-    sqrt(D).
+    """How widely the (N, D) projections spread, to detect a collapse.
 
-    About 1 where they point everywhere, 0 where all images have become one (Chen & He 2021,
-    "SimSiam", section 4.1).
+    The standard deviation over N of the normalised projections, averaged over D, times sqrt(D).
+    About 1 if they point in all directions, 0 if all are equal (Chen & He 2021, "SimSiam",
+    section 4.1).
     """
     unit = nn.functional.normalize(projections.float(), dim=1)
     return unit.std(0).mean() * unit.shape[1] ** 0.5
 
 
 def target_decay(base: float, schedule: str, step: int, total: int) -> float:
-    """The target's decay at ``step`` of ``total``: constant, or from ``base`` to 1 by a cosine.
+    """The target's decay at ``step`` of ``total``: constant, or a cosine from ``base`` to 1.
 
-    Appendix J. Raises InputError if ``schedule`` is neither constant nor cosine.
+    See appendix J. Raises InputError if ``schedule`` is neither constant nor cosine.
     """
     if schedule == "constant":
         return base

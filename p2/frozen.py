@@ -1,7 +1,7 @@
-"""A head on a frozen backbone: if an image changes only by mirroring, its features are computed
-once.
+"""Train a head on a frozen backbone whose features are computed only once.
 
-The draws, and so what is learned, are those of training on the images.
+This works if mirroring is the only augmentation. The random draws, and so the training, are the
+same as on the images themselves.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from training import processes
 
 
 def applies(frozen: bool, recipe: TransferRecipe) -> bool:
-    """Whether the backbone is frozen and sees each image in two forms only: as is, and mirrored."""
+    """Whether the backbone is frozen and sees each image only as it is or mirrored."""
     return frozen and recipe.crop_scale == (1.0, 1.0)
 
 
@@ -25,7 +25,7 @@ def both_features(
 ) -> Tensor:
     """Pooled features (2, N, D) float32 on ``device``, of ``images`` and of their mirror images.
 
-    ``images``: (N, 3, 128, 128) uint8. Of several processes each computes its share of them.
+    ``images``: (N, 3, 128, 128) uint8. With several processes, each computes a share of them.
     """
     share = processes.local_share(images)
     own = torch.stack(
@@ -38,9 +38,9 @@ def both_features(
 
 
 def drawn(features: Tensor, index: Tensor, rng: torch.Generator) -> Tensor:
-    """A batch (B, D) of ``both_features``, by the draws of ``augment.random_flip``.
+    """A batch (B, D) of ``both_features``, flipped by the same draws as ``augment.random_flip``.
 
-    ``index``: (B,) int64, which images.
+    ``index``: (B,) int64, the images of the batch.
     """
     mirrored = torch.rand(len(index), generator=rng) < 0.5
     return features[mirrored.long().to(features.device), index.to(features.device)]
@@ -52,7 +52,7 @@ def accuracy(
 ) -> float:
     """The accuracy, 0..1, of ``head`` on ``both_features`` of the validation images.
 
-    The same as ``training.loop.accuracy`` has of the whole network on the images.
+    ``training.loop.accuracy`` returns the same for the whole network on the images.
     """
     with devices.autocast(device, recipe.bf16):
         out, mirrored = head(features).float()

@@ -1,8 +1,8 @@
-"""Label the images that a csv names: ``bash hw1_2.sh <images.csv> <image folder> <output.csv>``."""
+"""Label the images in a csv: ``bash hw1_2.sh <images.csv> <image folder> <output.csv>``."""
 
 from __future__ import annotations
 
-import core  # noqa: F401  # says in one line what this Python lacks, before more is imported
+import core  # noqa: F401  # checks Python and the packages before anything else is imported
 
 # isort: split
 import argparse
@@ -16,7 +16,7 @@ from p2 import data
 from prediction.stream import Labels, Stream, Views, check_outputs, flags, on_device, top_flag
 from prediction.tables import locate, read_rows, write_rows
 
-if TYPE_CHECKING:  # torch is imported while files are decoded: see prediction.stream
+if TYPE_CHECKING:  # torch is imported while threads decode files: see prediction.stream
     import torch
 
     from prediction.predictor import Predictor
@@ -60,7 +60,7 @@ def main() -> int:
 def label(
     args: argparse.Namespace, rows: list[tuple[str, str]], stream: Stream, device: torch.device
 ) -> int:
-    """The program's work on ``device``; the exit status."""
+    """Do the program's work on ``device``; return the exit status."""
     from core import devices
 
     predict, classes, views = predictor(args.checkpoint, device, args.flip, args.bf16)
@@ -77,10 +77,10 @@ def label(
 def predictor(
     path: Path, device: torch.device, flip: bool | None = None, bf16: bool = False
 ) -> tuple[Predictor, tuple[str, ...], Views]:
-    """A checkpoint's network: (N, 3, 128, 128) uint8 -> logits (N, classes); its classes; the views
-    used.
+    """A checkpoint's predictor, its classes, and the views that it averages over.
 
-    ``flip``: as the checkpoint says, if it is None. Raises InputError if it is no classifier of p2.
+    The predictor maps (N, 3, 128, 128) uint8 to logits (N, classes). If ``flip`` is None, the
+    checkpoint decides. Raises InputError if the file is not a classifier of problem 2.
     """
     from core import checkpoint
     from p2.model import build, logits

@@ -1,7 +1,7 @@
-"""A kNN probe: how well a backbone's features tell classes apart, without training on them.
+"""A kNN probe: how well a backbone's features separate the classes, without any training.
 
 Wu et al. 2018, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", section
-3.4. After a collapse, when all features have become one, it shows chance.
+3.4. After a collapse, when all features are the same, its accuracy is that of chance.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TEMPERATURE = 0.07
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """Labelled images to probe with: (N, 3, 128, 128) uint8, and class indices (N,) int64."""
+    """The labelled images of a probe: (N, 3, 128, 128) uint8, and class indices (N,) int64."""
 
     images: Tensor
     labels: Tensor
@@ -35,10 +35,10 @@ class Probe:
 
 
 def load(office: Path, memory: float = math.inf) -> Probe | None:
-    """The probe of ``office/{train,val}.csv`` and their images; None where there are none.
+    """Load the probe from ``office/{train,val}.csv``; None if a csv is missing.
 
-    Of several processes, only rank 0 gets it: only its log has the accuracy. ``memory``: see
-    ``cache.load``.
+    With several processes, only rank 0 loads it, because only rank 0 logs the accuracy. ``memory``:
+    see ``cache.load``.
     """
     if processes.rank():
         return None
@@ -52,7 +52,7 @@ def load(office: Path, memory: float = math.inf) -> Probe | None:
 
 
 def identity(probe: Probe | None) -> str | None:
-    """The digest of rank 0's probe, for all processes."""
+    """The digest of rank 0's probe, on all processes; None without a probe."""
     name = processes.from_rank_zero(
         lambda: (
             digest(probe.images, probe.labels, probe.val_images, probe.val_labels) if probe else ""
@@ -64,7 +64,7 @@ def identity(probe: Probe | None) -> str | None:
 def accuracy(
     backbone: nn.Module, probe: Probe, recipe: PretrainRecipe | TransferRecipe, device: torch.device
 ) -> float:
-    """The share, 0..1, of the probe's validation images that get their label by ``classify``.
+    """The accuracy, 0..1, of ``classify`` on the probe's validation images.
 
     Leaves ``backbone`` in evaluation mode.
     """
@@ -85,7 +85,7 @@ def features(
 ) -> Tensor:
     """Pooled features (N, D) float32, on the CPU, of ``images`` (N, 3, 128, 128) uint8.
 
-    With ``mirrored``, those of their mirror images. In the training's number format.
+    With ``mirrored``, of their mirror images. Computed in the number format of training.
     """
     pooled = []
     for batch in progress.over(images.split(64), "features"):
@@ -103,10 +103,10 @@ def classify(
     neighbours: int = NEIGHBOURS,
     temperature: float = TEMPERATURE,
 ) -> Tensor:
-    """The classes (M,) int64 of the features ``queries`` (M, D), by a vote of their neighbours.
+    """Classify the features ``queries`` (M, D) by a vote of their neighbours: classes (M,) int64.
 
-    ``train_features``: (N, D), with ``train_labels`` (N,) int64. Each of the ``neighbours`` (or N,
-    if that is less) features with the highest cosine votes for its label, with the weight
+    ``train_features``: (N, D), with ``train_labels`` (N,) int64. The ``neighbours`` (at most N)
+    features with the highest cosine similarity each vote for their label, with the weight
     exp(cosine / temperature).
     """
     unit = nn.functional.normalize(train_features, dim=1)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from core import checkpoint
-from core.augment import logits as logits  # every problem's model has it
+from core.augment import logits as logits  # re-exported: every problem's model module has it
 from core.cli import InputError
 from p2.data import SIZE
 from p2.recipes import PretrainRecipe, TransferRecipe
@@ -23,7 +23,8 @@ def make_backbone() -> nn.Module:
 
     (N, 3, H, W) float -> (N, 2048).
     """
-    from torchvision.models import resnet50  # here, where the inference can make it quick
+    # Not at the top: inference speeds this import up (see prediction.predictor.load_network).
+    from torchvision.models import resnet50
 
     network = resnet50(weights=None)
     network.fc = nn.Identity()
@@ -33,8 +34,8 @@ def make_backbone() -> nn.Module:
 class Classifier(nn.Module):
     """A backbone and a linear head: (N, 3, 128, 128) float -> logits (N, classes).
 
-    A frozen backbone has no gradients and stays in evaluation mode, so that its BatchNorm
-    statistics do not move either.
+    A frozen backbone gets no gradients and stays in evaluation mode, so that its BatchNorm
+    statistics do not change either.
     """
 
     def __init__(self, classes: int, frozen: bool = False) -> None:
@@ -54,9 +55,9 @@ class Classifier(nn.Module):
 
 
 def build(architecture: str, classes: int) -> nn.Module:
-    """The classifier called ``architecture`` in a checkpoint, with random weights.
+    """Build the classifier called ``architecture`` in a checkpoint, with random weights.
 
-    Raises InputError for another.
+    Raises InputError if the name is unknown or ``classes`` is 0.
     """
     if architecture != ARCHITECTURE or not classes:
         raise InputError(f"problem 2 has no classifier {architecture!r} of {classes} classes")
@@ -88,7 +89,8 @@ def classifier_fields(recipe: TransferRecipe, classes: tuple[str, ...]) -> dict[
 def load_backbone(backbone: nn.Module, path: Path) -> None:
     """Load a checkpoint of ``p2.pretrain`` or ``p2.supervise``, or torchvision's ``resnet50``.
 
-    Of the latter, a state dict, ``fc`` is left out. Every other key must match. Raises InputError.
+    The latter is a state dict, whose ``fc`` is skipped. Raises InputError if the file is neither
+    of them or its other keys do not match.
     """
     if "format" in checkpoint.read(path):
         saved = checkpoint.load(path, "p2")

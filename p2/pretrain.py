@@ -1,4 +1,4 @@
-"""Pre-train problem 2's ResNet50 by BYOL, without labels: ``python3 -m p2.pretrain``.
+"""Pre-train problem 2's ResNet50 with BYOL, without labels: ``python3 -m p2.pretrain``.
 
 ``p2.supervise`` pre-trains it with labels instead.
 """
@@ -65,7 +65,7 @@ def main() -> None:
 
     for epoch in run.epochs(recipe.epochs, recipe.patience, patience_from=recipe.plateau_from):
         byol.train()
-        # At least two images a process, for the projector's BatchNorm.
+        # The projector's BatchNorm needs at least two images per process.
         for index in run.batches(len(images), recipe.batch_size, at_least=2):
             loop.set_learning_rate(optimizer, recipe, run.total_steps, steps)
             batch = cache.gather(images, index, device)
@@ -97,7 +97,7 @@ def both_views(
 ) -> list[Tensor]:
     """The two views, (N, 3, size, size) float32 each, of images (N, 3, 128, 128) uint8.
 
-    ``keys``: what names the draws, see ``core.randomness.generator``.
+    ``keys`` identify the random draws, see ``core.randomness.generator``.
     """
     batch = augment.to_float(images)
     return [
@@ -115,8 +115,8 @@ def view(
 ) -> Tensor:
     """One view of a batch (N, 3, 128, 128) float 0..1: (N, 3, size, size) float32, normalised.
 
-    Each image has its own draws. A blur before the resizing is that of 128 pixels; one after it is
-    scaled with the view.
+    Every image gets its own random draws. The blur is defined for 128 pixels; it is scaled to the
+    view's size if the view is cropped and resized first.
     """
     if not how.crop_last:
         images = augment.random_resized_crop(images, size, rng, scale=how.crop_scale)
@@ -132,7 +132,7 @@ def view(
 
 
 def blurred_for(how: View, size: int) -> View:
-    """``how``, its blur's kernel and sigma in proportion to a view of ``size`` instead of 128."""
+    """``how`` with the blur's kernel and sigma scaled from 128 pixels to a view of ``size``."""
     if size == data.SIZE:
         return how
     scale = size / data.SIZE

@@ -1,4 +1,4 @@
-"""Problem 2's recipes, as data: pre-training and transfer."""
+"""Problem 2's recipes, as data, for pre-training and transfer."""
 
 from __future__ import annotations
 
@@ -10,50 +10,49 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """How one of BYOL's two views is made of an image."""
+    """How to make one of BYOL's two views from an image."""
 
     crop_scale: tuple[float, float] = (0.08, 1.0)
-    crop_last: bool = False  # the report's order; the paper crops first
+    crop_last: bool = False  # True is the report's order; the paper crops first
     jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
     # brightness, contrast, saturation, hue
     jitter_p: float = 0.8
     grey_p: float = 0.2
-    blur_size: int = 13  # pixels, in a view of 128; the paper's 23 of 224
-    blur_sigma: tuple[float, float] = (0.1, 2.0)  # pixels, in a view of 128
+    blur_size: int = 13  # pixels, for a view of 128 pixels; the paper has 23 for 224
+    blur_sigma: tuple[float, float] = (0.1, 2.0)  # pixels, for a view of 128 pixels
     blur_p: float = 1.0
     solarize_p: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
 class PretrainRecipe:
-    """How to pre-train by BYOL. Views are squares of ``size`` pixels, in the last ``late_epochs``
-    epochs of ``late_size``."""
+    """How to pre-train with BYOL, on square views of ``size`` pixels."""
 
     name: str
     source: str
     epochs: int
-    patience: int  # epochs without a lower loss, from plateau_from on, until the end; 0: never
+    patience: int  # stop after so many epochs, from plateau_from on, without a lower loss; 0: never
     batch_size: int
     views: tuple[View, View]
     optimiser: Literal["adam", "adamw", "sgd", "lars"]
     lr: float
     schedule: Literal["constant", "plateau", "cosine"]
-    plateau_from: int  # the epoch from which the loss counts for plateau and patience
+    plateau_from: int  # the epoch from which plateau and patience look at the loss
     warmup_epochs: float
     weight_decay: float
-    decay_vectors: bool  # whether biases and BatchNorm decay too
+    decay_vectors: bool  # apply weight decay to biases and BatchNorm too
     target_decay: float
     target_schedule: Literal["constant", "cosine"]
     bf16: bool
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
-    probe_every: int | None = None  # epochs between two kNN probes; the last epoch has one too
+    probe_every: int | None = None  # epochs between kNN probes; the last epoch always has one
     size: int = 128
-    late_size: int = 128
+    late_size: int = 128  # size of the views in the last late_epochs epochs
     late_epochs: int = 0
 
     def size_in(self, epoch: int) -> int:
-        """The views' side in pixels in ``epoch``, from 0."""
+        """The side of a view in pixels in ``epoch``, which counts from 0."""
         return self.late_size if epoch >= self.epochs - self.late_epochs else self.size
 
 
@@ -64,28 +63,27 @@ class TransferRecipe:
     name: str
     source: str
     epochs: int
-    patience: int  # epochs without a better one until the end; 0: never
+    patience: int  # stop after so many epochs without an improvement; 0: never
     batch_size: int
-    crop_scale: tuple[float, float]  # of a random resized crop; 1,1: the whole image
+    crop_scale: tuple[float, float]  # of the random resized crop; 1,1: the whole image
     label_smoothing: float
     optimiser: Literal["adam", "adamw", "sgd", "lars"]
     lr: float
     schedule: Literal["constant", "cosine"]
     warmup_epochs: float
     weight_decay: float
-    decay_vectors: bool  # whether biases and BatchNorm decay too
+    decay_vectors: bool  # apply weight decay to biases and BatchNorm too
     flip_test: bool
     bf16: bool
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 
 
-# --- the original report's ------------------------------------------------------------------------
+# --- the original report --------------------------------------------------------------------------
 
-# NOTE: its two patiences, both 10, leave the second stage little to do: the run ends before lr
-# falls, unless the loss falls by less than the share of 1e-4 that ReduceLROnPlateau counts as
-# lower.
-# NOTE: the report drew each augmentation once a batch; here every image has its own draw.
+# NOTE: both of its patiences are 10, so the run ends before lr falls, unless the loss still falls
+# by a share below 1e-4, which ReduceLROnPlateau does not count. The second stage thus does little.
+# NOTE: the report drew each augmentation once per batch; here every image gets its own draw.
 # NOTE: bfloat16 where the machine has it.
 ORIGINAL_VIEW = View(
     crop_last=True, jitter=(0.8, 0.8, 0.8, 0.2), jitter_p=0.3, blur_size=3, blur_sigma=(1.0, 2.0),
@@ -114,10 +112,10 @@ ORIGINAL_SUPERVISED = dataclasses.replace(
 
 # --- BYOL's paper ---------------------------------------------------------------------------------
 
-# Views of section 3.1 and appendix B; LARS, its schedule and the target's decay as in the authors'
-# code for 300 epochs: lr 0.3 * batch / 256, weight decay 1e-6, decay from 0.99.
-# NOTE: batch 4096 -> 256, 224 pixels -> 128, and crops are resized by a bilinear filter, not a
-# bicubic one.
+# The views follow section 3.1 and appendix B. LARS, its schedule and the target's decay follow the
+# authors' code for 300 epochs: lr 0.3 * batch / 256, weight decay 1e-6, decay from 0.99.
+# NOTE: the batch is 256, not 4096; images have 128 pixels, not 224; crops are resized with a
+# bilinear filter, not a bicubic one.
 PAPER_PRETRAIN = PretrainRecipe(
     name="paper", source="Grill et al. 2020, 'Bootstrap Your Own Latent', for 300 epochs",
     epochs=300, patience=0, batch_size=256, views=(View(), View(blur_p=0.1, solarize_p=0.2)),
@@ -126,7 +124,7 @@ PAPER_PRETRAIN = PretrainRecipe(
     probe_every=10,
 )  # fmt: skip
 
-# --- as far as two CPU cores get in about an hour -------------------------------------------------
+# --- about an hour on two CPU cores ---------------------------------------------------------------
 
 HOUR_PRETRAIN = dataclasses.replace(
     PAPER_PRETRAIN, name="hour", source="the paper's views; small batches for more steps",
@@ -144,7 +142,7 @@ HOUR_SUPERVISED = dataclasses.replace(
     epochs=1, warmup_epochs=0.1,
 )  # fmt: skip
 
-# --- the best that a night on two CPU cores gives -------------------------------------------------
+# --- the best result of a night on two CPU cores --------------------------------------------------
 
 BEST_PRETRAIN = dataclasses.replace(
     HOUR_PRETRAIN, name="best",
@@ -159,7 +157,7 @@ BEST_SUPERVISED = dataclasses.replace(
     HOUR_SUPERVISED, name="best", source="as the recipe hour, for longer", epochs=12
 )
 
-# --- for the drawn data of demo.sh: two minutes in all --------------------------------------------
+# --- for the drawn data of demo.sh: two minutes in total ------------------------------------------
 
 DEMO_PRETRAIN = dataclasses.replace(HOUR_PRETRAIN, name="demo", source="a sample, for demo.sh")
 DEMO_TRANSFER = dataclasses.replace(

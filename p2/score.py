@@ -1,4 +1,4 @@
-"""Accuracy of a prediction csv: ``python3 -m p2.score <predictions.csv> <labels.csv>``."""
+"""Score a prediction csv by accuracy: ``python3 -m p2.score <predictions.csv> <labels.csv>``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The five settings of the comparison, as five rows."""
+"""The five settings that problem 2 compares."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Literal
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """Where the backbone's weights come from, and whether they are trained on.
+    """Where the backbone's initial weights come from, and whether training changes them.
 
-    ``start``: nothing; labels: trained with labels, by the course or by ``p2.supervise``; byol:
-    trained without labels, by ``p2.pretrain``.
+    ``start`` is "nothing" for random weights, "labels" for weights trained with labels by the
+    course or by ``p2.supervise``, "byol" for weights trained without labels by ``p2.pretrain``.
     """
 
     name: str

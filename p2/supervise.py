@@ -1,7 +1,6 @@
 """Pre-train problem 2's ResNet50 with the labels of ``mini``: ``python3 -m p2.supervise``.
 
-Its backbone is what the settings B and D start from where the course's ``pretrain_model_SL.pt`` is
-not at hand.
+Settings B and D start from its backbone if the course's ``pretrain_model_SL.pt`` is not available.
 """
 
 from __future__ import annotations
@@ -32,9 +31,9 @@ def arguments() -> tuple[argparse.Namespace, TransferRecipe]:
 
 
 def main() -> None:
-    """The log has the loss, the accuracy on the training's own images, and the kNN probe's.
+    """Train; log the loss, the accuracy on the training images and the kNN probe's accuracy.
 
-    With ``--tune`` it has the accuracy on the held-out images in place of the probe's, which is
+    With ``--tune``, log the accuracy on the held-out images instead of the probe's, which is
     measured on the validation images.
     """
     args, recipe = arguments()
@@ -92,7 +91,7 @@ def main() -> None:
         measured = {"lr": optimizer.param_groups[0]["lr"]}
         if args.tune:
             measured["accuracy"] = evaluate(network, val_images, val_labels, recipe, device)
-        if probe:  # every epoch: it costs the passes of a few thousand images, and no gradients
+        if probe:  # in every epoch: cheap, just forward passes over a few thousand images
             measured["knn"] = knn.accuracy(network.backbone, probe, recipe, device)
         run.end_epoch(network.backbone.state_dict(), **measured)
 

@@ -39,10 +39,10 @@ def arguments() -> tuple[argparse.Namespace, TransferRecipe]:
 def initial_backbone(
     setting: Setting, args: argparse.Namespace, recipe: TransferRecipe
 ) -> Path | None:
-    """The file that the setting's backbone starts from; None for random weights.
+    """The file with the initial weights of the setting's backbone; None for random weights.
 
-    Raises InputError if it is missing, or if ``--backbone`` names one that the setting has no use
-    for.
+    Raises InputError if the file is missing, or if ``--backbone`` is given but the setting does
+    not use one.
     """
     if setting.start == "nothing":
         if args.backbone:
@@ -150,12 +150,12 @@ def evaluate(
     recipe: TransferRecipe,
     device: torch.device,
 ) -> float:
-    """Accuracy, 0..1, on images (N, 3, 128, 128) uint8 with labels (N,) int64."""
+    """Accuracy, 0..1, on images (N, 3, 128, 128) uint8 and labels (N,) int64."""
     return loop.accuracy(network, images, labels, recipe, device, batch_size=64)
 
 
 def augmented(images: Tensor, recipe: TransferRecipe, rng: torch.Generator) -> Tensor:
-    """(N, 3, 128, 128) uint8 to the network's input, float32, each image with its own draws."""
+    """(N, 3, 128, 128) uint8 -> the network's float32 input, with random draws for each image."""
     images = augment.to_float(augment.random_flip(images, rng))
     if recipe.crop_scale != (1.0, 1.0):
         images = augment.random_resized_crop(images, data.SIZE, rng, scale=recipe.crop_scale)
@@ -169,7 +169,7 @@ def show(
     labels: Tensor,
     classes: tuple[str, ...],
 ) -> None:
-    """``--preview`` of labelled images (N, 3, 128, 128) uint8."""
+    """Write ``--preview``'s picture of labelled images (N, 3, 128, 128) uint8."""
     index, keys = loop.first_batch(len(images), recipe.batch_size, args.seed)
     inputs = augmented(images[index], recipe, generator(*keys))
     shown = preview.pictures(inputs, recipe.mean, recipe.std)
