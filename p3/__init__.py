@@ -1,5 +1,3 @@
-"""Problem 3: satellite images in 7 land-cover classes, by VGG16-FCN32s, DeepLabv3 and
-DeepLabv3+.
-"""
+"""Problem 3: segment satellite images into 7 land-cover classes."""
 
-import core  # noqa: F401  # says in one line what this Python lacks, before anything else is imported
+import core  # noqa: F401  # checks Python and the packages before anything else is imported

@@ -1,6 +1,4 @@
-"""Problem 3's files: ``xxxx_sat.jpg`` with ``xxxx_mask.png`` of the same size, and the seven
-colours of a mask.
-"""
+"""Problem 3's data: ``xxxx_sat.jpg`` with ``xxxx_mask.png``, and the seven colours of a mask."""
 
 from __future__ import annotations
 
@@ -19,8 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CLASSES = ("urban", "agriculture", "rangeland", "forest", "water", "barren", "unknown")
-KIND = "p3-pairs"  # of cache
-UNKNOWN = 6  # no class of the metric
+KIND = "p3-pairs"  # names the cache: see training.cache.load
+UNKNOWN = 6  # the metric ignores this class
 COLOURS = np.array(
     [
         (0, 255, 255),
@@ -33,34 +31,34 @@ COLOURS = np.array(
     ],
     dtype=np.uint8,
 )
-# A channel is on from 128 up; the code is 4 red + 2 green + blue. Pure red, 4, is nobody's colour:
-# unknown.
+# A channel is on from 128 up, and the code is 4 red + 2 green + blue. No class has pure red, code
+# 4: it counts as unknown.
 CLASS_OF_CODE = np.array([6, 4, 3, 0, 6, 2, 1, 5], dtype=np.uint8)
 
 
 def classes_of(mask: np.ndarray) -> np.ndarray:
-    """The colours of a mask, (H, W, 3) uint8, to class indices (H, W) uint8."""
+    """Convert the colours of a mask, (H, W, 3) uint8, to class indices (H, W) uint8."""
     on = mask >> 7
     return CLASS_OF_CODE[(on[..., 0] << 2) | (on[..., 1] << 1) | on[..., 2]]
 
 
 def colours_of(classes: np.ndarray) -> np.ndarray:
-    """Class indices (H, W) to colours (H, W, 3) uint8."""
+    """Convert class indices (H, W) to colours (H, W, 3) uint8."""
     return COLOURS[classes]
 
 
 def mask_name(image_name: str) -> str:
-    """``0001_sat.jpg`` -> ``0001_mask.png``; of an earlier year's ``0001.jpg`` -> ``0001.png``."""
+    """``0001_sat.jpg`` -> ``0001_mask.png``; in earlier years ``0001.jpg`` -> ``0001.png``."""
     stem = image_name.rsplit(".", 1)[0]
     return f"{stem[: -len('_sat')]}_mask.png" if stem.endswith("_sat") else f"{stem}.png"
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The satellite images of a folder that may also hold masks, in natural order.
+    """The satellite images of a folder that may also contain masks, in natural order.
 
-    In a folder that has ``*_sat.*`` files these are the images; in another one, all but
-    ``*_mask.*`` and, as in earlier years, a ``.png`` beside a JPEG of the same name. Raises
-    InputError if there is none, or if two images would have the same mask.
+    If there are ``*_sat.*`` files, they are the images. Otherwise the images are all files except
+    masks: ``*_mask.*`` and, as in earlier years, a ``.png`` next to a JPEG of the same name.
+    Raises InputError if there is no image, or if two images would have the same mask.
     """
     paths = select(list_files(folder, images.SUFFIXES))
     if not paths:
@@ -70,7 +68,7 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def select(paths: list[Path]) -> list[Path]:
-    """The images among a folder's files, without the masks. See ``list_images``."""
+    """The images among a folder's files, without the masks: see ``list_images``."""
     paths = [path for path in paths if not path.stem.endswith("_mask")]
     marked = [path for path in paths if path.stem.endswith("_sat")]
     jpegs = {path.stem for path in paths if path.suffix.lower() != ".png"}
@@ -91,9 +89,9 @@ def check_names(paths: Iterable[Path]) -> None:
 
 
 def read_pair(path: Path) -> np.ndarray:
-    """An image and its mask as (H, W, 4) uint8: red, green, blue, class.
+    """Read an image and its mask as (H, W, 4) uint8: red, green, blue, class.
 
-    Raises BadImage or InputError.
+    Raises BadImage if one cannot be decoded, InputError if their sizes differ.
     """
     image = images.read_rgb(path)
     mask_path = path.with_name(mask_name(path.name))
@@ -106,30 +104,30 @@ def read_pair(path: Path) -> np.ndarray:
 
 
 def load(folder: Path, memory: float = math.inf) -> tuple[Tensor, list[Path]]:
-    """Images and masks of a folder, (N, 4, H, W) uint8 with the class as fourth channel, and the
-    images' paths.
+    """Load a folder's pairs, (N, 4, H, W) uint8 (see ``read_pair``), and the images' paths.
 
     ``memory``: see ``cache.load``.
     """
-    from training import cache  # here, as the inference decodes before it has torch
+    from training import cache  # not at the top: inference decodes images before it imports torch
 
     paths = list_images(folder)
     return cache.load(paths, read_pair, KIND, memory, beside=masks(paths)), paths
 
 
 def masks(paths: list[Path]) -> list[Path]:
-    """The masks of images, which lie beside them."""
+    """The paths of the masks, which are in the same folder as their images."""
     return [path.with_name(mask_name(path.name)) for path in paths]
 
 
 def split(pairs: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, 4, H, W) to images (N, 3, H, W) uint8 and classes (N, H, W) int64."""
+    """Split pairs (N, 4, H, W) into images (N, 3, H, W) uint8 and classes (N, H, W) int64."""
     return pairs[:, :3], pairs[:, 3].long()
 
 
 def confusion(truth: Tensor, predicted: Tensor) -> Tensor:
-    """Pixels counted by (true class, predicted class): (7, 7) int64, from two tensors of classes of
-    one shape.
+    """The number of pixels for each (true class, predicted class): (7, 7) int64.
+
+    ``truth`` and ``predicted`` contain class indices and have the same shape.
     """
     import torch
 
@@ -140,10 +138,9 @@ def confusion(truth: Tensor, predicted: Tensor) -> Tensor:
 
 
 def mean_iou(counts: Tensor) -> tuple[float, list[float]]:
-    """The course's metric from ``confusion``: the mean over the classes but unknown, and each one's
-    IoU.
+    """The course's metric from ``confusion``: mean IoU and the IoU of each class but unknown.
 
-    IoU = TP / (TP + FP + FN). A class that is nowhere has IoU NaN and is left out of the mean.
+    IoU = TP / (TP + FP + FN). A class that never occurs has IoU NaN and does not enter the mean.
     """
     counts = counts.double()
     right = counts.diagonal()

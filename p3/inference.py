@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import core  # noqa: F401  # says in one line what this Python lacks, before more is imported
+import core  # noqa: F401  # checks Python and the packages before anything else is imported
 
 # isort: split
 import argparse
@@ -20,24 +20,24 @@ from p3 import data
 from prediction.stream import Batch, Stream, Views, check_outputs, flags, on_device
 from prediction.tables import write_rows
 
-if TYPE_CHECKING:  # torch is imported while files are decoded: see prediction.stream
+if TYPE_CHECKING:  # torch is imported while threads decode files: see prediction.stream
     import torch
     from torch import Tensor, nn
 
     from prediction.predictor import Predictor
 
 ROOT = Path(__file__).resolve().parents[1]
-# The mask of an image that cannot be read: all of the commonest class, in the course's size where
-# the header gives none.
+# An image that cannot be read gets a mask of the most common class. If the header does not give
+# its size, the mask has the size of the course's images.
 FALLBACK = data.CLASSES.index("agriculture")
 FALLBACK_SIZE = (512, 512)
-LEAST = 32  # pixels a side that the networks need
-# An image with a side longer than TILE pixels is segmented in tiles, in bounded memory. Where two
-# tiles overlap, the MARGIN pixels at their borders are not used.
-TILE, MARGIN = 1280, 256  # in_tiles needs a TILE of four MARGINs or more
+LEAST = 32  # the smallest side in pixels that the networks accept
+# An image with a side longer than TILE pixels is segmented in tiles, to bound the memory. Where
+# two tiles overlap, the MARGIN pixels at their borders are not used.
+TILE, MARGIN = 1280, 256  # in_tiles needs TILE >= 4 * MARGIN
 Planes = (
     np.ndarray | Sequence[np.ndarray]
-)  # classes and, where asked for, confidences: (H, W) uint8
+)  # classes and, if requested, confidences: (H, W) uint8 each
 GREY = np.arange(256, dtype=np.uint8)[:, None]
 
 
@@ -72,7 +72,7 @@ def main() -> int:
     outputs = [args.output / data.mask_name(path.name) for path in paths]
     there = [path.name for path in outputs if os.path.lexists(path)]
     if there and args.output.resolve() in {path.parent.resolve() for path in paths}:
-        # Masks that lie beside the images may be the true ones.
+        # Masks in the images' folder may be the ground truth.
         raise InputError(
             f"{some(there)} in {args.output} would be overwritten; name another output folder"
         )
@@ -83,7 +83,7 @@ def main() -> int:
     if args.probabilities:
         outputs.append(writable_file(args.probabilities))
     check_outputs(outputs, [args.checkpoint, *paths])
-    # 96 MiB of images at most wait decoded, or one that is larger.
+    # At most 96 MiB of decoded images wait, or a single larger image.
     with Stream(paths, images.read_rgb, 2**25, pixels_in_header, args.stop_at) as stream:
         return on_device(args.device, lambda device: segment(args, stream, device))
 
@@ -98,7 +98,7 @@ def confidence_name(path: Path) -> str:
 
 
 def segment(args: argparse.Namespace, stream: Stream, device: torch.device) -> int:
-    """The program's work on ``device``; the exit status."""
+    """Do the program's work on ``device``; return the exit status."""
     from core import devices
 
     sure = bool(args.confidence or args.probabilities)
@@ -115,7 +115,7 @@ def segment(args: argparse.Namespace, stream: Stream, device: torch.device) -> i
         if args.probabilities:
             confidences[path] = f"{planes[1].mean(dtype=np.float64) / 255:.6f}"
 
-    # At most 32 MiB of masks wait to be written, or one that is larger.
+    # At most 32 MiB of masks wait to be written, or a single larger mask.
     batch_size = args.batch_size or (2 if device.type == "cpu" else 8)
     every = answers(stream, predict, batch_size, views.reduce)
     for _ in images.InOrder(write, every, 2**25, cost=lambda answer: answer[1][0].size):
@@ -129,24 +129,24 @@ def segment(args: argparse.Namespace, stream: Stream, device: torch.device) -> i
 def answers(
     stream: Stream, predict: Predictor, batch_size: int, simplify: Callable[[], str]
 ) -> Iterator[tuple[Path, Planes]]:
-    """Each image's path and planes, the fallback's last."""
+    """Each image's path and planes; the images that get the fallback come last."""
     for batch in stream.batches(batch_size, simplify):
         yield from segmented(batch, stream, predict)
-        del batch  # so that a large image is not held while the next one is decoded
+        del batch  # frees a large image before the next one is decoded
     for path in (*stream.bad, *stream.late):
         size = fallback_size(path)
         yield path, [np.broadcast_to(np.uint8(value), size) for value in (FALLBACK, 0)]
 
 
 def segmented(batch: Batch, stream: Stream, predict: Predictor) -> Iterator[tuple[Path, Planes]]:
-    """The planes of a batch's images, without those that the time does not suffice for."""
+    """The path and planes of each image of a batch, except those for which no time is left."""
     from core import devices
 
     if max(batch.images.shape[2:]) <= TILE:
         yield from zip(batch.paths, predict(batch.images), strict=True)
         return
     for path, image in zip(batch.paths, batch.images, strict=True):
-        devices.return_freed_memory()  # of decoding
+        devices.return_freed_memory()  # memory that decoding has freed
         planes = in_tiles(predict, image, stream.time_is_up)
         devices.return_freed_memory()  # the next image may be as large
         if planes is None:
@@ -156,8 +156,9 @@ def segmented(batch: Batch, stream: Stream, predict: Predictor) -> Iterator[tupl
 
 
 def fallback_size(path: Path) -> tuple[int, int]:
-    """(height, width) of the mask for a broken image: its header's, if the file is long enough to
-    hold so many pixels.
+    """(height, width) of the mask for a broken image.
+
+    The size in the header is used if the file is large enough to contain so many pixels.
     """
     size = images.size_in_header(path)
     if size is None or size[0] * size[1] > 1100 * os.path.getsize(path):
@@ -173,10 +174,10 @@ def predictor(
     confidence: bool = False,
     rotate: bool | None = None,
 ) -> tuple[Predictor, Views]:
-    """A checkpoint's network: (N, 3, H, W) uint8 -> see ``classify``; and the views used.
+    """A checkpoint's predictor, and the views that it averages over.
 
-    ``flip``, ``rotate``: as the checkpoint says, if they are None. Raises InputError if it is none
-    of problem 3's.
+    The predictor maps (N, 3, H, W) uint8 to the result of ``classify``. If ``flip`` or ``rotate``
+    is None, the checkpoint decides. Raises InputError if the file is not a checkpoint of problem 3.
     """
     from core import checkpoint
     from p3.model import build
@@ -197,10 +198,10 @@ def predictor(
 
 
 def classify(network: nn.Module, batch: Tensor, views: Views, confidence: bool = False) -> Tensor:
-    """Normalised images (N, 3, H, W) of any size -> (N, 1, H, W) uint8: classes.
+    """Classify each pixel: normalised images (N, 3, H, W) of any size -> (N, 1, H, W) uint8.
 
-    With ``confidence`` (N, 2, H, W): the class's probability too, 255 for 1. A side under 32 pixels
-    is padded with its edge.
+    With ``confidence``, the result is (N, 2, H, W): also the class's probability, scaled to 0..255.
+    A side shorter than 32 pixels is padded with its edge pixels.
     """
     import torch
     from torch import nn
@@ -211,7 +212,8 @@ def classify(network: nn.Module, batch: Tensor, views: Views, confidence: bool =
     pads = (0, max(0, LEAST - width), 0, max(0, LEAST - height))
     batch = nn.functional.pad(batch, pads, mode="replicate") if any(pads) else batch
     out = logits(network, batch, views.flip, views.scales, views.rotate)[:, :, :height, :width]
-    best, classes = out.max(1)  # argmax takes 1.3 times as long, in contiguous layout 10 times
+    # argmax would take 1.3 times as long, and 10 times in contiguous layout.
+    best, classes = out.max(1)
     if not confidence:
         return classes[:, None].to(torch.uint8)
     probability = (best - out.logsumexp(1)).exp()
@@ -221,12 +223,12 @@ def classify(network: nn.Module, batch: Tensor, views: Views, confidence: bool =
 def in_tiles(
     predict: Predictor, image: Tensor, time_is_up: Callable[[], bool] = lambda: False
 ) -> np.ndarray | None:
-    """What ``predict`` gives for one large image (3, H, W) uint8, from overlapping tiles.
+    """What ``predict`` gives for one large image (3, H, W) uint8, computed in overlapping tiles.
 
-    For a network that sees at most MARGIN pixels around a pixel, such as FCN32s, it equals the
-    result of the whole image. The DeepLabs also average over their whole input, which is a tile
-    here. None if the time is up before the last tile.
-    NOTE: the result is written over ``image``, so that a large one needs no memory of its own.
+    The result is the same as for the whole image if the network sees at most MARGIN pixels around
+    a pixel, as FCN32s does. The DeepLabs also average over their whole input, here one tile.
+    None if the time is up before the last tile.
+    NOTE: the result overwrites ``image``, so that a large image needs no memory for it.
     """
     height, width = image.shape[1:]
     memory = image.permute(1, 2, 0).reshape(-1).numpy()
@@ -237,7 +239,8 @@ def in_tiles(
                 return None
             tile = predict(image[None, :, top:bottom, left:right])[0]
             row.append(tile[:, first_row - top : last_row - top, first - left : last - left])
-        # One or two bytes a pixel, where three were: they end before the next tiles' first row.
+        # The result has one or two bytes per pixel and the image three, so what is written here
+        # ends before the first row of the next tiles.
         planes = (
             memory[: len(row[0]) * height * width].reshape(height, width, -1).transpose(2, 0, 1)
         )
@@ -246,10 +249,10 @@ def in_tiles(
 
 
 def spans(length: int) -> list[tuple[int, int, int, int]]:
-    """The tiles along a side of ``length`` pixels: (start, end) of each, and (first, last) of the
-    part of its result that is used.
+    """The tiles along a side of ``length`` pixels, each as (start, end, first, last).
 
-    Tiles start at multiples of the networks' strides, so that their maps lie on one grid.
+    A tile covers start to end; its result is used from first to last. Tiles start at multiples of
+    the networks' strides, so that their feature maps share one grid.
     """
     starts = range(0, max(1, length - 2 * MARGIN), TILE - 2 * MARGIN)
     cuts = [0, *(start + MARGIN for start in starts[1:]), length]

@@ -1,4 +1,4 @@
-"""The segmentation networks.
+"""Problem 3's networks.
 
 A: VGG16-FCN32s. B: DeepLabv3 on MobileNetV3-Large. C: DeepLabv3+ on EfficientNet-Lite.
 """
@@ -17,36 +17,36 @@ from core.cli import InputError
 from core.efficientnet_lite import EfficientNetLite, imagenet_file, load_imagenet
 
 CLASSES = 7
-SMALLEST = 32  # pixels a side that the networks need
+SMALLEST = 32  # the smallest side in pixels that the networks accept
 
 
 class FCN32s(nn.Module):
     """Long et al. 2015, "Fully Convolutional Networks for Semantic Segmentation", sections 3 and 4.
 
-    VGG16's two hidden dense layers become convolutions (fc6 7x7, fc7 1x1), a 1x1 convolution scores
-    the classes, and one transposed convolution of stride 32, which starts as bilinear
-    interpolation, brings the scores to the pixels.
-    NOTE: the authors keep that transposed convolution fixed, and their dropout drops single values;
-    here it is trained, and whole channels are dropped.
+    VGG16's two hidden fully connected layers become convolutions (fc6 7x7, fc7 1x1), and a 1x1
+    convolution scores the classes. One transposed convolution of stride 32, initialised as bilinear
+    interpolation, upsamples the scores to the image's resolution.
+    NOTE: the authors keep the transposed convolution fixed, and their dropout drops single values;
+    here it is trained, and dropout drops whole channels.
     """
 
     def __init__(self, classes: int = CLASSES) -> None:
         super().__init__()
-        from torchvision.models import vgg16  # here, as model C does without torchvision
+        from torchvision.models import vgg16  # not at the top: model C needs no torchvision
 
         self.features = vgg16(weights=None).features
         for layer in self.features:
             if isinstance(layer, nn.MaxPool2d):
-                # NOTE: as in the paper's Caffe, so that no border of an odd size is dropped.
+                # NOTE: as in the paper's Caffe, so that the last pixel of an odd side is kept.
                 layer.ceil_mode = True
-        # NOTE: padding 3 keeps the map's size; the paper pads the image by 100 instead.
+        # NOTE: padding 3 keeps the feature map's size; the paper pads the image by 100 instead.
         self.fc6 = nn.Sequential(
             nn.Conv2d(512, 4096, 7, padding=3), nn.ReLU(inplace=True), nn.Dropout2d()
         )
         self.fc7 = nn.Sequential(nn.Conv2d(4096, 4096, 1), nn.ReLU(inplace=True), nn.Dropout2d())
         self.score = nn.Conv2d(4096, classes, 1)
         self.upscore = Upscale(classes, classes, 64, stride=32, bias=False)
-        # torch's own default dies out over these two wide layers.
+        # With torch's default initialisation, the signal vanishes in these two wide layers.
         for dense in (self.fc6, self.fc7):
             nn.init.kaiming_normal_(dense.get_parameter("0.weight"), nonlinearity="relu")
             nn.init.zeros_(dense.get_parameter("0.bias"))
@@ -63,7 +63,7 @@ class FCN32s(nn.Module):
 
 
 class Upscale(nn.ConvTranspose2d):
-    """A transposed convolution in float32, which on a CPU is 60 times as fast as in bfloat16."""
+    """A transposed convolution in float32: on a CPU, 60 times as fast as in bfloat16."""
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         with torch.autocast(input.device.type, enabled=False):
@@ -73,10 +73,10 @@ class Upscale(nn.ConvTranspose2d):
 
 
 def bilinear(channels: int, size: int) -> Tensor:
-    """The kernel with which a transposed convolution is bilinear interpolation of each channel.
+    """The kernel that makes a transposed convolution interpolate each channel bilinearly.
 
-    (channels, channels, size, size) float32; the stride is half of ``size``. Long et al. 2015,
-    section 3.3.
+    (channels, channels, size, size) float32, for a stride of half of ``size`` (Long et al. 2015,
+    section 3.3).
     """
     factor = size // 2
     centre = factor - 0.5
@@ -87,7 +87,7 @@ def bilinear(channels: int, size: int) -> Tensor:
 class DeepLabv3(nn.Module):
     """Chen et al. 2017, "Rethinking Atrous Convolution", on MobileNetV3-Large.
 
-    torchvision's network, with one output.
+    torchvision's network without the auxiliary output.
     """
 
     def __init__(self, classes: int = CLASSES) -> None:
@@ -99,17 +99,17 @@ class DeepLabv3(nn.Module):
         )
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
-                # NOTE: torchvision's MobileNetV3 has 0.01. In few steps from scratch its running
-                # statistics then lag so far behind the weights that it predicts one class only.
+                # NOTE: torchvision's MobileNetV3 has 0.01. In a short training from scratch, the
+                # running statistics lag so far behind the weights that it predicts one class only.
                 module.momentum = 0.1
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) float -> logits (N, classes, H, W), bilinearly from stride 16."""
+        """(N, 3, H, W) float -> logits (N, classes, H, W), upsampled bilinearly from stride 16."""
         return self.network(images)["out"]
 
 
 def separable(inputs: int, outputs: int, dilation: int = 1) -> nn.Sequential:
-    """A 3x3 convolution of each channel alone, then a 1x1 one over all, BatchNorm and ReLU."""
+    """A depthwise separable convolution: depthwise 3x3, then 1x1, each with BatchNorm and ReLU."""
     return nn.Sequential(
         nn.Conv2d(
             inputs, inputs, 3, padding=dilation, dilation=dilation, groups=inputs, bias=False
@@ -130,10 +130,10 @@ def pointwise(inputs: int, outputs: int) -> nn.Sequential:
 class DeepLabv3Plus(nn.Module):
     """Chen et al. 2018, "Encoder-Decoder with Atrous Separable Convolution", on EfficientNet-Lite.
 
-    Section 3.1: atrous spatial pyramid pooling at stride 16 by separable convolutions, then a
-    decoder that joins it with the backbone's features of stride 4.
-    NOTE: 192 channels instead of 256, 64 instead of 48 of the skip (together 256, which oneDNN is
-    fast at), and the decoder's convolutions are separable too.
+    Section 3.1: atrous spatial pyramid pooling at stride 16 with separable convolutions, then a
+    decoder that combines its output with the backbone's features at stride 4.
+    NOTE: 192 channels instead of 256, and 64 instead of 48 for the skip connection: oneDNN is fast
+    with their sum, 256. The decoder's convolutions are separable too.
     """
 
     WIDTH, SKIP, DILATIONS = 192, 64, (6, 12, 18)
@@ -156,7 +156,7 @@ class DeepLabv3Plus(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) float -> logits (N, classes, H, W), bilinearly from stride 4."""
+        """(N, 3, H, W) float -> logits (N, classes, H, W), upsampled bilinearly from stride 4."""
         outputs = self.backbone(images)
         fine, deep = outputs[1], outputs[-1]
         pooled = self.whole_image(nn.functional.adaptive_avg_pool2d(deep, 1))
@@ -170,7 +170,7 @@ class DeepLabv3Plus(nn.Module):
 
 
 def resize(images: Tensor, size: Sequence[int]) -> Tensor:
-    """(N, C, h, w) to (N, C, *size), bilinearly."""
+    """Resize (N, C, h, w) to (N, C, *size) bilinearly."""
     return nn.functional.interpolate(images, size, mode="bilinear", align_corners=False)
 
 
@@ -188,10 +188,10 @@ OF_MODEL = {
 
 
 def build(architecture: str, classes: int = CLASSES, drop_path: float = 0.0) -> nn.Module:
-    """The network called ``architecture`` in a checkpoint, with random weights.
+    """Build the network called ``architecture`` in a checkpoint, with random weights.
 
-    ``drop_path``: of DeepLabv3+ alone, see ``EfficientNetLite``. Raises InputError for another
-    name.
+    ``drop_path``: only for DeepLabv3+, see ``EfficientNetLite``. Raises InputError if the name is
+    unknown.
     """
     if architecture not in ARCHITECTURES:
         raise InputError(f"problem 3 has no network {architecture!r}")
@@ -200,10 +200,10 @@ def build(architecture: str, classes: int = CLASSES, drop_path: float = 0.0) -> 
 
 
 def pretrained_file(network: nn.Module, name: str | None) -> Path | None:
-    """The file that ``--pretrained NAME`` means, or None without that flag.
+    """The file that ``--pretrained NAME`` refers to, or None without that flag.
 
-    ``imagenet`` is the file of an installed package.
-    Raises InputError if ``network`` has no EfficientNet-Lite or the package is not there.
+    ``imagenet`` is a file in an installed package: raises InputError if ``network`` has no
+    EfficientNet-Lite or the package is missing.
     """
     if name != "imagenet":
         return Path(name) if name else None
@@ -213,15 +213,14 @@ def pretrained_file(network: nn.Module, name: str | None) -> Path | None:
 
 
 def load_pretrained(network: nn.Module, weights: dict[str, Tensor], source: str) -> str:
-    """Start ``network`` from published weights; returns a line that names what was left out.
+    """Initialise ``network`` from pre-trained weights; return a line that says what was loaded.
 
-    All weights of a network of the same kind, such as a finished run's, are taken as they are.
-    FCN32s takes torchvision's VGG16 (ImageNet): its first two dense layers are reshaped to
-    convolutions, the third is left out. DeepLabv3 takes torchvision's whole network (COCO, 21
-    classes): its last layer and auxiliary head are left out. DeepLabv3+ takes its backbone from a
-    file of ImageNet weights (see ``core.efficientnet_lite``). Every other key must match:
-    InputError is raised if keys or shapes differ. ``source`` says in messages where the weights
-    come from.
+    Weights of the same network, for instance from a finished run, are loaded completely.
+    Otherwise FCN32s loads torchvision's VGG16 (ImageNet): the first two fully connected layers
+    become convolutions, the third is skipped. DeepLabv3 loads torchvision's network (COCO, 21
+    classes) without its last layer and auxiliary head. DeepLabv3+ loads its backbone from a file
+    of ImageNet weights (see ``core.efficientnet_lite``). Raises InputError if the other keys or
+    shapes do not match. ``source``: where the weights come from, for messages.
     """
     if weights.keys() == network.state_dict().keys():
         checkpoint.load_weights(network, weights, source)
@@ -264,10 +263,11 @@ def logits(
     test_scales: Sequence[float] = (1.0,),
     rotate_test: bool = False,
 ) -> Tensor:
-    """Logits (N, classes, H, W) in float32: their mean over the images at each of ``test_scales``.
+    """Logits (N, classes, H, W) in float32, averaged over views of the images.
 
-    With ``flip_test`` over the mirror images too, with ``rotate_test`` over the four quarter turns;
-    each is turned back first. A scale is of the image's sides.
+    The views are the images at each of ``test_scales``, which multiply the sides; with
+    ``flip_test`` also mirrored, and with ``rotate_test`` in all four quarter turns. The logits of
+    each view are transformed back before they are averaged.
     """
     views = [
         (turns, is_mirrored)
@@ -294,9 +294,9 @@ def logits(
 
 
 def seen_as(network: nn.Module, images: Tensor, turns: int, is_mirrored: bool) -> Tensor:
-    """The float32 logits of images (N, 3, H, W) that the network sees turned and mirrored.
+    """The float32 logits (N, classes, H, W) of one view of images (N, 3, H, W), transformed back.
 
-    ``turns``: quarter turns. The logits, (N, classes, H, W), are turned back.
+    The network sees the images after ``turns`` quarter turns and, optionally, mirrored.
     """
     view = turned(images, turns)
     view = view.flip(3) if is_mirrored else view
@@ -306,9 +306,7 @@ def seen_as(network: nn.Module, images: Tensor, turns: int, is_mirrored: bool) -
 
 
 def turned(images: Tensor, turns: int) -> Tensor:
-    """(N, C, H, W) after so many quarter turns counter-clockwise, as ``torch.rot90``, which the
-    export to ONNX lacks.
-    """
+    """Turn (N, C, H, W) counter-clockwise by quarters; the export to ONNX lacks ``torch.rot90``."""
     if turns % 2:
         return images.transpose(2, 3).flip(2 if turns % 4 == 1 else 3)
     return images.flip(2, 3) if turns % 4 else images

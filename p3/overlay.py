@@ -1,7 +1,7 @@
-"""A mask over its image: ``python3 -m p3.overlay --image 0013_sat.jpg --mask 0013_mask.png``.
+"""Overlay a mask: ``python3 -m p3.overlay --image 0013_sat.jpg --mask 0013_mask.png``.
 
-The mask's classes lie over the image as a tint. Regions are outlined in their full colour. A legend
-below names the classes that occur, with their shares of the pixels.
+The mask's colours tint the image, and each region is outlined in its full colour. A legend below
+names the classes that occur, with their shares of the pixels.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from core.cli import InputError, Parser, entry, say
 from core.files import atomic_write, writable_file
 from p3 import data
 
-# Ours first, then the names that the course's viz_mask.py has had.
+# Our names first, then those that versions of the course's viz_mask.py have used.
 IMAGE_FLAGS = ("--image", "--img_path", "--sat_path")
 MASK_FLAGS = ("--mask", "--seg_path", "--mask_path")
-TINT = 0.35  # of a class's colour over the image
+TINT = 0.35  # opacity of a class's colour over the image
 INK, MUTED, SURFACE = "#1d2126", "#5f6772", "#fdfdfe"  # the legend's text, frames and background
 
 
@@ -40,9 +40,9 @@ def main() -> None:
 
 
 def arguments() -> tuple[Path, Path, Path]:
-    """(image, mask, output).
+    """The paths (image, mask, output) from the command line.
 
-    Raises InputError if the output is no ``.png``, or one of the inputs.
+    Raises InputError if the output does not end in ``.png`` or is one of the inputs.
     """
     parser = Parser(prog="p3.overlay", description=__doc__, allow_abbrev=False)
     parser.add_argument(*IMAGE_FLAGS, dest="image", type=Path, required=True, metavar="FILE")
@@ -63,8 +63,9 @@ def arguments() -> tuple[Path, Path, Path]:
 
 
 def overlay(image: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """An image (H, W, 3) uint8 and its classes (H, W) as one picture, (H + legend, W or wider, 3)
-    uint8.
+    """Draw classes (H, W) over their image (H, W, 3) uint8, with a legend below.
+
+    The picture is (H + legend, W or wider, 3) uint8.
     """
     colours = data.colours_of(classes)
     tinted = np.rint(image * (1 - TINT) + colours * TINT).astype(np.uint8)
@@ -74,8 +75,9 @@ def overlay(image: np.ndarray, classes: np.ndarray) -> np.ndarray:
 
 
 def outlines(classes: np.ndarray, thickness: int = 1) -> np.ndarray:
-    """Which pixels have another class within ``thickness`` pixels to the left, right, above or
-    below: (H, W) bool.
+    """The pixels on a region's border, (H, W) bool.
+
+    They have another class within ``thickness`` pixels to the left, right, above or below.
     """
     borders = np.zeros(classes.shape, dtype=bool)
     for step in range(1, thickness + 1):
@@ -89,9 +91,9 @@ def outlines(classes: np.ndarray, thickness: int = 1) -> np.ndarray:
 def with_legend(picture: Image.Image, classes: np.ndarray) -> Image.Image:
     """``picture`` with a legend below: the colour, name and share of each class that occurs.
 
-    An entry that finds no room in a line begins the next; the picture is widened if need be.
+    Entries wrap onto further lines. A picture that is too narrow for an entry is widened.
     """
-    size = min(40, max(12, picture.width // 34))  # of the font, in pixels
+    size = min(40, max(12, picture.width // 34))  # font size in pixels
     font = ImageFont.load_default(size)
     counts = np.bincount(classes.ravel(), minlength=len(data.CLASSES))
     present = np.nonzero(counts)[0]
@@ -116,7 +118,7 @@ def with_legend(picture: Image.Image, classes: np.ndarray) -> Image.Image:
 
 
 def share(count: int, total: int) -> str:
-    """Per cent without a digit behind the point; what is there is never 0 %."""
+    """``count`` as a whole per cent of ``total``; "< 1 %" instead of "0 %"."""
     return f"{100 * count / total:.0f} %" if 200 * count >= total else "< 1 %"
 
 

@@ -1,6 +1,6 @@
 """Problem 3's recipes, as data.
 
-``RECIPES[name][model]``; what each reached stands in the README.
+Use them as ``RECIPES[name][model]``; the README lists what each one reached.
 """
 
 from __future__ import annotations
@@ -15,17 +15,16 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How to train. ``model``: A is VGG16-FCN32s, B DeepLabv3-MobileNetV3-Large, C DeepLabv3+ on
-    EfficientNet-Lite0."""
+    """How to train."""
 
     name: str
-    model: str
-    source: str  # where the recipe is from, and what is reported of it
+    model: str  # a key of p3.model.OF_MODEL
+    source: str  # where the recipe comes from, and the result reported for it
     epochs: int
-    patience: int  # epochs without a better validation mIoU until the end; 0: never
+    patience: int  # stop after so many epochs without a better validation mIoU; 0: never
     batch_size: int
-    crop: int  # side of the random square seen of an image in an epoch; 0: the whole image
-    symmetry: Literal["flip", "square"]  # flip: left and right; square: all eight
+    crop: int  # side in pixels of the random square crop; 0: the whole image
+    symmetry: Literal["flip", "square"]  # flip: left and right; square: all eight symmetries
     jitter: tuple[float, float, float, float]  # brightness, contrast, saturation, hue
     ignore_unknown: bool
     optimiser: Literal["adam", "adamw", "sgd", "lars"]
@@ -36,16 +35,16 @@ class Recipe:
     decay_vectors: bool
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    # decay of the averaged weights that are evaluated and saved; 0: no average; 1: the mean of all
+    # decay of the averaged weights, which are evaluated and saved; 0: no average; 1: plain mean
     average: float
     flip_test: bool
     bf16: bool
-    crop_area: tuple[float, float] = (0.0, 0.0)  # share of the image's area that a crop covers
-    # before it is resized to ``crop``; zeros: a crop of ``crop`` pixels, not resized
-    backbone_rate: float = 1.0  # the backbone's learning rate by that of the rest
-    drop_path: float = 0.0  # of EfficientNet-Lite: probability of leaving out the last block
-    jaccard: float = 0.0  # weight of the soft Jaccard term beside cross entropy
-    test_scales: tuple[float, ...] = (1.0,)  # at validation and test: see p3.model.logits
+    crop_area: tuple[float, float] = (0.0, 0.0)  # range of the share of the image's area that a
+    # crop covers before it is resized to ``crop``; zeros: a crop of ``crop`` pixels, not resized
+    backbone_rate: float = 1.0  # multiplies the learning rate of the backbone
+    drop_path: float = 0.0  # EfficientNet-Lite: probability of dropping the last block
+    jaccard: float = 0.0  # weight of the soft Jaccard loss, added to cross entropy
+    test_scales: tuple[float, ...] = (1.0,)  # for validation and test: see p3.model.logits
     rotate_test: bool = False
 
 
@@ -70,9 +69,9 @@ HOUR_B = Recipe(
 )  # fmt: skip
 HOUR_A = dataclasses.replace(
     HOUR_B, model="A", epochs=8, crop=128, lr=1e-4
-)  # VGG16 costs eleven times as much a pixel
+)  # VGG16 costs eleven times as much per pixel
 
-# From ImageNet weights. Crops of 256 pixels show scales of 0.5 to 1, and so does the test.
+# From ImageNet weights. The crops show the image at scales of about 0.5 to 1, and so does the test.
 BEST_C = Recipe(
     name="best", model="C", source="from ImageNet weights, crops and tests at several scales",
     epochs=24, patience=0, batch_size=16, crop=256, symmetry="square",
@@ -82,8 +81,8 @@ BEST_C = Recipe(
     drop_path=0.1, jaccard=0.5, test_scales=(0.5, 0.75),
 )  # fmt: skip
 
-# The same from scratch: B on crops of the same scales; A on crops at the image's own scale, as a
-# pixel of its last map is 32 of its input's.
+# The same from scratch: B on crops of the same scales; A on crops near the image's own scale,
+# because one pixel of its last feature map covers 32 pixels of its input.
 BEST_B = dataclasses.replace(
     BEST_C, model="B", source="crops and tests at several scales", epochs=60, lr=1e-3,
     backbone_rate=1.0, drop_path=0.0, mean=IMAGENET_MEAN, std=IMAGENET_STD,
@@ -92,18 +91,18 @@ BEST_A = dataclasses.replace(
     BEST_B, model="A", epochs=30, lr=1e-4, crop_area=(0.15, 0.6), test_scales=(0.75, 1.0)
 )
 
-# A second cosine, with more weight on the measure itself. C begins where best ends, B where hour
-# ends: both are named by --pretrained.
+# A second cosine, with more weight on the Jaccard loss, which is closer to the metric. C starts
+# where best ends and B where hour ends: pass their weights with --pretrained.
 LONG_C = dataclasses.replace(
     BEST_C, name="long", source="after best: --pretrained runs/p3_C_best/last.pt", epochs=16,
     lr=8e-4, average=0.997, jaccard=1.0,
 )  # fmt: skip
-# Two more epochs at a low learning rate, so that the log has the score with quarter turns.
+# Two more epochs at a low learning rate, so that the log contains the score with quarter turns.
 TURNED_C = dataclasses.replace(
     LONG_C, name="turned", source="after long: --pretrained runs/p3_C_long/last.pt", epochs=2,
     lr=1e-4, warmup_epochs=0.25, flip_test=False, rotate_test=True,
 )  # fmt: skip
-# At a constant rate, with the mean over all steps: see training.optim.warmed_up.
+# A constant learning rate and the mean of the weights over all steps: see training.optim.warmed_up.
 MEAN_C = dataclasses.replace(
     TURNED_C, name="mean", source="after turned: --pretrained checkpoints/p3_c.pt", epochs=8,
     lr=4e-4, schedule="constant", warmup_epochs=0, average=1.0,

@@ -103,9 +103,9 @@ def main() -> None:
         **flags.run_options(args),
     )
 
-    # DeepLabv3 and DeepLabv3+ pool an image to one pixel before a BatchNorm.
+    # DeepLabv3 and DeepLabv3+ apply BatchNorm to globally pooled features, so they need two images.
     at_least = 1 if args.model == "A" else 2
-    # -100 is torch's default, which no pixel has.
+    # -100 is torch's default; no pixel has this class.
     ignored = data.UNKNOWN if recipe.ignore_unknown else -100
     for _ in run.epochs(recipe.epochs, recipe.patience):
         network.train()
@@ -122,7 +122,7 @@ def main() -> None:
             loop.step(loss, network, optimizer, scaler, average=average, decay=decay)
             run.step(loss=loss)
         run.begin_evaluation()
-        lr = optimizer.param_groups[-1]["lr"]  # the last group is not the backbone's
+        lr = optimizer.param_groups[-1]["lr"]  # the last group is not part of the backbone
         if plateau:
             plateau.step(run.mean("loss"))
         score, ious = evaluate(average, val_pairs, recipe, device)
@@ -134,12 +134,11 @@ def main() -> None:
 
 
 def cross_entropy(out: Tensor, truth: Tensor, ignored: int) -> Tensor:
-    """The mean over all pixels but those of class ``ignored``, of logits (N, classes, H, W) and
-    truth (N, H, W) int64.
+    """The mean cross entropy over all pixels except those of class ``ignored``; 0 without pixels.
 
-    0 where there are no other pixels. Processes have differing numbers of such pixels, so the mean
-    of their means would be another: each gives its sum, in such a part that the mean over the
-    processes is the whole batch's.
+    ``out``: logits (N, classes, H, W). ``truth``: (N, H, W) int64. The processes count different
+    numbers of pixels, so the mean of their means would be wrong. Instead each one scales its sum
+    so that the mean over the processes is the mean over the whole batch.
     """
     counted = processes.total((truth != ignored).sum()).clamp(min=1)
     return (
@@ -150,11 +149,11 @@ def cross_entropy(out: Tensor, truth: Tensor, ignored: int) -> Tensor:
 
 
 def soft_jaccard(out: Tensor, truth: Tensor) -> Tensor:
-    """1 - the mean IoU of the softmax's probabilities, over the classes but unknown that occur.
+    """1 - the mean IoU of the softmax probabilities, over the classes that occur.
 
     Rahman & Wang 2016, "Optimizing Intersection-Over-Union in Deep Neural Networks", section 3,
-    over all pixels of the batch together. Unknown pixels do not count. Logits (N, classes, H, W),
-    truth (N, H, W) int64.
+    over all pixels of the batch together. The class unknown and its pixels do not count. ``out``:
+    logits (N, classes, H, W). ``truth``: (N, H, W) int64.
     """
     probabilities = out.softmax(1)[:, : data.UNKNOWN] * (truth != data.UNKNOWN)[:, None]
     is_class = nn.functional.one_hot(truth, len(data.CLASSES)).movedim(-1, 1)[:, : data.UNKNOWN]
@@ -166,9 +165,7 @@ def soft_jaccard(out: Tensor, truth: Tensor) -> Tensor:
 
 
 def augmented(pairs: Tensor, recipe: Recipe, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """(N, 4, H, W) uint8 to the network's input (N, 3, h, w) and classes (N, h, w) int64, moved
-    together.
-    """
+    """(N, 4, H, W) uint8 -> augmented inputs (N, 3, h, w) float32 and classes (N, h, w) int64."""
     if recipe.crop and not recipe.crop_area[1]:
         pairs = augment.random_crop(pairs, recipe.crop, rng)
     pairs = (
@@ -191,7 +188,7 @@ def augmented(pairs: Tensor, recipe: Recipe, rng: torch.Generator) -> tuple[Tens
 def evaluate(
     network: nn.Module, pairs: Tensor, recipe: Recipe, device: torch.device
 ) -> tuple[float, list[float]]:
-    """Mean IoU and the IoU of each class but unknown, over all pixels of (N, 4, H, W) uint8."""
+    """Mean IoU, and the IoU of each class but unknown, over pairs (N, 4, H, W) uint8."""
     network.eval()
     counts = torch.zeros(len(data.CLASSES), len(data.CLASSES), dtype=torch.int64)
     for batch in progress.over(processes.local_share(pairs.split(4)), "validation"):
@@ -205,7 +202,7 @@ def evaluate(
 
 
 def show(args: argparse.Namespace, recipe: Recipe, pairs: Tensor) -> None:
-    """``--preview`` of pairs (N, 4, H, W) uint8: each image with its mask below it."""
+    """Write ``--preview``'s picture of pairs (N, 4, H, W) uint8: each image above its mask."""
     index, keys = loop.first_batch(len(pairs), recipe.batch_size, args.seed)
     images, truth = augmented(pairs[index], recipe, generator(*keys))
     masks = torch.from_numpy(data.colours_of(truth.numpy())).permute(0, 3, 1, 2)
