@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Problem 3: bash hw1_3.sh <image folder> <output folder>    --help says more
 root=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")
-# One malloc arena: what a thread has freed, another one can use.
+# With a single malloc arena, a thread can reuse memory that another thread has freed.
 export HW1_PROGRAM=hw1_3.sh PYTHONUTF8=1 MALLOC_ARENA_MAX=1
 PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" exec python3 "$root/p3/inference.py" "$@"

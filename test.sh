@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Lint, format and tests, in a .venv of their own: bash test.sh [pytest's arguments]
+# Check style, format and types and run the tests, in .venv: bash test.sh [pytest arguments]
 set -euo pipefail
 requirements=(requirements.txt requirements-dev.txt)
 source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/venv.sh"
@@ -7,7 +7,7 @@ cd "$root"
 ruff check .
 ruff format --check .
 python3 -m mypy
-# As many processes as cores, if the memory suffices (up to 5 GB each), a file at a time; each with
-# one thread, or they would wait for each other.
+# One process per core, at most 4, as each may need 5 GB of memory. Each process runs whole test
+# files, with one thread, so that the processes do not wait for each other.
 export OMP_NUM_THREADS=1
 python3 -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile "$@"

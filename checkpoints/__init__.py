@@ -1,1 +1,1 @@
-"""The weights that ship, their manifest, and what brings them in and out."""
+"""The weights that ship, their manifest, and the tools to download, export and publish them."""

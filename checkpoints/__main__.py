@@ -1,6 +1,6 @@
-"""The table of models, made from the manifest: ``python3 -m checkpoints``.
+"""Print the table of models, made from the manifest: ``python3 -m checkpoints``.
 
-``checkpoints/README.md`` is what it prints.
+``checkpoints/README.md`` contains what it prints.
 """
 
 from __future__ import annotations
@@ -71,12 +71,12 @@ def main() -> None:
     parser.add_argument("--manifest", type=Path, default=MANIFEST, help="%(default)s")
     args = parser.parse_args()
     for part in ("checkpoints", "pretrained"):
-        read_manifest(args.manifest, part)  # raises if it is missing or broken
+        read_manifest(args.manifest, part)  # raises InputError if it is missing or broken
     say(page(json.loads(args.manifest.read_text())).rstrip())
 
 
 def page(manifest: dict[str, Any]) -> str:
-    """The text of README.md; a dash stands for what an entry of ``manifest`` does not tell."""
+    """The text of README.md; a dash marks what an entry of ``manifest`` does not contain."""
     header = ("name", "what", "score as published", "licence")
     rows = [
         (
@@ -90,7 +90,7 @@ def page(manifest: dict[str, Any]) -> str:
 
 
 def row(entry: dict[str, Any]) -> tuple[str, ...]:
-    """The cells of a checkpoint that ships, as ``checkpoints.ship`` describes it."""
+    """The table cells of a manifest entry that ``checkpoints.ship`` wrote."""
     return (
         f"`{entry['name']}`",
         entry.get("architecture", "-"),
@@ -110,7 +110,7 @@ def row(entry: dict[str, Any]) -> tuple[str, ...]:
 
 
 def score(entry: dict[str, Any]) -> str:
-    """The score by the graders' script; of an accuracy with its interval."""
+    """The score measured with the graders' script; for an accuracy, with its interval."""
     value, images = entry["graded"], entry["validation_images"]
     words = f"{entry['metric'].replace('mean_iou', 'mean IoU')} {value:.4f}"
     if entry["metric"] != "accuracy":

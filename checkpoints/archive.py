@@ -1,4 +1,4 @@
-"""Unpack the course's archive, and nothing that leads out of its folder."""
+"""Unpack the course's archive, but nothing outside its folder."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from pathlib import Path, PurePosixPath
 from core.cli import say
 
 PARTS = ("p1_data", "p2_data", "p3_data")
-MAX_BYTES, MAX_FILES = 2**35, 1_000_000  # unpacked; the course's archive has far less of both
+MAX_BYTES, MAX_FILES = 2**35, 1_000_000  # unpacked; the course's archive has far less and fewer
 
 
 class BadArchive(Exception):
-    """An archive that was not unpacked; the message names it and says why."""
+    """An archive was not unpacked; the message says which one and why."""
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack PARTS of a zip or tar into ``folder``, each in whole; what is there already stays.
+    """Unpack PARTS of a zip or tar into ``folder``, each completely; existing ones are kept.
 
-    They may lie in a top folder hw1_data. Raises BadArchive, with nothing unpacked, if the archive
-    is damaged, lacks one of them, is too large, or holds anything but plain files and folders.
+    The archive may contain them in a folder hw1_data. Raises BadArchive and unpacks nothing if the
+    archive is damaged or too large, lacks a part, or has anything but plain files and folders.
     """
     try:
         with _stage(folder) as stage:
@@ -43,7 +43,7 @@ def unpack(archive: Path, folder: Path) -> None:
                     os.rename(top / part, folder / part)
                     say(f"unpacked {folder / part}")
         say(f"{archive} is not needed any more")
-    except Exception as error:  # each kind of damage raises something else
+    except Exception as error:  # every kind of damage raises another exception
         why = str(error) or type(error).__name__
         raise BadArchive(
             f"cannot unpack {archive}: {why}; if it is not the course's archive, delete it and "
@@ -54,14 +54,15 @@ def unpack(archive: Path, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _stage(folder: Path) -> Iterator[Path]:
-    """A hidden folder in ``folder`` that is removed in the end.
+    """A hidden temporary folder inside ``folder``.
 
-    First those are removed that killed processes have left there.
+    Also removes the folders that killed processes have left behind.
     """
     here = os.open(folder, os.O_RDONLY)
     try:
-        # All that unpack here share a lock, which ends with a process however that ends: who can
-        # have it alone is alone. An OSError: there are others, or the file system has no locks.
+        # All processes that unpack here share a lock, which ends with the process in any case. A
+        # process that gets it exclusively is therefore alone. OSError means that there are others,
+        # or that the file system has no locks.
         with contextlib.suppress(OSError):
             fcntl.flock(here, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for left in folder.glob(".unpacking-*"):
@@ -75,18 +76,18 @@ def _stage(folder: Path) -> Iterator[Path]:
 
 
 def _extract(archive: Path, folder: Path) -> None:
-    """Links are refused wherever they lead.
+    """Extract a zip or tar into ``folder``. Raises BadArchive.
 
-    The data needs none, and crafted ones have led out of many a check.
+    All links are refused: the data needs none, and crafted links have bypassed many checks.
     """
-    is_tar = tarfile.is_tarfile(archive)  # asked first: a tar that ends in a zip passes for a zip
+    is_tar = tarfile.is_tarfile(archive)  # first, because a tar that ends in a zip passes for a zip
     if not is_tar and not zipfile.is_zipfile(archive):
         raise BadArchive("it is neither a zip nor a tar")
     with tarfile.open(archive) if is_tar else zipfile.ZipFile(archive) as opened:
         if is_tar:
             members = ((one.name, one.isreg() or one.isdir(), one.size) for one in opened)
         else:
-            plain = (0, stat.S_IFREG, stat.S_IFDIR)  # 0: not made on Unix
+            plain = (0, stat.S_IFREG, stat.S_IFDIR)  # 0: the zip was not made on Unix
             members = (
                 (info.filename, stat.S_IFMT(info.external_attr >> 16) in plain, info.file_size)
                 for info in opened.infolist()
@@ -105,7 +106,7 @@ def _extract(archive: Path, folder: Path) -> None:
                 raise BadArchive(
                     f"it is not safe: {name!r} is a link, a device or a path that leads out"
                 )
-        # The filter also tames owners and permissions; Python has it since 3.10.12.
+        # The filter also makes owners and permissions safe; Python has it since 3.10.12.
         opened.extractall(
             folder, **({"filter": "data"} if is_tar and hasattr(tarfile, "data_filter") else {})
         )

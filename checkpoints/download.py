@@ -1,8 +1,7 @@
-"""Fetch the files that a manifest lists, unless they are there and right.
+"""Download the files that a manifest lists, unless they are already there and correct.
 
-This is what ``hw1_download.sh`` runs. A file appears under its name only after its size and hash
-were checked. Where all files are there and right, nothing is asked of a network, nor of the
-libraries that would fetch them.
+``hw1_download.sh`` runs this. A file gets its name only after its size and hash were checked. If
+all files are there and correct, neither the network nor a download library is used.
 """
 
 from __future__ import annotations
@@ -32,8 +31,9 @@ PROGRAM = os.environ.get("HW1_PROGRAM") or Path(__file__).name
 ATTEMPTS = 3
 BACKOFF = 2.0  # seconds before the second attempt; twice that before the third
 BLOCK = 1 << 16
-LIMITS = {"checkpoints": 2**31, "pretrained": 2**31, "data": 2**34}  # bytes, of unknown sizes
-# Of an entry's fields, "" being unknown; a plain name, so that nothing lands outside its folder
+LIMITS = {"checkpoints": 2**31, "pretrained": 2**31, "data": 2**34}  # bytes, if size is unknown
+# Valid values of an entry's fields; "" means unknown. A name has no path, so that no file is
+# written outside its folder.
 FORMS = {
     "name": r"[^./\\\0][^/\\\0]*",
     "bytes": "[0-9]*",
@@ -45,14 +45,14 @@ FORMS = {
 
 
 class Failed(Exception):
-    """One file could not be had; the others still can. The message is why."""
+    """One file could not be obtained; the message says why. The others may still work."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """A file that the manifest lists; a text is "" where it is unknown.
+    """A file that the manifest lists; an unknown text is "".
 
-    ``sha256`` may be only the hash's beginning. ``limit``: the bytes at which a download ends.
+    ``sha256`` may be only the start of the hash. ``limit``: the most bytes to download.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Wanted:
 
     @property
     def source(self) -> str:
-        """The address that a browser opens too."""
+        """The address, in a form that a browser can open."""
         return (
             f"https://drive.google.com/file/d/{self.drive_id}/view" if self.drive_id else self.url
         )
@@ -73,7 +73,7 @@ class Wanted:
     def check(self, path: Path) -> str:
         """Describe the file at ``path`` by its size and hash.
 
-        Raises Failed if they are not the manifest's.
+        Raises Failed if they differ from those in the manifest.
         """
         digest = hashlib.sha256()
         with path.open("rb") as file:
@@ -153,7 +153,7 @@ def read_manifest(path: Path, what: str) -> list[Wanted]:
     except OSError as error:
         raise InputError(f"cannot read the manifest {path}: {error.strerror}") from error
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        # It is no JSON, or JSON of another shape.
+        # It is not JSON, or JSON with another structure.
         raise InputError(f"the manifest {path} is broken in {what!r}: {error}") from error
 
 
@@ -175,10 +175,10 @@ def _wanted(fields: dict[str, Any], limit: int) -> Wanted:
 
 
 def obtain(wanted: Wanted, folder: Path, timeout: int) -> Path:
-    """Make sure that the wanted file lies in ``folder``, and return its path.
+    """Make sure that the wanted file is in ``folder``, and return its path.
 
-    A file that is there and right is left alone; a wrong one is replaced only by a right one.
-    Raises Failed, saying what to do by hand; InputError if nothing can be written in ``folder``.
+    A correct file is left alone; a wrong one is replaced only by a correct one. Raises Failed,
+    which says what to do by hand, or InputError if nothing can be written in ``folder``.
     """
     path = folder / wanted.name
     description, fault = looked_at(wanted, path)
@@ -194,7 +194,7 @@ def obtain(wanted: Wanted, folder: Path, timeout: int) -> Path:
             )
         writable_folder(folder)
         with _alone(path):
-            description, _ = looked_at(wanted, path)  # another download may have brought it
+            description, _ = looked_at(wanted, path)  # another process may have downloaded it
             if not description:
                 try:
                     description, done = fetch(wanted, path, timeout), "fetched"
@@ -215,7 +215,7 @@ def obtain(wanted: Wanted, folder: Path, timeout: int) -> Path:
 
 
 def looked_at(wanted: Wanted, path: Path) -> tuple[str, str]:
-    """(the file's description, "") where it is right, else ("", what is wrong with it)."""
+    """(the file's description, "") if it is correct, otherwise ("", what is wrong with it)."""
     if not path.is_file():
         return "", "missing"
     try:
@@ -226,10 +226,10 @@ def looked_at(wanted: Wanted, path: Path) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Hold the lock on downloading ``path``, so that no two downloads write one ``.part``.
+    """Hold the lock on downloading ``path``, so that no two processes write the same ``.part``.
 
-    The lock is a hidden file's. It ends with the process, however that ends; the file is removed by
-    who holds it. A file system without locks gives none.
+    The lock is on a hidden file, which its holder removes. The system frees the lock when the
+    process ends. On a file system without locks, there is none.
     """
     lock = path.with_name(f".{path.name}.lock")
     handle = -1
@@ -242,7 +242,7 @@ def _alone(path: Path) -> Iterator[None]:
                 say(f"another download of {path} is at work; waiting for it")
                 fcntl.flock(handle, fcntl.LOCK_EX)
         if not lock.exists() or not os.path.samestat(os.fstat(handle), lock.stat()):
-            os.close(handle)  # the one before has removed it: another may hold a new one
+            os.close(handle)  # its former holder removed it, and another process may hold a new one
             handle = -1
     try:
         yield
@@ -252,7 +252,7 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def fetch(wanted: Wanted, path: Path, timeout: int) -> str:
-    """Download beside ``path``, check, and rename; returns the file's description.
+    """Download next to ``path``, check and rename; return the file's description.
 
     Raises Failed or OSError.
     """
@@ -265,7 +265,7 @@ def fetch(wanted: Wanted, path: Path, timeout: int) -> str:
             break
         except Failed:
             part.unlink()
-            # Pieces of two versions do not fit: those get a second chance, from nothing.
+            # The file may have been joined from pieces of two versions: then start from scratch.
             if last or not pieced:
                 raise
     os.replace(part, path)
@@ -273,19 +273,19 @@ def fetch(wanted: Wanted, path: Path, timeout: int) -> str:
 
 
 def _from_server(wanted: Wanted, part: Path, timeout: int) -> bool:
-    """Bring ``part`` to the end of the file at ``wanted.url``; say whether it is pieced together.
+    """Complete ``part`` from ``wanted.url``; return whether it was joined from pieces.
 
     Raises Failed or OSError.
     """
-    import requests  # here, and not above: what is there already is verified without it
+    import requests  # not at the top: verifying existing files does not need it
 
     version, why = None, ""
     for attempt in range(ATTEMPTS):
         time.sleep(BACKOFF * attempt)
         have = part.stat().st_size if part.exists() else 0
-        # A range counts the bytes sent, so these must be the file's own.
+        # No compression, because a range counts the bytes that are sent.
         headers = {"Accept-Encoding": "identity"}
-        # With neither, a piece of another version would go unnoticed.
+        # Without a version or a hash, a piece of another version would go unnoticed.
         if have and (version or wanted.sha256):
             headers |= {"Range": f"bytes={have}-"} | ({"If-Range": version} if version else {})
         try:
@@ -296,7 +296,7 @@ def _from_server(wanted: Wanted, part: Path, timeout: int) -> bool:
                 pieced = response.status_code == 206
                 if not pieced:
                     tag, have = response.headers.get("ETag", "W/"), 0
-                    weak = tag.startswith("W/")  # which does not promise equal bytes
+                    weak = tag.startswith("W/")  # a weak tag does not guarantee equal bytes
                     version = response.headers.get("Last-Modified") if weak else tag
                 elif not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
                     part.unlink(missing_ok=True)
@@ -314,17 +314,17 @@ def _from_server(wanted: Wanted, part: Path, timeout: int) -> bool:
         except requests.RequestException as error:
             status = None if error.response is None else error.response.status_code
             why = _plain(error, timeout)
-            if status == 416:  # the part is not the beginning of what lies there now
+            if status == 416:  # the part is not the start of the file that is there now
                 part.unlink(missing_ok=True)
             elif status is not None and status < 500 and status not in (408, 429):
-                break  # asking again changes nothing
+                break  # another attempt would fail too
     raise Failed(why)
 
 
 def _receive(response: Any, part: Path, have: int, total: int | None, limit: int) -> int:
-    """Append the response's body to the first ``have`` bytes of ``part``; return its size then.
+    """Append the response's body to the first ``have`` bytes of ``part``; return the new size.
 
-    Raises Failed, with ``part`` removed, once it has more than ``limit`` bytes.
+    Raises Failed and removes ``part`` if the size exceeds ``limit`` bytes.
     """
     from tqdm import tqdm
 
@@ -345,12 +345,12 @@ def _receive(response: Any, part: Path, have: int, total: int | None, limit: int
             file.write(block)
             bar.update(len(block))
         file.flush()
-        os.fsync(file.fileno())  # a rename must not outlive the bytes it names
+        os.fsync(file.fileno())  # the bytes must be on the disk before the file is renamed
         return file.tell()
 
 
 def _plain(error: Any, timeout: int) -> str:
-    """The reason in a requests exception, without the names of the layers it came through."""
+    """The reason in a requests exception, without the names of the layers it passed through."""
     if error.response is not None:
         return f"the server answered {error.response.status_code} {error.response.reason}"
     if "timed out" in str(error):
@@ -362,13 +362,13 @@ def _plain(error: Any, timeout: int) -> str:
 
 
 def _from_drive(wanted: Wanted, part: Path, timeout: int) -> bool:
-    """Let gdown bring the file to ``part``, going on with what it kept under a name of its own.
+    """Download the file to ``part`` with gdown, which resumes from its own partial file.
 
-    Raises Failed. The system ends a file that grows beyond the limit, as gdown itself has none.
+    gdown has no size limit, so the system enforces one on file sizes. Raises Failed.
     """
     import gdown
 
-    part.unlink(missing_ok=True)  # gdown would take it for the whole file
+    part.unlink(missing_ok=True)  # gdown would take it for the complete file
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     smaller = [bound for bound in (wanted.limit, *before) if bound != resource.RLIM_INFINITY]
     resource.setrlimit(resource.RLIMIT_FSIZE, (min(smaller), before[1]))
@@ -381,7 +381,7 @@ def _from_drive(wanted: Wanted, part: Path, timeout: int) -> bool:
             timeout=timeout,
         )
     except Exception as error:
-        # Its own, those of requests, and what a changed page of Google makes its parser raise.
+        # gdown's own exceptions, those of requests, and any that a changed Google page causes.
         if isinstance(error, OSError) and error.errno == errno.EFBIG:
             raise Failed(f"the server sends more than {wanted.limit:,} bytes") from error
         raise Failed(f"gdown: {error or type(error).__name__}") from error

@@ -1,7 +1,7 @@
-"""Write a checkpoint as ONNX: ``python3 -m checkpoints.export --checkpoint F.pt --onnx F.onnx``.
+"""Export a checkpoint as ONNX: ``python3 -m checkpoints.export --checkpoint F.pt --onnx F.onnx``.
 
-The exported model takes bytes, (N, 3, H, W) uint8 in RGB, and gives logits: normalisation and
-mirror images are part of it. N is free; H and W are those of ``--size``.
+The exported model maps images (N, 3, H, W) uint8 in RGB to logits. It includes normalisation and
+averaging over mirror images. N is dynamic; H and W are fixed by ``--size``.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main() -> None:
     exported = io.BytesIO()
     torch.onnx.register_custom_op_symbolic("aten::_upsample_bilinear2d_aa", shrink, OPSET)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of values that are fixed in the trace, which is meant
+        warnings.simplefilter("ignore")  # they say that the trace fixes values, which is intended
         torch.onnx.export(
             model,
             (images,),
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def shrink(graph: Any, images: Any, size: Any, *_: Any) -> Any:
-    """The antialiased bilinear resizing that torch's exporter lacks: ONNX's Resize of opset 18."""
+    """Antialiased bilinear resizing as ONNX's Resize of opset 18; torch's exporter lacks it."""
     sides = torch.tensor(symbolic_helper._maybe_get_const(size, "is"))
     none = graph.op("Constant", value_t=torch.tensor([], dtype=torch.float32))
     return graph.op(

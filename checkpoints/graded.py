@@ -1,6 +1,4 @@
-"""A checkpoint's score as graders measure it: their script on the validation images, then the
-scoring program.
-"""
+"""Score a checkpoint as the graders do: run their script on the validation images, then score."""
 
 from __future__ import annotations
 
@@ -17,11 +15,10 @@ SCORE = r"(?:accuracy|mean_iou): (\S+)"  # as the scoring programs print it
 
 
 def graded(checkpoint: Path, problem: str, data: Path) -> tuple[float, int] | None:
-    """The accuracy or mean IoU, 0..1, and the number of validation images; None if these are not
-    in ``data``, a folder in the course's layout.
+    """The accuracy or mean IoU, 0..1, and the number of validation images.
 
-    Takes as long as the script does, on the CPU. Raises InputError with the script's own line if it
-    refuses the images or the checkpoint.
+    None if ``data``, a folder in the course's layout, does not contain these images. The script
+    runs on the CPU. Raises InputError with the script's error message if the script fails.
     """
     with tempfile.TemporaryDirectory(prefix="graded.") as folder:
         answers = Path(folder, "answers")
@@ -38,10 +35,10 @@ def graded(checkpoint: Path, problem: str, data: Path) -> tuple[float, int] | No
 def graders_commands(
     problem: str, data: Path, answers: Path, table: Path | None = None
 ) -> tuple[Path, list[object], list[object]]:
-    """The validation images of ``problem`` in ``data``, the script that answers for them, and the
-    program that scores ``answers``; to be run in the repository.
+    """The validation images of ``problem`` in ``data``, and the commands to predict and to score.
 
-    ``table``: the csv that problem 2's script reads (``val.csv``).
+    Run the commands in the repository. The first one writes ``answers``. ``table``: the csv that
+    problem 2's script reads (``val.csv``).
     """
     if problem == "p1":
         images = data / "p1_data" / "val_50"

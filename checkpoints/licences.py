@@ -1,7 +1,7 @@
-"""The licences of what this project stands on: ``python3 -m checkpoints.licences``.
+"""List the licences of everything this project uses: ``python3 -m checkpoints.licences``.
 
-A line for each package of requirements.txt and requirements-dev.txt, as the installed package says
-it, and for each file of weights or data in the manifest.
+Prints one line for each package in requirements.txt and requirements-dev.txt, with the licence
+that the installed package states, and one for each file of weights or data in the manifest.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def of_packages(requirements: Path) -> Iterator[str]:
-    """``requirements.txt: package version: licence`` for each package that the file names."""
+    """``requirements.txt: package version: licence`` for each package that the file lists."""
     for line in requirements.read_text().splitlines():
         if package := re.match(r"[\w.-]+", line):
             yield f"{requirements.name}: {_of_package(package[0])}"
@@ -42,7 +42,7 @@ def _of_package(package: str) -> str:
     except importlib.metadata.PackageNotFoundError:
         return f"{package}: not installed"
     text = metadata.get("License-Expression") or ""
-    if not text:  # packages of before PEP 639
+    if not text:  # the package is older than PEP 639
         classifiers = metadata.get_all("Classifier") or []
         names = [name.split(" :: ")[-1] for name in classifiers if name.startswith("License :: ")]
         first = next(iter((metadata.get("License") or "").strip().splitlines()), "")
@@ -53,7 +53,7 @@ def _of_package(package: str) -> str:
 def of_files(manifest: Path) -> Iterator[str]:
     """``folder/name: licence`` for each file that the manifest lists.
 
-    Raises InputError if it is missing or broken.
+    Raises InputError if the manifest is missing or broken.
     """
     for what, folder in FOLDERS.items():
         for one in read_manifest(manifest, what):

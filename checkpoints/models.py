@@ -1,4 +1,4 @@
-"""Any checkpoint as a network that predicts: three lines of Python.
+"""Use any checkpoint as a network that predicts, in three lines of Python.
 
 from checkpoints.models import load
 model = load("checkpoints/p1_a.pt")
@@ -19,9 +19,9 @@ PROBLEMS = ("p1", "p2", "p3")
 
 
 class Model(nn.Module):
-    """A checkpoint's network with what belongs round it: normalisation, mirror images, test scales.
+    """A checkpoint's network with normalisation and averaging over mirror images, scales and turns.
 
-    ``network``: the bare network, in evaluation mode. ``checkpoint``: the rest of the file.
+    ``network``: the bare network, in evaluation mode. ``checkpoint``: the contents of the file.
     """
 
     def __init__(self, network: nn.Module, saved: checkpoint.Checkpoint) -> None:
@@ -31,9 +31,9 @@ class Model(nn.Module):
         self._logits = importlib.import_module(f"{saved.problem}.model").logits
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) uint8 -> logits, (N, classes) or, of problem 3, (N, classes, H, W), float32.
+        """(N, 3, H, W) uint8 -> float32 logits, (N, classes) or, in problem 3, (N, classes, H, W).
 
-        Problem 1's images are 32x32, problem 2's 128x128.
+        Images must be 32x32 for problem 1 and 128x128 for problem 2.
         """
         saved = self.checkpoint
         inputs = augment.normalise(augment.to_float(images), saved.mean, saved.std)
@@ -44,7 +44,7 @@ class Model(nn.Module):
 def load(path: str | Path) -> Model:
     """The model in the file ``path``, on the CPU.
 
-    Raises InputError if it is none of this project's.
+    Raises InputError if the file is not a checkpoint of this project.
     """
     path = Path(path)
     problem = checkpoint.read(path).get("problem")

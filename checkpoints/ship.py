@@ -1,8 +1,7 @@
-"""Make a trained checkpoint one that ships.
+"""Add a trained checkpoint to those that ship.
 
-``python3 -m checkpoints.ship runs/p1_A_hour/last.pt p1_a.pt`` scores it by the graders' script,
-copies it to ``checkpoints/``, and writes its entry in the manifest and the table in README.md
-there.
+``python3 -m checkpoints.ship runs/p1_A_hour/last.pt p1_a.pt`` scores it with the graders' script,
+copies it to ``checkpoints/``, and updates the manifest and the table in README.md there.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=FOLDER, help="%(default)s")
     args = parser.parse_args()
     fields = describe(args.source, args.name, args.data)
-    read_manifest(args.folder / "manifest.json", "checkpoints")  # raises if it cannot be used
+    read_manifest(args.folder / "manifest.json", "checkpoints")  # raises InputError if it is broken
     manifest = json.loads((args.folder / "manifest.json").read_text())
     others = [one for one in manifest["checkpoints"] if one["name"] != args.name]
     manifest["checkpoints"] = sorted([*others, fields], key=lambda one: one["name"])
@@ -58,10 +57,10 @@ def main() -> None:
 
 
 def describe(source: Path, name: str, data: Path = Path("hw1_data")) -> dict[str, Any]:
-    """The manifest's entry.
+    """The manifest entry of the checkpoint ``source`` under the file name ``name``.
 
-    Raises InputError if ``source`` is no checkpoint of the problem in ``name``, is too large, or
-    has no score (a backbone).
+    Raises InputError if ``source`` is not a checkpoint of the problem in ``name``, is too large,
+    or has no score, like a backbone.
     """
     problem = name.split("_")[0]
     saved = checkpoint.load(source, problem)
@@ -108,9 +107,7 @@ def describe(source: Path, name: str, data: Path = Path("hw1_data")) -> dict[str
 
 @torch.no_grad()
 def multiply_adds(network: torch.nn.Module, side: int) -> int:
-    """Of convolutions and linear layers, for one pass of one image of ``side`` x ``side``
-    pixels.
-    """
+    """Multiply-adds of the convolutions and linear layers for one image, ``side`` x ``side``."""
     with FlopCounterMode(display=False) as counter:
         network.eval()(torch.zeros(1, 3, side, side))
     return counter.get_total_flops() // 2
