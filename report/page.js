@@ -1,13 +1,13 @@
 "use strict";
 
-// Light or dark: the system's, until the button says otherwise.
+// The theme is that of the system, until the user clicks the button.
 document.getElementById("theme").addEventListener("click", () => {
   const root = document.documentElement;
   const system = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
   root.dataset.theme = (root.dataset.theme || system) === "dark" ? "light" : "dark";
 });
 
-// Scatters: all points on a canvas; the nearest one to the pointer shows its image and label.
+// Scatter plots: a canvas with all points; the point nearest to the pointer shows its image and label.
 for (const box of document.querySelectorAll(".points")) {
   const data = JSON.parse(document.getElementById(box.dataset.points).textContent);
   const [canvas, tip] = [box.querySelector("canvas"), box.querySelector(".tip")];
@@ -81,7 +81,7 @@ for (const box of document.querySelectorAll(".points")) {
   draw();
 }
 
-// Layers: the slider's whole numbers are the layers, between two of them the next one covers the last from the left.
+// Layers: whole numbers on the slider are layers; between two of them, the upper one covers the lower one from the left.
 for (const figure of document.querySelectorAll(".layers")) {
   const slider = figure.querySelector("input");
   const pictures = [...figure.querySelectorAll("[data-layer]")];
@@ -89,7 +89,7 @@ for (const figure of document.querySelectorAll(".layers")) {
   function show() {
     const at = Number(slider.value);
     pictures.forEach((picture, k) => {
-      const part = Math.min(1, Math.max(0, at - k + 1)); // of layer k that covers the layer before it
+      const part = Math.min(1, Math.max(0, at - k + 1)); // the share of layer k that covers the layer before it
       picture.style.clipPath = `inset(0 ${100 * (1 - part)}% 0 0)`;
     });
     buttons.forEach((button, k) => button.setAttribute("aria-pressed", String(Math.round(at) === k)));

@@ -1,6 +1,6 @@
-"""What a page is made of: blocks, and within them text and traced numbers.
+"""The building blocks of a page, and the text and traced numbers inside them.
 
-``html`` and ``markdown`` write them out.
+``report.html`` and ``report.markdown`` write them out.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from report.runs import RunLog
 
 @dataclasses.dataclass(frozen=True)
 class Value:
-    """A number that the page states.
+    """A number on the page.
 
-    ``source``: where it stands, as ``<file>#<line or key>/<name>``, see ``trace``.
+    ``text`` is what the page shows. ``source`` says where the number was read:
+    ``<file>#<epoch or key>/<name>``.
     """
 
     text: str
@@ -31,17 +32,17 @@ class Value:
 
 @dataclasses.dataclass(frozen=True)
 class Code:
-    """A command, a file or a flag."""
+    """A command, file or flag, shown as code."""
 
     text: str
 
 
-Part = str | Value | Code  # a plain str: neither HTML nor Markdown
+Part = str | Value | Code  # a str is plain text, neither HTML nor Markdown
 Parts = Part | tuple[Part, ...]
 
 
 def logged(run: RunLog, line: dict[str, Any], name: str, digits: int = 4) -> Value:
-    """The number called ``name`` of a ``line`` of the run's log."""
+    """Return the number ``name`` in a ``line`` of the run's log."""
     return Value(
         f"{line[name]:.{digits}f}", line[name], f"{run.name}/log.jsonl#{line['epoch']}/{name}"
     )
@@ -53,7 +54,7 @@ def parts_of(parts: Parts) -> tuple[Part, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Heading:
-    """``level`` 2: a problem; 3: a part of it."""
+    """A heading. ``level`` 2: a section of the page; 3: a part of it."""
 
     text: str
     level: int = 2
@@ -86,7 +87,7 @@ class Drawing:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """``image``: (H, W, 3) uint8. ``pixelated``: enlarged without smoothing."""
+    """An image (H, W, 3) uint8. ``pixelated``: enlarge it without smoothing."""
 
     image: np.ndarray
     caption: Parts
@@ -97,9 +98,9 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Sprite:
-    """The images of a set of points, (N, h, w, 3) uint8, in their order.
+    """The images (N, h, w, 3) uint8 of a set of points, in their order.
 
-    Made once, shared by several ``Points``.
+    Several ``Points`` can share one sprite.
     """
 
     images: np.ndarray
@@ -107,11 +108,11 @@ class Sprite:
 
 @dataclasses.dataclass(frozen=True)
 class Points:
-    """A scatter of images:
+    """A scatter plot of images.
 
-    ``xy`` (N, 2) float, ``labels`` (N,) int into ``classes`` and ``colours`` (``#rrggbb``).
-
-    In the page a point shows its image and label under the pointer, the finger, or the arrow keys.
+    ``xy``: (N, 2) float. ``labels``: (N,) int, indices into ``classes`` and ``colours``
+    (``#rrggbb``). In HTML, a point shows its image and label when it is under the pointer or a
+    finger, or reached by the arrow keys.
     """
 
     xy: np.ndarray
@@ -126,10 +127,10 @@ class Points:
 
 @dataclasses.dataclass(frozen=True)
 class Layers:
-    """Pictures of one thing by name, each (H, W, 3) uint8: in the page one over the other, with
-    a slider between them.
+    """Named pictures (H, W, 3) uint8 of the same scene.
 
-    ``legend``: the colours (``#rrggbb``) that need a name, by name.
+    In HTML they lie on top of each other, and a slider moves between them. ``legend``: the meaning
+    of each colour -> the colour (``#rrggbb``).
     """
 
     layers: dict[str, np.ndarray]
@@ -140,7 +141,7 @@ class Layers:
 
 
 class Grid:
-    """Figures side by side where there is room."""
+    """Figures, side by side if there is room."""
 
     def __init__(self, *blocks: Drawing | Picture | Points | Layers) -> None:
         self.blocks = blocks
@@ -148,19 +149,20 @@ class Grid:
 
 @dataclasses.dataclass(frozen=True)
 class Gap:
-    """What is missing, and the command that makes it."""
+    """What is missing from the page, and the command that makes it."""
 
     what: str
     command: str
 
 
 def unfinished(run: RunLog, more: str = "") -> Gap:
-    """What a run that is not finished lacks: its end. ``more`` ends the sentence."""
+    """Return the gap that an unfinished run leaves. ``more`` is appended to its sentence."""
     latest = run.metadata.get("continued", [run.metadata])[-1]["command"]
     try:
         words = shlex.split(latest)
-        command = shlex.join(word for word in words if word != "--fresh")  # it would not go on
-    except ValueError:  # an open quote
+        # With --fresh the run would start over instead of going on.
+        command = shlex.join(word for word in words if word != "--fresh")
+    except ValueError:  # an unclosed quote
         command = latest
     return Gap(
         f"the end of {run.name}: it is at epoch {run.last['epoch']} of "
@@ -173,18 +175,18 @@ Block = Heading | Text | Table | Drawing | Picture | Grid | Points | Layers | Ga
 
 
 def encoded(image: np.ndarray) -> tuple[str, bytes]:
-    """(``png`` or ``jpeg``, the file's bytes) of (H, W, 3) uint8: drawings exactly, photographs
-    small.
+    """Encode an image (H, W, 3) uint8; return ``png`` or ``jpeg``, and the bytes of the file.
+
+    Images of at most 256 colours, such as drawings, are encoded without loss, photographs as JPEG.
     """
     content = io.BytesIO()
     picture = Image.fromarray(image)
-    if len(picture.getcolors(256) or ()):  # getcolors: None where there are more
+    if len(picture.getcolors(256) or ()):  # getcolors gives None if there are more colours
         picture.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
             content, "png", optimize=True
         )
-        if np.array_equal(
-            np.asarray(Image.open(content).convert("RGB")), image
-        ):  # the octree may merge near colours
+        # The octree may merge similar colours.
+        if np.array_equal(np.asarray(Image.open(content).convert("RGB")), image):
             return "png", content.getvalue()
         content = io.BytesIO()
         picture.save(content, "png", optimize=True)
@@ -197,7 +199,7 @@ SPRITE_COLUMNS = 50
 
 
 def tiled(sprite: Sprite) -> np.ndarray:
-    """The sprite's images in rows of ``SPRITE_COLUMNS``: (rows * h, columns * w, 3) uint8."""
+    """Tile the images in rows of ``SPRITE_COLUMNS``; return (rows * h, columns * w, 3) uint8."""
     count, height, width, _ = sprite.images.shape
     rows = -(-count // SPRITE_COLUMNS)
     sheet = np.zeros((rows * SPRITE_COLUMNS, height, width, 3), dtype=np.uint8)

@@ -1,6 +1,4 @@
-"""Problem 1's section: the networks, the accuracies, how the models were trained, and the
-curves.
-"""
+"""The section on problem 1: networks, accuracies, how the models were trained, and curves."""
 
 from __future__ import annotations
 
@@ -33,7 +31,7 @@ from report.page import (
 from report.problem1_images import FETCH, Images, mistakes, projections, read
 from report.runs import CHOICE, RunLog
 
-SIZE = 32  # pixels, of an image's side
+SIZE = 32  # side of an image in pixels
 NAMES = {
     "A": "MobileNetV2 from scratch",
     "B": "the same, pre-trained",
@@ -74,18 +72,18 @@ def section(site: Site) -> list[Block]:
 
 
 def networks(site: Site, run: RunLog | None) -> Iterator[Block]:
-    """The networks, drawn from the models themselves. ``run``: of model C, if there is one."""
+    """Draw the networks from the models themselves. ``run``: model C's run, if there is one."""
     architecture = (
         run.metadata["recipe"]["architecture"] if run else RECIPES["best"]["C"].architecture
     )
     image = (3, SIZE, SIZE)
     stages = network.stages(lambda: mobilenet_v2(50), image)
-    # An image as large as those that it was published for: of a small one, the last halvings leave
-    # one pixel.
+    # The published image size. In an image of 32x32, the last halvings would leave a single pixel,
+    # whose stride ``totals`` does not count.
     usual = (3, 224, 224)
     published = network.stages(lambda: MobileNetV2(num_classes=50, width_mult=1.4), usual)
     of_c = network.stages(lambda: build(architecture, 50), image)
-    first = stages[3]  # the first stage with a block that has a shortcut, which is its second
+    first = stages[3]  # the first stage of several blocks; its second block has a shortcut
     shape = (first.channels, first.height, first.width)
     inside = network.stages(lambda: mobilenet_v2(50).features[3], shape, merge=False)
 
@@ -189,9 +187,9 @@ def accuracies(site: Site, runs: dict[str, RunLog], images: Images | None) -> It
 
 
 def interval(site: Site, run: RunLog, images: Images | None) -> Parts | None:
-    """Of the last epoch's accuracy;
+    """Return the 95 % interval of the last epoch's accuracy, in words.
 
-    None without the images, or if it is of another number of them.
+    None if the images are missing, or if the accuracy is from another number of images.
     """
     if images is None:
         return None
@@ -210,14 +208,14 @@ def interval(site: Site, run: RunLog, images: Images | None) -> Parts | None:
 
 
 def maker(site: Site, run: RunLog) -> RunLog | None:
-    """The pre-training, by ``p1.pretrain``, that made the run's initial weights, if it is here."""
+    """Return the run of ``p1.pretrain`` that made ``run``'s initial weights; None if absent."""
     source = run.pretrained
     of = next((log for log in site.logs if source and log.name == Path(source).parent.name), None)
     return of if of and "p1.pretrain" in of.metadata["command"] else None
 
 
 def start(site: Site, run: RunLog) -> Parts:
-    """Where a run's weights came from, for a cell of a table."""
+    """Say in a table cell where a run's initial weights came from."""
     source = run.pretrained
     if source is None:
         return "random"
@@ -229,7 +227,7 @@ def start(site: Site, run: RunLog) -> Parts:
 
 
 def told(site: Site, run: RunLog) -> tuple[Any, ...]:
-    """A paragraph on the weights that a run of model B started from."""
+    """Return a paragraph about the weights that a run of model B started from."""
     source, made_by = run.pretrained, maker(site, run)
     began = (Code(run.name), " starts from ", Code(source or "random weights"))
     if run.is_contaminated:

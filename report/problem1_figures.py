@@ -1,6 +1,4 @@
-"""What a checkpoint of problem 1 makes of labelled images: features, predictions, and drawings
-of its mistakes.
-"""
+"""Features and predictions of a checkpoint of problem 1, and drawings of its mistakes."""
 
 from __future__ import annotations
 
@@ -23,9 +21,9 @@ from report import charts
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """Of N images, in their order.
+    """The predictions for N images, in their order.
 
-    ``predicted``: (N,) int64; ``confidence``: (N,) float32, the softmax's largest value.
+    ``predicted``: (N,) int64. ``confidence``: (N,) float32, the largest softmax value.
     """
 
     predicted: np.ndarray
@@ -33,8 +31,9 @@ class Predictions:
 
 
 def features(path: Path, images: Tensor, device: torch.device) -> np.ndarray:
-    """(N, 1792) float32: the second-last layer of the checkpoint at ``path`` on ``images`` (N,
-    3, 32, 32) uint8.
+    """Return the input of the last layer, (N, 1792) float32, for ``images`` (N, 3, 32, 32) uint8.
+
+    ``path``: the checkpoint.
     """
     network, saved = load_network(path, device)
     return _in_batches(
@@ -43,8 +42,9 @@ def features(path: Path, images: Tensor, device: torch.device) -> np.ndarray:
 
 
 def predictions(path: Path, images: Tensor, device: torch.device) -> Predictions:
-    """Of ``images`` (N, 3, 32, 32) uint8, in float32, mirrored too if the checkpoint says so: as
-    ``p1.inference`` does.
+    """Classify ``images`` (N, 3, 32, 32) uint8 as ``p1.inference`` does, in float32.
+
+    If the checkpoint says so, the mirror images count too. ``path``: the checkpoint.
     """
     network, saved = load_network(path, device)
     predict = Predictor(lambda inputs: logits(network, inputs, saved.flip_test), saved, device)
@@ -59,9 +59,9 @@ def _in_batches(predict: Predictor, images: Tensor, device: torch.device) -> np.
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """(classes, classes) int64: how many images of a row's class were taken for a column's.
+    """Count how many images of each class (row) were predicted as each class (column).
 
-    Both arguments: (N,) int.
+    ``labels`` and ``predicted``: (N,) int. Returns (classes, classes) int64.
     """
     return np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(
         classes, classes
@@ -69,8 +69,9 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.nda
 
 
 def confused_pairs(matrix: np.ndarray, at_most: int) -> list[tuple[int, int]]:
-    """(true, predicted) of the largest counts off the diagonal of a ``confusion``, the largest
-    first, zeros left out.
+    """Return the most frequent (true, predicted) mistakes of a ``confusion``, largest count first.
+
+    Mistakes that never happened are left out.
     """
     off = matrix * (1 - np.eye(len(matrix), dtype=matrix.dtype))
     order = np.argsort(-off, axis=None, kind="stable")[:at_most]
@@ -78,14 +79,15 @@ def confused_pairs(matrix: np.ndarray, at_most: int) -> list[tuple[int, int]]:
 
 
 def worst_mistakes(labels: np.ndarray, made: Predictions, at_most: int) -> np.ndarray:
-    """Indices of the wrongly predicted images with the highest confidence, the highest first."""
+    """Return the indices of the mistakes with the highest confidence, highest first."""
     wrong = np.flatnonzero(made.predicted != labels)
     return wrong[np.argsort(-made.confidence[wrong], kind="stable")][:at_most]
 
 
 def confusion_drawing(matrix: np.ndarray) -> Figure:
-    """A ``confusion`` in shares of each row: right ones in one colour, wrong ones in another,
-    the fuller the larger.
+    """Draw a ``confusion`` as shares of each row: the larger a share, the stronger its colour.
+
+    Correct predictions have one colour, mistakes another.
     """
     count = len(matrix)
     shares = matrix / matrix.sum(1, keepdims=True).clip(1)
@@ -94,7 +96,7 @@ def confusion_drawing(matrix: np.ndarray) -> Figure:
     corners = np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)])
     for series, chosen in ((0, rows == columns), (1, rows != columns)):
         y, x = rows[chosen], columns[chosen]
-        if not len(y):  # all right, or all wrong
+        if not len(y):  # all predictions are correct, or all are wrong
             continue
         squares = np.stack([x, y], 1)[:, None, :] + corners
         alpha = 0.2 + 0.8 * np.sqrt(shares[y, x])  # so that a single mistake in 50 can be seen
@@ -120,9 +122,7 @@ def confusion_drawing(matrix: np.ndarray) -> Figure:
 def mistakes_drawing(
     images: np.ndarray, titles: list[str], details: list[str], columns: int = 4
 ) -> Figure:
-    """``images`` (N, h, w, 3) uint8 in rows of ``columns``, a title and a smaller detail under
-    each.
-    """
+    """Draw ``images`` (N, h, w, 3) uint8 in rows of ``columns``, above their titles and details."""
     side, pitch, room = 0.8, 1.03, 1.28
     rows = -(-len(images) // columns)
     figure, axes = charts.panel(4.2, rows * room + 0.06, axes=False)
@@ -140,10 +140,10 @@ def mistakes_drawing(
 def pairs_drawing(
     images: np.ndarray, labels: np.ndarray, made: Predictions, pairs: list[tuple[int, int]]
 ) -> Figure:
-    """A row for each (true, predicted): three images of that mistake, and three rightly
-    predicted ones of the second class.
+    """Draw a row for each (true, predicted): three such mistakes, and three correct predictions.
 
-    ``images``: (N, h, w, 3) uint8. Of both kinds those with the highest confidence are shown.
+    The correct ones are images of the class that was predicted. In both groups the images with the
+    highest confidence are shown. ``images``: (N, h, w, 3) uint8.
     """
     side, room, first, second = 0.49, 0.62, 1.0, 2.64
     figure, axes = charts.panel(4.2, len(pairs) * room + 0.36, axes=False)
@@ -165,6 +165,6 @@ def pairs_drawing(
 
 
 def _show(axes: Axes, image: np.ndarray, x: float, y: float, side: float) -> None:
-    limits = axes.get_xlim(), axes.get_ylim()  # which imshow would move
+    limits = axes.get_xlim(), axes.get_ylim()  # imshow changes them
     axes.imshow(image, extent=(x, x + side, y, y + side), interpolation="none", aspect="auto")
     axes.set(xlim=limits[0], ylim=limits[1])

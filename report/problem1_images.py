@@ -1,6 +1,4 @@
-"""Problem 1's section, the part that needs the validation images: the features in two
-dimensions, and the mistakes.
-"""
+"""The part of problem 1's section that needs the validation images: projections and mistakes."""
 
 from __future__ import annotations
 
@@ -39,7 +37,8 @@ PAIRS, WORST = 8, 12
 class Images:
     """The validation set.
 
-    ``tensor``: (N, 3, 32, 32) uint8; ``pixels``: the same, (N, 32, 32, 3); ``labels``: (N,) int64.
+    ``tensor``: (N, 3, 32, 32) uint8. ``pixels``: the same as (N, 32, 32, 3). ``labels``: (N,)
+    int64.
     """
 
     folder: Path
@@ -77,7 +76,7 @@ def projections(site: Site, run: RunLog | None, images: Images | None) -> Iterat
 
 
 def measure(site: Site, run: RunLog, epoch: int, path: Path, images: Images) -> Measured:
-    """Both projections of the features at ``path``, and what can be measured of them."""
+    """Project the features of the checkpoint at ``path`` by PCA and by t-SNE, and measure both."""
 
     def compute() -> Computed:
         features = figures.features(path, images.tensor, site.device)
@@ -187,7 +186,7 @@ def separation(
 
 
 def verdict(found: dict[str, float]) -> str:
-    """The sentence that figures of ``projections.finding`` allow."""
+    """Return the conclusion that the numbers of ``projections.finding`` allow."""
     claim = (
         "the original report's finding, that PCA separates little at any stage and t-SNE more "
         "and more as training goes on,"

@@ -1,6 +1,4 @@
-"""The network's features in two dimensions, by PCA and by t-SNE, and how far apart the classes
-are in such a picture.
-"""
+"""Features in two dimensions, by PCA and t-SNE, and how well such a picture separates classes."""
 
 from __future__ import annotations
 
@@ -22,10 +20,10 @@ SEED = 0
 
 @dataclasses.dataclass(frozen=True)
 class Projection:
-    """``xy``:
+    """N features in two dimensions.
 
-    (N, 2) float32. ``numbers``: what the method says of itself, and how separated the classes are
-    in ``xy``.
+    ``xy``: (N, 2) float32. ``numbers``: what the method reports, and how well the classes are
+    separated in ``xy``.
     """
 
     xy: np.ndarray
@@ -33,8 +31,9 @@ class Projection:
 
 
 def pca(features: np.ndarray, labels: np.ndarray) -> Projection:
-    """The two directions of the largest variance of ``features`` (N, D); explained 1, 2: their
-    shares of all variance.
+    """Project ``features`` (N, D) onto the two directions of largest variance.
+
+    ``explained 1`` and ``explained 2`` are their shares of the total variance.
     """
     method = PCA(2, svd_solver="arpack", random_state=SEED)
     xy = method.fit_transform(features.astype(np.float64))
@@ -45,26 +44,27 @@ def pca(features: np.ndarray, labels: np.ndarray) -> Projection:
 
 
 def tsne(features: np.ndarray, labels: np.ndarray) -> Projection:
-    """van der Maaten and Hinton 2008, "Visualizing Data using t-SNE", started from PCA's
-    picture.
+    """Project ``features`` (N, D) by t-SNE, which starts from PCA's projection.
 
-    divergence: what it makes small, the Kullback-Leibler divergence of the picture's neighbourhoods
-    from those of ``features`` (N, D). The perplexity is ``PERPLEXITY``, or a third of the images
-    where there are few.
+    van der Maaten and Hinton 2008, "Visualizing Data using t-SNE". ``divergence`` is what t-SNE
+    minimises: the Kullback-Leibler divergence of the picture's neighbourhoods from those of
+    ``features``. The perplexity is ``PERPLEXITY``, or a third of the images if there are few.
     """
     perplexity = min(PERPLEXITY, (len(features) - 1) / 3)
     method = TSNE(2, perplexity=perplexity, init="pca", learning_rate="auto", random_state=SEED)
-    with threadpool_limits(
-        1
-    ):  # threads add up in any order, and t-SNE makes another picture of another rounding
+    # Several threads add up in a random order, and t-SNE turns a different rounding into a
+    # different picture.
+    with threadpool_limits(1):
         xy = method.fit_transform(features)
     numbers = {"perplexity": perplexity, "seed": SEED, "divergence": method.kl_divergence_}
     return Projection(xy.astype(np.float32), numbers | separation(xy, labels))
 
 
 def separation(points: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """neighbours: see ``neighbour_accuracy``; silhouette: -1 (classes mixed) to 1 (far apart),
-    Rousseeuw 1987, section 2.
+    """Measure how well the classes are separated.
+
+    ``neighbours``: see ``neighbour_accuracy``. ``silhouette``: from -1 (classes are mixed) to 1
+    (classes are far apart), Rousseeuw 1987, section 2.
     """
     return {
         "neighbours": neighbour_accuracy(points, labels),
@@ -75,15 +75,14 @@ def separation(points: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 def neighbour_accuracy(
     points: np.ndarray, labels: np.ndarray, neighbours: int = NEIGHBOURS
 ) -> float:
-    """Share of the ``points`` (N, D) whose label most of their nearest others have, by Euclidean
-    distance.
+    """Return the share of ``points`` (N, D) that get their own label by a vote of their neighbours.
 
-    Of labels with as many votes the one with the nearest voter counts. ``labels``: (N,) int.
+    These are the nearest other points by Euclidean distance. In a tie, the label with the nearest
+    voter wins. ``labels``: (N,) int.
     """
     neighbours = min(neighbours, len(points) - 1)
-    nearest = (
-        NearestNeighbors(n_neighbors=neighbours).fit(points).kneighbors(return_distance=False)
-    )  # leaves out itself
+    # Without an argument, kneighbors does not count a point among its own neighbours.
+    nearest = NearestNeighbors(n_neighbors=neighbours).fit(points).kneighbors(return_distance=False)
     voters = labels[nearest]
     votes = (voters[:, :, None] == voters[:, None, :]).sum(2)
     chosen = np.take_along_axis(voters, votes.argmax(1)[:, None], 1)[:, 0]
@@ -91,14 +90,13 @@ def neighbour_accuracy(
 
 
 def finding(pca: list[float], tsne: list[float], full: list[float], count: int) -> dict[str, float]:
-    """How far figures of ``neighbour_accuracy``, a stage of training each, bear out the original
-    report's finding.
+    """Check the original report's finding: PCA separates little, t-SNE more and more.
 
-    It says that PCA separates little at any stage and t-SNE more and more. little: at how many
-    ``stages`` PCA's picture has less than half of what the ``full`` features have; rises: at how
-    many of ``steps`` between stages t-SNE's picture gains more than chance; ahead: at how many
-    stages it is ahead of PCA's by more than chance. More than chance: the 95 % intervals (Wilson),
-    of ``count`` images, do not overlap.
+    ``pca``, ``tsne`` and ``full`` hold the ``neighbour_accuracy`` of the two pictures and of all
+    features, one number for each of the ``stages`` of training. ``little``: the stages at which
+    PCA has less than half the accuracy of all features. ``rises``: the ``steps`` between stages in
+    which t-SNE gains more than chance. ``ahead``: the stages at which t-SNE is above PCA by more
+    than chance. More than chance: the 95 % intervals (Wilson) of ``count`` images do not overlap.
     """
 
     def clearly_above(high: float, low: float) -> bool:
@@ -120,11 +118,10 @@ def finding(pca: list[float], tsne: list[float], full: list[float], count: int) 
 
 
 def palette(count: int) -> list[str]:
-    """``count`` colours ``#rrggbb``, each as far as can be from those before it, visible on
-    white and on near-black.
+    """Choose ``count`` colours ``#rrggbb`` that are visible on white and on near-black.
 
-    Distances are of OKLab (Ottosson 2020, "A perceptual color space for image processing"), in
-    which they are as large as they look.
+    Each is as far as possible from those before it. Distances are measured in OKLab (Ottosson 2020,
+    "A perceptual color space for image processing"), where they match what people see.
     """
     levels = np.linspace(0, 1, 18)
     rgb = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3)
@@ -140,9 +137,9 @@ def palette(count: int) -> list[str]:
 
 
 def oklab(rgb: np.ndarray) -> np.ndarray:
-    """sRGB in 0..1 to OKLab's lightness, green-red and blue-yellow, both (..., 3);
+    """Convert sRGB in 0..1 to OKLab (lightness, green-red, blue-yellow), both (..., 3).
 
-    Ottosson 2020, the matrices for sRGB.
+    The matrices are those for sRGB of Ottosson 2020.
     """
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     cones = np.array(

@@ -1,4 +1,4 @@
-"""A recipe in words: the one table for all problems' recipes, from what run.json recorded."""
+"""Recipes in words: one table for the recipes of all problems, from the run.json of each run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _one_of(**words: str) -> Callable[[Any], str]:
     return lambda value: words.get(str(value), str(value))
 
 
-WORDS: dict[str, tuple[str, Callable[[Any], str]]] = {  # setting: its name, and its value in words
+WORDS: dict[str, tuple[str, Callable[[Any], str]]] = {  # setting -> (name, how to write its value)
     "architecture": ("network", str),
     "batch_size": ("batch", str),
     "crop_padding": ("random crop", _or_none("after padding by {}")),
@@ -87,14 +87,14 @@ WORDS: dict[str, tuple[str, Callable[[Any], str]]] = {  # setting: its name, and
     ),
     "probe_every": ("epochs between two kNN probes", _or_none("{}")),
 }
-ELSEWHERE = {"name", "model", "epochs", "views"}  # settings that stand in another row or table
+ELSEWHERE = {"name", "model", "epochs", "views"}  # settings shown in another row or table
 
 
 def in_words(settings: dict[str, Any]) -> dict[str, str]:
-    """The settings of a recipe, or of a view of BYOL, in words by their names.
+    """Describe the settings of a recipe, or of a view of BYOL: name -> value in words.
 
-    A setting without words in ``WORDS``, or whose value is of another kind than there, stands as it
-    is.
+    A setting that is not in ``WORDS``, or has a value that ``WORDS`` does not expect, is shown
+    unchanged.
     """
     said = {}
     for name in [*WORDS, *sorted(settings.keys() - WORDS.keys() - ELSEWHERE)]:
@@ -108,7 +108,7 @@ def in_words(settings: dict[str, Any]) -> dict[str, str]:
 
 
 def made(site: Site, run: RunLog, start: Parts) -> dict[str, Parts]:
-    """How a run was made, in words. ``start``: its initial weights, in words."""
+    """Describe how a run was made. ``start``: its initial weights, in words."""
     recipe = run.metadata["recipe"]
     minutes = {"minutes": sum(line.get("seconds", 0) for line in run.history) / 60}
     log = [run.folder / "log.jsonl"]
@@ -130,7 +130,7 @@ def made(site: Site, run: RunLog, start: Parts) -> dict[str, Parts]:
 def table(
     caption: Parts, names: Iterable[str], columns: list[dict[str, Parts]], runs: Iterable[RunLog]
 ) -> Table:
-    """The ``columns`` side by side under their ``names``; a dash where a column has no such row."""
+    """Put ``columns`` side by side under their ``names``; "-" where a column lacks a row."""
     settings = dict.fromkeys(name for column in columns for name in column)
     rows = [(name, *(column.get(name, "-") for column in columns)) for name in settings]
     return Table(caption, ("", *names), rows, tuple(runs))

@@ -1,6 +1,4 @@
-"""Reading what a training run wrote: its ``run.json``, ``log.jsonl`` and snapshots, as
-``training.run`` leaves them.
-"""
+"""Reads what ``training.run`` wrote for a run: ``run.json``, ``log.jsonl`` and checkpoints."""
 
 from __future__ import annotations
 
@@ -16,8 +14,8 @@ from core.cli import InputError
 from training import provenance
 from training.run import best_line, is_over
 
-WATCHED = {"mean_iou": max, "accuracy": max, "loss": min}  # what a run is judged by, and which way
-RECORDED = {  # what run.json has to hold, and of which type
+WATCHED = {"mean_iou": max, "accuracy": max, "loss": min}  # runs are judged by the first they log
+RECORDED = {  # fields that run.json must have, and their types
     "recipe": dict, "data": dict, "seed": int, "command": str, "commit": str, "device": str,
     "torch": str,
 }  # fmt: skip
@@ -30,9 +28,9 @@ CHOICE = (
 
 @dataclasses.dataclass(frozen=True)
 class RunLog:
-    """A run as its files tell of it.
+    """A run, as read from its files.
 
-    ``metadata``: run.json. ``history``: a dict an epoch, as in log.jsonl, at least one.
+    ``metadata``: run.json. ``history``: the lines of log.jsonl, one dict an epoch, at least one.
     """
 
     folder: Path
@@ -59,24 +57,24 @@ class RunLog:
 
     @property
     def is_finished(self) -> bool:
-        """Whether it went through its recipe's epochs, or its patience ended it."""
+        """Whether the run completed its recipe's epochs or was stopped early by its patience."""
         recipe, better = self.metadata["recipe"], WATCHED[self.watched]
         patience, since = recipe.get("patience", 0), recipe.get("plateau_from", 0)
         return is_over(self.history, self.watched, better, recipe["epochs"], patience, since)
 
     @property
     def pretrained(self) -> str | None:
-        """The file of the initial weights, or None where they were random."""
+        """The initial weights as named by ``--pretrained``; None if they were random."""
         source = self.metadata["data"].get("pretrained", "None")
         return None if source in ("None", None) else str(source)
 
     @property
     def is_contaminated(self) -> bool:
-        """Whether its weights go back to those of CIFAR-100, in whose training split problem 1's
-        images are, through however many runs.
+        """Whether the weights descend from CIFAR-100 weights, directly or through other runs.
 
-        Known by their sha256, which run.json tells; of older runs by that of the file, where it is
-        still there, and only else by its name.
+        All images of problem 1 are in CIFAR-100's training split. Such weights are recognised by
+        the sha256 in run.json. Older runs did not record it: for them the file of the weights is
+        hashed if it still exists; if not, its name decides.
         """
         data = dict(self.metadata["data"])
         if self.pretrained and not data.get("pretrained_sha256"):
@@ -84,17 +82,17 @@ class RunLog:
         return provenance.is_contaminated(data)
 
     def column(self, name: str) -> tuple[list[int], list[float]]:
-        """(epochs, values) of those lines that have ``name``."""
+        """Return (epochs, values) of the lines that have ``name``."""
         lines = [line for line in self.history if name in line]
         return [line["epoch"] for line in lines], [line[name] for line in lines]
 
     def checkpoints(self) -> dict[int, Path]:
-        """The kept checkpoints by epoch: the snapshots and, as the last one, ``last.pt``.
+        """Return epoch -> checkpoint: the snapshots and, for the last epoch, ``last.pt``.
 
-        Empty where only the logs are. Each has its line in the log. An epoch's checkpoints are
-        written before its line: a snapshot without a line, of a run that goes on or was killed
-        between the two, is left out. ``last.pt`` may then be one epoch newer than it is called
-        here, which only the file itself could tell; going on puts it right.
+        Empty if only the logs are here. The checkpoints of an epoch are written before its line in
+        the log. So a run that is still training, or was killed in between, may have a snapshot
+        without a line; it is left out. ``last.pt`` may then be one epoch newer than stated here,
+        which only the file itself could tell; resuming the run corrects this.
         """
         kept = {
             int(path.stem.split("_")[1]): path
@@ -107,9 +105,9 @@ class RunLog:
         return dict(sorted(kept.items()))
 
     def stages(self) -> dict[int, Path]:
-        """Of ``checkpoints`` the first, the one nearest to the middle epoch, and the last.
+        """Return the first and last of ``checkpoints``, and the one nearest the middle epoch.
 
-        All of them where they are fewer than three.
+        Returns all of them if there are at most three.
         """
         kept = self.checkpoints()
         if len(kept) <= 3:
@@ -124,7 +122,7 @@ class RunLog:
 
 @functools.cache
 def sha256(path: Path) -> str:
-    """The digest of a file in hexadecimal digits; "" where there is none that can be read."""
+    """Return the SHA-256 of a file in hexadecimal digits; "" if the file cannot be read."""
     try:
         return provenance.sha256(path)
     except OSError:
@@ -132,8 +130,9 @@ def sha256(path: Path) -> str:
 
 
 def read(folder: Path) -> RunLog:
-    """Raises InputError if ``folder`` holds no run with at least one whole epoch, or a broken
-    one.
+    """Read the run in ``folder``.
+
+    Raises InputError if the run cannot be read, is broken, or has no finished epoch.
     """
     try:
         metadata = json.loads((folder / "run.json").read_text())
@@ -158,7 +157,7 @@ def read(folder: Path) -> RunLog:
 
 
 def _fault_of(metadata: Any) -> str:
-    """What is wrong with the content of a run.json, in words; "" if nothing is."""
+    """Say what is wrong with the content of a run.json; "" if nothing is."""
     if not isinstance(metadata, dict):
         return "holds no record of a run"
     for name, kind in RECORDED.items():
@@ -183,14 +182,14 @@ def _fault_of(metadata: Any) -> str:
 
 
 def named(runs: list[RunLog], pattern: str) -> list[RunLog]:
-    """Those of ``runs`` whose folders' names match ``pattern``, as ``p1_A_*``."""
+    """Return the ``runs`` whose folder names match ``pattern``, such as ``p1_A_*``."""
     return [run for run in runs if fnmatch.fnmatchcase(run.name, pattern)]
 
 
 def best_of(runs: list[RunLog]) -> RunLog | None:
-    """The run that stands for a model, by the rule ``CHOICE``; None if ``runs`` is empty.
+    """Return the run to show for a model, by the rule ``CHOICE``; None if ``runs`` is empty.
 
-    All ``runs`` are judged by the same logged value.
+    All ``runs`` must be judged by the same logged value.
     """
     runs = [run for run in runs if not run.is_contaminated] or runs
     runs = [run for run in runs if run.is_finished] or runs
@@ -200,10 +199,10 @@ def best_of(runs: list[RunLog]) -> RunLog | None:
 
 
 def read_all(folder: Path, pattern: str = "*") -> list[RunLog]:
-    """The runs with at least one whole epoch in the folders of ``folder`` that match, by name.
+    """Read the runs in the subfolders of ``folder`` that match ``pattern``, sorted by name.
 
-    Without those that ``--fresh`` has set aside, whose names end in ``.old-1`` and so on: the user
-    has started over.
+    Runs without a finished epoch are left out. So are those that ``--fresh`` set aside, whose names
+    end in ``.old-1`` and so on: the user has started over.
     """
     folders = sorted(path.parent for path in folder.glob(f"{pattern}/log.jsonl"))
     current = [path for path in folders if not re.search(r"\.old-\d+$", path.name)]
