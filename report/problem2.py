@@ -1,5 +1,6 @@
-"""Problem 2's section: the pre-trainings (``problem2_pretraining``), and the settings A to E
-compared image by image.
+"""The section on problem 2: the pre-training, and the settings A to E compared image by image.
+
+The part on pre-training is in ``problem2_pretraining``.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from report.problem2_pretraining import (
 from report.runs import RunLog
 from training.provenance import ALIASES
 
-FEW = 5  # classes shown at either end
+FEW = 5  # how many of the best classes are shown, and of the worst
 
 
 def section(site: Site) -> list[Block]:
@@ -76,10 +77,10 @@ def section(site: Site) -> list[Block]:
 
 
 def train_command(name: str, settings: dict[str, RunLog]) -> str:
-    """The command that trains setting ``name`` so that it stands beside ``settings``.
+    """Return the command that trains setting ``name`` so that it can be compared with ``settings``.
 
-    From the backbone of the other one with the same start; without such a one, the pre-training
-    comes first.
+    It uses the backbone of another setting with the same start. If there is none, the command does
+    the pre-training first.
     """
     metadata = next(
         (run.metadata for run in settings.values()), {"recipe": {"name": "hour"}, "seed": 0}
@@ -157,7 +158,7 @@ def compared(
 
 
 def answered(site: Site, run: RunLog) -> Measured:
-    """The labels that the run's last.pt gives office/val, beside the true ones."""
+    """Predict the labels of office/val with the run's last.pt, and compare them with the truth."""
     folder = office(site)
 
     def compute() -> Computed:
@@ -266,7 +267,7 @@ def differences(
 def difference(
     site: Site, done: dict[str, RunLog], measured: dict[str, Measured], first: str, second: str
 ) -> Measured:
-    """``points``, ``low`` and ``high`` of a difference, times 100."""
+    """Measure a difference, ``points``, and its interval, ``low`` to ``high``, all times 100."""
     folder = office(site)
 
     def compute() -> Computed:
@@ -282,7 +283,7 @@ def difference(
 
 
 def originals(first: str, second: str) -> float:
-    """By how much the original report's figure of the first setting is above the second's."""
+    """Return the original report's score of the first setting minus that of the second."""
     return SCORES[f"p2_{first}"].value - SCORES[f"p2_{second}"].value
 
 
@@ -292,7 +293,7 @@ def signed(measured: Measured, name: str) -> tuple[str | Value, ...]:
 
 
 def summary(found: dict[str, Measured]) -> list[str | Value]:
-    """The findings, each difference put into its sentence by the rule."""
+    """Return the findings: a sentence for each kind of difference, clear or not."""
     groups: dict[str, list[str]] = {}
     for name, one in found.items():
         first, second = name.split(" - ")
@@ -345,7 +346,7 @@ def curves(settings: dict[str, RunLog]) -> Iterator[Block]:
 
 
 def together(site: Site, done: dict[str, RunLog], measured: dict[str, Measured]) -> Iterator[Block]:
-    """How many settings label an image rightly, and the classes that go best and worst."""
+    """Tabulate how many settings label an image correctly, and the best and worst classes."""
     if not measured:
         return
     folder, names = office(site), list(measured)

@@ -1,6 +1,4 @@
-"""What problem 2's part of the report draws and measures: the method, curves, probes, and the
-settings image by image.
-"""
+"""What the report draws and measures for problem 2: the method, curves, probes and predictions."""
 
 from __future__ import annotations
 
@@ -26,7 +24,7 @@ from report import charts
 from report.runs import RunLog
 from training.provenance import digest, fingerprint
 
-# Differences of two settings that answer a question.
+# Pairs of settings whose difference answers a question.
 COMPARED = {
     ("B", "A"): "with labels against nothing",
     ("C", "A"): "BYOL against nothing",
@@ -34,14 +32,14 @@ COMPARED = {
     ("B", "D"): "all against the head only, with labels",
     ("C", "E"): "all against the head only, BYOL",
 }
-ONLINE, TARGET = 0, 1  # of charts.SERIES
+ONLINE, TARGET = 0, 1  # indices into charts.SERIES
 
 
 # --- the method -----------------------------------------------------------------------------------
 
 
 def networks() -> BYOL:
-    """BYOL as ``p2.pretrain`` makes it, without memory for its weights: for counting."""
+    """Build BYOL as ``p2.pretrain`` does, but without memory for its weights: to count them."""
     with torch.device("meta"):
         return BYOL(make_backbone(), FEATURES)
 
@@ -56,19 +54,19 @@ def parts(byol: BYOL) -> dict[str, nn.Module]:
 
 
 def parameters(byol: BYOL) -> dict[str, float]:
-    """The number of parameters of each part, and ``trained``: of those that have gradients."""
+    """Count the parameters of each part; ``trained`` counts all that have gradients."""
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts(byol).items()}
     return counts | {"trained": sum(p.numel() for p in byol.parameters() if p.requires_grad)}
 
 
 def widths(mlp: nn.Module) -> list[int]:
-    """The sizes of the vectors into, between and out of a module's linear layers."""
+    """Return the sizes of the vectors before, between and after a module's linear layers."""
     layers = [module for module in mlp.modules() if isinstance(module, nn.Linear)]
     return [layers[0].in_features, *(layer.out_features for layer in layers)]
 
 
 def method(byol: BYOL) -> Figure:
-    """A drawing of the two networks, their sizes read from the modules:
+    """Draw BYOL's two networks, with sizes read from the modules.
 
     Grill et al. 2020, section 3.1 and figure 2.
     """
@@ -138,8 +136,9 @@ def _millions(module: nn.Module) -> str:
 
 
 def setting_curves(runs: dict[str, RunLog], name: str, label: str) -> Figure:
-    """A logged value of the settings over the epochs, each setting in its own colour whichever
-    others there are.
+    """Plot a logged value of the settings over the epochs.
+
+    A setting always has the same colour, whichever others are shown.
     """
     figure, axes = charts.panel()
     for setting, run in runs.items():
@@ -160,8 +159,9 @@ def setting_curves(runs: dict[str, RunLog], name: str, label: str) -> Figure:
 
 
 def difference_chart(differences: dict[str, tuple[float, float, float]]) -> Figure:
-    """Differences in points by name, each (difference, low, high): a dot and its interval; grey
-    where it holds 0.
+    """Draw a dot and an interval for each named difference (difference, low, high) in points.
+
+    Intervals that contain 0 are grey.
     """
     figure, axes = charts.panel(4.2, 0.9 + 0.38 * len(differences))
     for k, (difference, low, high) in enumerate(differences.values()):
@@ -181,7 +181,7 @@ def difference_chart(differences: dict[str, tuple[float, float, float]]) -> Figu
 
 
 def is_clear(low: float, high: float) -> bool:
-    """Whether a difference is called clear: its interval does not contain 0."""
+    """Whether a difference is called clear, that is, its interval does not contain 0."""
     return low > 0 or high < 0
 
 
@@ -189,12 +189,10 @@ def is_clear(low: float, high: float) -> bool:
 
 
 def answers(path: Path, office: Path, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
-    """A setting's checkpoint on ``office/val``:
+    """Return the labels that a checkpoint predicts for ``office/val``, and the true labels.
 
-    (its labels, the true ones), both (N,) texts, in the csv's order.
-
-    The steps of ``p2.inference``, in float32. Raises InputError if ``path`` is no classifier of
-    problem 2.
+    Both are (N,) arrays of str, in the order of the csv file. Predictions follow the steps of
+    ``p2.inference``, in float32. Raises InputError if ``path`` is not a classifier of problem 2.
     """
     truth, paths = data.read_labelled(office / "val.csv", office / "val")
     predict, classes, _ = predictor(path, device)
@@ -207,8 +205,9 @@ def answers(path: Path, office: Path, device: torch.device) -> tuple[np.ndarray,
 
 
 def digests(office: Path) -> set[str]:
-    """By which a run's record may name ``office/val``: of the images and labels or, of an older
-    run, of its files.
+    """Return the digests by which a run.json may refer to ``office/val``.
+
+    Newer runs hash the images and labels, older ones the names, sizes and times of the files.
     """
     table = office / "train.csv"
     classes = (
@@ -221,7 +220,7 @@ def digests(office: Path) -> set[str]:
 
 
 def first_backbone(seed: int) -> nn.Module:
-    """The backbone of a pre-training with ``seed`` before its first step."""
+    """Return the backbone of a pre-training with ``seed`` before its first step."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, "weights"))
         return make_backbone()
@@ -230,10 +229,10 @@ def first_backbone(seed: int) -> nn.Module:
 def probed(
     run: RunLog, path: Path | None, probe: knn.Probe, device: torch.device
 ) -> dict[str, float]:
-    """The kNN probe of a backbone's file, or of the random backbone that ``run`` began with:
-    accuracy, and its interval.
+    """Return the accuracy of a kNN probe, ``knn``, and its interval, ``low`` to ``high``.
 
-    In the number format and normalisation of the run, as its own log's would be.
+    ``path``: the file of the backbone; None for the random backbone that ``run`` started from. The
+    number format and normalisation are those of ``run``, as in the probes that it logs.
     """
     backbone = first_backbone(run.metadata["seed"])
     if path:
@@ -244,21 +243,21 @@ def probed(
         "std": tuple(recorded["std"]),
         "bf16": recorded["bf16"],
     }
-    recipe = dataclasses.replace(ORIGINAL_PRETRAIN, **inputs)  # the probe reads these three of it
+    recipe = dataclasses.replace(ORIGINAL_PRETRAIN, **inputs)  # the probe reads only these three
     accuracy = knn.accuracy(devices.prepare(backbone, device), probe, recipe, device)
     low, high = wilson(round(accuracy * len(probe.val_labels)), len(probe.val_labels))
     return {"knn": accuracy, "low": low, "high": high}
 
 
-# --- which runs stand together --------------------------------------------------------------------
+# --- which runs are compared ----------------------------------------------------------------------
 
 
 def comparable(runs: list[RunLog]) -> dict[str, RunLog]:
-    """The group of settings' runs with one recipe, seed, training and validation data to be
-    shown: setting -> run, A to E.
+    """Return the runs to compare, setting -> run, A to E: all with one recipe, seed and data.
 
-    The one with most finished settings; of these with most settings; of these with most epochs. Of
-    a group's runs of one setting a finished one, and of these the one in the folder of that name.
+    Of several such groups, it is the one with the most finished settings, then the most settings,
+    then the most epochs. If a group has several runs of a setting, a finished one is preferred,
+    then the one in the default folder, ``p2_SETTING_RECIPE``.
     """
     groups: dict[str, dict[str, list[RunLog]]] = {}
     for run in runs:
@@ -291,25 +290,27 @@ def comparable(runs: list[RunLog]) -> dict[str, RunLog]:
 
 
 def other_starts(settings: dict[str, RunLog]) -> list[tuple[str, str]]:
-    """The pairs of ``COMPARED`` that should have begun from one backbone and, by their run.json,
-    have not.
+    """Return the pairs of ``COMPARED`` with the same start that used different backbones.
+
+    Their run.json says which backbone each of them used.
     """
     found = []
     for pair in COMPARED:
         if set(pair) <= settings.keys() and SETTINGS[pair[0]].start == SETTINGS[pair[1]].start:
             first, second = (settings[name].metadata["data"] for name in pair)
+            # Older runs did not record the digest of the backbone's file, only its name.
             what = (
                 "backbone_file" if "backbone_file" in first.keys() & second.keys() else "backbone"
-            )  # older runs lack the one
+            )
             if first[what] != second[what]:
                 found.append(pair)
     return found
 
 
 def pretraining(runs: list[RunLog], settings: dict[str, RunLog]) -> dict[str, RunLog]:
-    """The pre-training run of each ``start``: byol, labels.
+    """Return the pre-training run of each start: byol, labels.
 
-    The one that ``settings`` began from, else the longest.
+    It is the run that ``settings`` started from, or else the longest.
     """
     kinds = {
         "byol": lambda about: "views" in about["recipe"],
@@ -318,9 +319,10 @@ def pretraining(runs: list[RunLog], settings: dict[str, RunLog]) -> dict[str, Ru
     used = {Path(run.metadata["data"]["backbone"]).parent.name for run in settings.values()}
     found = {}
     for start, is_one in kinds.items():
+        # Runs of the settings have labels too, so they are left out.
         of_kind = [
             run for run in runs if "setting" not in run.metadata["data"] and is_one(run.metadata)
-        ]  # settings have labels too
+        ]
         if of_kind:
             found[start] = max(of_kind, key=lambda run: (run.name in used, run.last["steps"]))
     return found

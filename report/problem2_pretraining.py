@@ -1,7 +1,4 @@
-"""Problem 2's section, first part:
-
-BYOL's method, the two pre-trainings, and the kNN probe of what they made.
-"""
+"""The first part of problem 2's section: BYOL, the two kinds of pre-training, and kNN probes."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ TRAIN = {
     "byol": "python3 -m p2.pretrain --recipe {recipe}",
     "labels": "python3 -m p2.supervise --recipe {recipe}",
 }
-LOGGED = {  # what the logs of the pre-trainings have, besides the probe
+LOGGED = {  # values in the logs of pre-training runs, besides the probe
     "loss": "training loss",
     "spread": "spread of the projections",
     "train_accuracy": "accuracy on the training's images",
@@ -134,7 +131,7 @@ def probes(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
 
     def measure(key: str, run: RunLog, path: Path | None) -> Measured:
         def compute() -> Computed:
-            if not loaded:  # once for all backbones, and only if one is not measured yet
+            if not loaded:  # load once for all backbones, and only if one has to be measured
                 loaded.append(knn.load(folder))
             return figures.probed(run, path, loaded[0], site.device)
 
@@ -192,8 +189,9 @@ def probes(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
 
 
 def interval(site: Site, run: RunLog, line: dict[str, Any], name: str) -> Parts:
-    """Wilson's of a logged accuracy on office/val; a dash where the images here are not as many
-    as it was measured on.
+    """Return Wilson's interval of a logged accuracy on office/val.
+
+    Returns "-" if the images are missing, or are not as many as the accuracy was measured on.
     """
     folder = office(site)
     if folder is None:
@@ -215,7 +213,7 @@ def between(measured: Measured) -> Parts:
 
 
 def office(site: Site) -> Path | None:
-    """The folder of the labelled images, if they are there."""
+    """Return the folder of the labelled images; None if they are missing."""
     folder = site.data / "p2_data" / "office"
     return folder if (folder / "val.csv").is_file() and (folder / "val").is_dir() else None
 

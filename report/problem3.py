@@ -1,4 +1,4 @@
-"""Problem 3's section: the networks, their IoU by class, how they trained, and their masks."""
+"""The section on problem 3: the networks, their IoU by class, their training and their masks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from report.page import (
 from report.problem3_masks import hardest, masks
 from report.runs import CHOICE, RunLog
 
-SIZE = 512  # the side of the course's images
+SIZE = 512  # side of the course's images in pixels
 NAMES = {
     "A": "VGG16-FCN32s",
     "B": "DeepLabv3 on MobileNetV3-Large",
@@ -76,7 +76,7 @@ def section(site: Site) -> list[Block]:
 
 
 def networks(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
-    """The networks, drawn from the models themselves, and what their sizes mean."""
+    """Draw the networks from the models themselves, and tabulate their sizes."""
     with torch.device("meta"):
         made = {model: build(OF_MODEL[model]) for model in NAMES}
         published = deeplabv3_mobilenet_v3_large(weights=None, weights_backbone=None)
@@ -85,7 +85,7 @@ def networks(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
         for model in NAMES
     }
     crops = {model: runs[model].metadata["recipe"].get("crop") or SIZE for model in runs}
-    dilated = {  # by model: its pyramid's dilations and the side of the map that they read
+    dilated = {  # model -> (dilation, side of the map in pixels) of its pyramid's dilated branches
         model: [
             (one.dilation, one.height)
             for one in found
@@ -171,16 +171,16 @@ def _is_branch(stage: network.Stage, found: list[network.Stage]) -> bool:
 
 
 def momentum(model: nn.Module) -> float | None:
-    """The least momentum of the model's BatchNorms; None where it has none."""
+    """Return the smallest momentum of the model's BatchNorms; None if it has none."""
     layers = (module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
     return min((layer.momentum for layer in layers), default=None)
 
 
 def on_the_map(dilation: int, side: int) -> float:
-    """How many of a dilated 3x3 kernel's 9 taps fall on a square map of ``side``, in the mean.
+    """Return how many of the 9 taps of a dilated 3x3 kernel fall on a square map, on average.
 
-    The others fall on its padding. Chen et al. 2017, "Rethinking Atrous Convolution", section 3.3
-    and figure 4: at a rate near the map's side only the centre is left.
+    The others fall on the padding. ``side``: that of the map. Chen et al. 2017, "Rethinking Atrous
+    Convolution", section 3.3 and figure 4: at a rate near the side, only the centre is left.
     """
     return (1 + 2 * max(0, side - dilation) / side) ** 2
 
@@ -189,7 +189,7 @@ def scores(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
     if not runs:
         return
     yield Heading("IoU of each class", 3)
-    lines = []  # (column's name, model, run, line of its log, which that is)
+    lines = []  # (column header, model, run, line of its log, "last" or "best")
     for model, run in runs.items():
         if run.best is run.last:
             lines.append((model, model, run, run.last, "last and best"))
@@ -234,13 +234,13 @@ def scores(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
 
 
 def originals(model: str) -> str:
-    """The original report's figure for a model, in words; it has no model C."""
+    """Return the original report's score for a model, in words; "-" for model C, which it lacks."""
     score = SCORES.get(f"p3_{model}")
     return "-" if score is None else f"{score.value}{', ' if score.note else ''}{score.note}"
 
 
 def initial(run: RunLog) -> Parts:
-    """Where a run's weights came from."""
+    """Say in a table cell where a run's initial weights came from."""
     source = run.pretrained
     if source == "imagenet":
         return "ImageNet, the backbone"

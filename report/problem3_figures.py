@@ -1,6 +1,4 @@
-"""Problem 3's figures in the report: maps of errors, the confusion matrix, and the curves of the
-classes.
-"""
+"""Figures for problem 3: maps of errors, the confusion matrix, and a curve for each class."""
 
 from __future__ import annotations
 
@@ -12,7 +10,7 @@ from p3 import data
 from report import charts
 from report.runs import RunLog
 
-CHANGE_COLOURS = (  # by problem3_predictions.CHANGES, told apart by lightness too
+CHANGE_COLOURS = (  # of problem3_predictions.CHANGES; they differ in lightness too
     "#d5dae1",
     "#2463b4",
     "#6d1a63",
@@ -26,15 +24,16 @@ def hexadecimal(colour: np.ndarray) -> str:
 
 
 def change_map(changed: np.ndarray) -> np.ndarray:
-    """``problem3_predictions.changes`` (H, W) to colours (H, W, 3) uint8."""
+    """Turn ``problem3_predictions.changes`` (H, W) into colours (H, W, 3) uint8."""
     return np.array(
         [tuple(bytes.fromhex(colour[1:])) for colour in CHANGE_COLOURS], dtype=np.uint8
     )[changed]
 
 
 def matrix(shares: np.ndarray) -> Figure:
-    """A confusion matrix (7, 7) of shares of each row in per cent: true classes down, predicted
-    ones across.
+    """Draw a confusion matrix (7, 7) in per cent: a row per true class, a column per predicted one.
+
+    ``shares``: in 0..1, of the pixels of each row.
     """
     figure, axes = charts.panel(4.2, 4.1, axes=False)
     left, cell, top = 0.92, 0.445, 3.2
@@ -70,7 +69,7 @@ def matrix(shares: np.ndarray) -> Figure:
 
 
 def class_curves(run: RunLog) -> Figure:
-    """The IoU of each class over a run's epochs."""
+    """Plot the IoU of each class over a run's epochs."""
     series = {name: run.column(f"iou_{name}") for name in data.CLASSES[: data.UNKNOWN]}
     figure = charts.lines(
         {name: one for name, one in series.items() if one[0]}, x="epoch", y="IoU", size=(4.2, 3.6)

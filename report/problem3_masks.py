@@ -1,6 +1,4 @@
-"""Problem 3's section, second part: masks at three stages of a training, and the class that is
-hardest.
-"""
+"""The second part of problem 3's section: masks at three stages of training, the hardest class."""
 
 from __future__ import annotations
 
@@ -61,14 +59,11 @@ def masks(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
 def staged(
     site: Site, model: str, run: RunLog, stages: dict[int, Path], paths: dict[str, Path]
 ) -> Iterator[Block]:
-    """The layers of every image, and what became of its pixels between the first stage and the
-    last.
-    """
+    """Show every image with its masks, and how its pixels changed from first stage to last."""
     found = {}
     for epoch, file in stages.items():
-        predict = cache(
-            lambda file=file: inference.predictor(file, site.device)[0]
-        )  # loaded only if a mask is not there yet
+        # The checkpoint is loaded only if one of its masks is not cached.
+        predict = cache(lambda file=file: inference.predictor(file, site.device)[0])
         for name, path in paths.items():
             found[name, epoch] = masked(
                 site, f"{run.name}/epoch_{epoch:04d}/mask_{name}", file, path, predict
@@ -118,7 +113,7 @@ def staged(
 def masked(
     site: Site, name: str, file: Path, path: Path, predict: Callable[[], Predictor]
 ) -> Measured:
-    """The mask that a checkpoint gives an image, and its scores."""
+    """Predict the mask of an image with a checkpoint, and score it."""
 
     def compute() -> Computed:
         image, truth = predictions.read_pair(path)
@@ -136,7 +131,7 @@ def changed(
     name: str,
     found: dict[tuple[str, int], Measured],
 ) -> Measured:
-    """The share of an image's pixels of each of ``predictions.CHANGES``, and the map of them."""
+    """Measure the share of an image's pixels in each of ``predictions.CHANGES``, and map them."""
     first, last = min(stages), max(stages)
 
     def compute() -> Computed:
@@ -156,7 +151,7 @@ def changed(
 def layers(
     model: str, run: RunLog, name: str, path: Path, found: dict[int, Measured], change: Measured
 ) -> Layers:
-    """Image, truth, the mask of each epoch, and what changed."""
+    """Stack the image, its true mask, the mask of each epoch, and the map of changes."""
     image, truth = predictions.read_pair(path)
     drawn = {"image": image, "truth": data.colours_of(truth)}
     caption: list[Part] = [f"Validation {name}, model {model}."]
@@ -179,12 +174,13 @@ def layers(
 
 
 def hardest(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
-    """The class of the lowest IoU, by the log's last line, and what it is taken for, by the
-    confusion matrix.
+    """Show the class with the lowest IoU in the last epoch, and what it is taken for.
+
+    The IoU is from the log, the rest from a confusion matrix.
     """
     if not runs:
         return
-    model = max(runs)  # the later a model, the better its network
+    model = max(runs)  # later letters stand for better networks
     run, folder = runs[model], site.data / "p3_data" / "validation"
     known = {
         name: run.last[f"iou_{name}"]
@@ -258,7 +254,7 @@ def hardest(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
 
 
 def taken_for(hard: str, measured: Measured) -> Parts:
-    """Sentences about where the pixels of the class ``hard`` went."""
+    """Return sentences about what the pixels of the class ``hard`` are predicted as."""
     ways = {
         other: measured.numbers[f"{hard}_as_{other}"] for other in data.CLASSES if other != hard
     }

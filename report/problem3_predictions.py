@@ -1,6 +1,4 @@
-"""What a training run's checkpoints predict: single masks with their scores, and the confusion
-matrix of a whole folder.
-"""
+"""What a run's checkpoints predict: masks and their scores, and a folder's confusion matrix."""
 
 from __future__ import annotations
 
@@ -18,7 +16,10 @@ from prediction.predictor import Predictor
 
 
 def read_pair(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """An image (H, W, 3) uint8 and its true classes (H, W) uint8. Raises InputError."""
+    """Read an image (H, W, 3) uint8 and its true classes (H, W) uint8.
+
+    Raises InputError if one of them cannot be read.
+    """
     try:
         pair = data.read_pair(path)
     except images.BadImage as error:
@@ -27,14 +28,14 @@ def read_pair(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def mask(predict: Predictor, image: np.ndarray) -> np.ndarray:
-    """The predicted classes (H, W) uint8 of one image (H, W, 3) uint8."""
+    """Predict the classes (H, W) uint8 of one image (H, W, 3) uint8."""
     return predict(torch.from_numpy(image)[None].permute(0, 3, 1, 2))[0, 0]
 
 
 def confusion(predict: Predictor, folder: Path) -> Tensor:
-    """``data.confusion`` over all images of a folder with their masks, one at a time.
+    """Sum ``data.confusion`` over all images of a folder and their masks, one at a time.
 
-    Raises InputError.
+    Raises InputError if an image or a mask cannot be read.
     """
     paths, counts = (
         data.list_images(folder),
@@ -48,10 +49,10 @@ def confusion(predict: Predictor, folder: Path) -> Tensor:
 
 
 def scores(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """``mean_iou``, the course's metric on this mask alone, and ``accuracy`` of the pixels that
-    are not unknown in the truth.
+    """Return ``mean_iou``, the course's metric on this mask alone, and ``accuracy``.
 
-    A score that no pixel counts for is left out.
+    The accuracy is over the pixels that are not unknown in the truth. A score is left out if no
+    pixel counts for it.
     """
     known = truth != data.UNKNOWN
     mean, _ = data.mean_iou(data.confusion(torch.from_numpy(truth), torch.from_numpy(predicted)))
@@ -63,8 +64,9 @@ def scores(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
 
 
 def rows_of(counts: np.ndarray) -> np.ndarray:
-    """Each row of a confusion matrix by its sum: which share of a true class's pixels was
-    predicted as what. Empty rows: 0.
+    """Divide each row of a confusion matrix by its sum; empty rows become 0.
+
+    An entry is then the share of a true class's pixels that was predicted as the column's class.
     """
     sums = counts.sum(1, keepdims=True)
     return np.divide(counts, sums, out=np.zeros(counts.shape), where=sums > 0)
@@ -74,9 +76,9 @@ CHANGES = ("right in both", "fixed", "broken", "wrong in both", "unknown in the 
 
 
 def changes(truth: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """What became of each pixel between two predictions: indices into ``CHANGES``, (H, W) uint8.
+    """Compare two predictions pixel by pixel: (H, W) uint8, indices into ``CHANGES``.
 
-    Pixels that are unknown in the truth are not judged, as unknown is no class of the metric.
+    Pixels that are unknown in the truth are not judged, as the metric does not count that class.
     """
     was, is_now = first == truth, last == truth
     found = np.select([was & is_now, is_now, was], [0, 1, 2], default=3)
