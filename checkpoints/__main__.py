@@ -35,8 +35,8 @@ HEADER = (
 )
 TEXT = """# Weights
 
-What ships, and what trainings can start from. `python3 -m checkpoints` makes this page from
-`manifest.json`.
+The weights that ship with this repository, and published weights that a training can start from.
+`python3 -m checkpoints` generates this page from `manifest.json`.
 
 ```python
 from checkpoints.models import load
@@ -47,20 +47,23 @@ logits = model(images)  # (N, 3, 32, 32) uint8, RGB -> (N, 50); p2: 128x128 -> (
 
 {shipped}
 
-Multiply-adds are of one pass of one image of the side named. An accuracy's 95 % interval is
-Wilson's. The validation score is that of the graders' script with this file, in float32; beside it
-stands what the training measured in its last epoch, where it may compute in bfloat16.
+- **Multiply-adds** count one pass of one image with the given side in pixels.
+- **Validation score** is what the graders' script reaches with this file, in float32. For accuracy,
+  the brackets hold the 95 % Wilson interval.
+- **In training** is what the training itself measured in its last epoch, possibly in bfloat16.
 
-`bash hw1_download.sh` checks these files. They lie in the repository and on no server, so
-`git checkout -- checkpoints` brings back what is missing or broken.
-`python3 -m checkpoints.ship runs/RUN/last.pt NAME` adds one, and
-`python3 -m checkpoints.export --checkpoint FILE --onnx FILE` writes one as ONNX.
-`python3 -m checkpoints.licences` lists the licences of packages, weights and data.
+Useful commands:
 
-## To start from
+- `bash hw1_download.sh` checks these files. They are in the repository and on no server, so
+  `git checkout -- checkpoints` restores a missing or broken file.
+- `python3 -m checkpoints.ship runs/RUN/last.pt NAME` adds a checkpoint.
+- `python3 -m checkpoints.export --checkpoint FILE --onnx FILE` writes a checkpoint as ONNX.
+- `python3 -m checkpoints.licences` lists the licences of packages, weights and data.
 
-`bash hw1_download.sh pretrained NAME` fetches one, `bash hw1_download.sh pretrained` all of them,
-to `pretrained/`.
+## Published weights to start from
+
+`bash hw1_download.sh pretrained NAME` downloads one file to `pretrained/`;
+`bash hw1_download.sh pretrained` downloads all of them.
 
 {pretrained}
 """
