@@ -1,9 +1,9 @@
-"""What the three problems stand on: images, batched augmentation, checkpoints, runs, devices.
+"""Code that the three problems share: images, augmentation, checkpoints, files, devices.
 
-Every program imports this package first. So what must be right before anything else is imported
-stands here: the versions of Python and of the packages, the standard streams, and what Ctrl-C
-prints. Python 3.8 must be able to read this file, and those that import it first, or it could not
-say that it is too old.
+Every program imports this package first, so this file does what must happen before any other
+import: it checks the versions of Python and of the packages, opens missing standard streams and
+makes Ctrl-C print a single line. Python 3.8 must be able to parse this file and the programs that
+import it first; otherwise they could not report that Python is too old.
 """
 
 import importlib.util as _util
@@ -11,8 +11,8 @@ import os as _os
 import sys as _sys
 
 PYTHON = (3, 10)
-# Of each module, the package that brings it and the lowest version that will do. requirements.txt
-# says why.
+# Module -> the package that provides it and the lowest version that works. requirements.txt gives
+# the reasons.
 PACKAGES = {
     "torch": ("torch", "2.6"),
     "torchvision": ("torchvision", "0.21"),
@@ -25,7 +25,7 @@ PACKAGES = {
 
 
 def require(*modules: str) -> None:
-    """End the program, with one line and status 2, if Python or one of ``modules`` does not do."""
+    """Exit with one line and status 2 if Python or one of ``modules`` is missing or too old."""
     faults = []
     if _sys.version_info < PYTHON:
         version = ".".join(map(str, _sys.version_info[:3]))
@@ -46,19 +46,20 @@ def require(*modules: str) -> None:
 
 
 def _version(module: str, package: str) -> str:
-    # Without importing it, as a package that is too old may fail at that. "" if it is missing.
+    # Reads the version without importing the module, since a package that is too old may fail to
+    # import. Returns "" if it is missing.
     if _util.find_spec(module) is None:
         return ""
-    from importlib import metadata  # torch imports it too, so this costs nothing
+    from importlib import metadata  # torch imports it anyway, so this costs nothing
 
     try:
         return metadata.version(package)
-    except metadata.PackageNotFoundError:  # installed in some other way than pip's
+    except metadata.PackageNotFoundError:  # not installed by pip: assume it is new enough
         return PACKAGES[module][1]
 
 
 def _numbers(version: str) -> "list[int]":
-    # "2.6.0a0+git1" -> [2, 6]: the first two are all that PACKAGES compares.
+    # "2.6.0a0+git1" -> [2, 6]. PACKAGES only has these two numbers.
     return [int("".join(filter(str.isdigit, part)) or 0) for part in version.split(".")[:2]]
 
 
@@ -67,24 +68,23 @@ def _complain(message: str) -> None:
     try:
         _sys.stderr.write(f"{program}: {message}\n")
         _sys.stderr.flush()
-    except OSError:  # nobody can be told
+    except OSError:  # stderr cannot be written either
         pass
 
 
 def _open_streams() -> None:
-    # Python sets a stream to None if its descriptor was closed before the program's start, as by
-    # 2>&-. Then what prints fails, and the next file that is opened gets the descriptor, and with
-    # it all that C code prints there.
+    # Python sets a stream to None if its descriptor was closed before the program started, as by
+    # 2>&-. Printing would then fail, and the next file to be opened would get the descriptor,
+    # together with everything that C code prints there.
     for name in ("stdin", "stdout", "stderr"):
-        if (
-            getattr(_sys, name) is None
-        ):  # its descriptor is the lowest free one, so it is what open gives
+        if getattr(_sys, name) is None:
+            # The closed descriptor is the lowest free one, so open returns it.
             stream = open(_os.devnull, "r" if name == "stdin" else "w")  # noqa: SIM115
             setattr(_sys, name, stream)
 
 
 def _say_interrupted(kind, error, traceback) -> None:
-    # core.cli.entry does this while a program works; here it is done while it still imports.
+    # core.cli.entry does the same while a program runs; this hook covers the imports before it.
     if issubclass(kind, KeyboardInterrupt):
         _complain("interrupted")
         _sys.exit(130)

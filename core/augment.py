@@ -1,13 +1,13 @@
-"""Batched augmentation: every operation takes a batch and gives every image its own draw.
+"""Batched augmentation: each operation takes a batch and draws parameters for every image.
 
-Each operation comes in two parts. The plain one (``window``, ``rotate``, ``adjust_hue``, ...)
-applies given parameters, one value an image, and equals torchvision's function of one image. The
-``random_`` one draws the parameters from a generator on the CPU, so that a step draws the same on
-every device.
+Each operation has two functions. The plain one (``window``, ``rotate``, ``adjust_hue``, ...)
+applies given parameters, one value per image, and matches torchvision's function for a single
+image. The ``random_`` one draws the parameters from a CPU generator, so that a step makes the same
+draws on every device.
 
-Images are (N, C, H, W). Geometry that only moves pixels keeps the dtype and takes any number of
-channels, so an image and its mask, stacked as channels, move together. Colour works on RGB in
-float32, 0..1. CutMix is in ``training.mixing``.
+Images are (N, C, H, W). Geometry that only moves pixels keeps the dtype and accepts any number of
+channels, so an image and its mask can be stacked as channels and move together. Colour operations
+take float32 RGB in 0..1. CutMix is in ``training.mixing``.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-GREY = (0.2989, 0.587, 0.114)  # ITU-R 601-2 luma, with torchvision's digits
+GREY = (0.2989, 0.587, 0.114)  # ITU-R 601-2 luma, rounded as in torchvision
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(value - mean) / std, channel by channel."""
+    """Return (value - mean) / std for each channel."""
     return (images - _channels(images, mean)) / _channels(images, std)
 
 
 def to_float(images: Tensor) -> Tensor:
-    """uint8 0..255 to float32 0..1."""
+    """Convert uint8 0..255 to float32 0..1."""
     return images.float() / 255
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """float 0..1 to the nearest of uint8 0..255; what lies outside is cut off."""
+    """Round float 0..1 to uint8 0..255; values outside the range are clipped."""
     return (images * 255).round().clamp(0, 255).to(torch.uint8)
 
 
@@ -40,9 +40,9 @@ def to_bytes(images: Tensor) -> Tensor:
 
 
 def window(images: Tensor, top: Tensor, left: Tensor, size: tuple[int, int]) -> Tensor:
-    """Cut the window of ``size`` (h, w) whose upper left corner is (top, left), (N,) int64.
+    """Cut a window of ``size`` (h, w) with the upper left corner (top, left), (N,) int64 each.
 
-    What lies outside the image is 0.
+    Pixels outside the image are 0.
     """
     height, width = images.shape[2:]
     ys = top.to(images.device)[:, None] + torch.arange(size[0], device=images.device)
@@ -53,8 +53,9 @@ def window(images: Tensor, top: Tensor, left: Tensor, size: tuple[int, int]) -> 
 
 
 def random_crop(images: Tensor, size: int, rng: torch.Generator, padding: int = 0) -> Tensor:
-    """torchvision's ``RandomCrop(size, padding)``: a square window anywhere in the image, which has
-    ``padding`` pixels of 0 around it.
+    """Pad each image with ``padding`` zero pixels and cut a random square out of it.
+
+    This is torchvision's ``RandomCrop(size, padding)``.
     """
     n, _, height, width = images.shape
     top = torch.randint(0, height + 2 * padding - size + 1, (n,), generator=rng) - padding
@@ -63,7 +64,7 @@ def random_crop(images: Tensor, size: int, rng: torch.Generator, padding: int = 
 
 
 def flip(images: Tensor, horizontal: Tensor, vertical: Tensor | None = None) -> Tensor:
-    """Mirror the images chosen by the masks ``horizontal`` and ``vertical``, (N,) bool."""
+    """Mirror the images selected by the masks ``horizontal`` and ``vertical``, (N,) bool."""
     images = torch.where(_each(horizontal, images), images.flip(3), images)
     return (
         images if vertical is None else torch.where(_each(vertical, images), images.flip(2), images)
@@ -71,28 +72,26 @@ def flip(images: Tensor, horizontal: Tensor, vertical: Tensor | None = None) -> 
 
 
 def random_flip(images: Tensor, rng: torch.Generator) -> Tensor:
-    """Mirror left and right with probability a half."""
+    """Mirror each image left to right with probability 0.5."""
     return flip(images, _coin(images, 0.5, rng))
 
 
 def random_symmetry(images: Tensor, rng: torch.Generator) -> Tensor:
-    """One of the square's eight symmetries, evenly: quarter turns and mirror images. Images must be
-    square.
-    """
+    """Apply one of the eight symmetries of the square at random; images must be square."""
     images = flip(images, _coin(images, 0.5, rng), _coin(images, 0.5, rng))
     return torch.where(_each(_coin(images, 0.5, rng), images), images.transpose(2, 3), images)
 
 
 def rotate(images: Tensor, degrees: Tensor) -> Tensor:
-    """Turn counter-clockwise about the centre by ``degrees``, (N,) float, nearest neighbour.
+    """Rotate counter-clockwise about the centre by ``degrees``, (N,) float.
 
-    The corners that come from outside the image are 0.
+    The nearest pixel is taken; corners that come from outside the image are 0.
     """
     n, _, height, width = images.shape
     angle = torch.deg2rad(degrees.to(images.device, torch.float32))
     sin, cos, zero = angle.sin(), angle.cos(), torch.zeros_like(angle)
-    # Output pixel to input pixel, about the centre; grid_sample's unit is half a side, hence the
-    # aspect ratios.
+    # Maps output pixels to input pixels, relative to the centre. grid_sample's unit is half a side,
+    # hence the aspect ratios.
     theta = torch.stack(
         [cos, -sin * height / width, zero, sin * width / height, cos, zero], 1
     ).view(n, 2, 3)
@@ -104,15 +103,14 @@ def rotate(images: Tensor, degrees: Tensor) -> Tensor:
 
 
 def random_rotation(images: Tensor, degrees: float, rng: torch.Generator) -> Tensor:
-    """torchvision's ``RandomRotation(degrees)``: an angle evenly from -degrees to degrees."""
+    """Rotate by an angle that is uniform in -degrees..degrees, as torchvision does."""
     return rotate(images, _uniform(images, -degrees, degrees, rng))
 
 
 def resized_crop_nearest(
     images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, size: int
 ) -> Tensor:
-    """Cut boxes as ``resized_crop`` does, but take the nearest pixel: for the masks of images that
-    ``resized_crop`` cuts.
+    """Cut the same boxes as ``resized_crop``, but take the nearest pixel, as masks need.
 
     Equal to torchvision's ``resized_crop(..., NEAREST)``.
     """
@@ -122,14 +120,14 @@ def resized_crop_nearest(
 
 
 def _gather(images: Tensor, ys: Tensor, xs: Tensor) -> Tensor:
-    # The pixels of each image's own rows (N, h) and columns (N, w): (N, h, w, C). An index on both
-    # sides of the channel slice puts the channels last, which is the memory layout wanted.
+    # Picks each image's own rows (N, h) and columns (N, w) and returns (N, h, w, C). Indices on
+    # both sides of the channel slice put the channels last, which is the memory layout we want.
     which = torch.arange(len(images), device=images.device)[:, None, None]
     return images[which, :, ys[:, :, None], xs[:, None, :]]
 
 
 def _nearest(start: Tensor, length: Tensor, outputs: int, like: Tensor) -> Tensor:
-    # Which input pixel, (N, outputs) int64, an output pixel is.
+    # Returns the input pixel of each output pixel, (N, outputs) int64.
     start, length = start.to(like.device)[:, None], length.to(like.device)[:, None]
     pixel = torch.arange(outputs, device=like.device)
     return (start + torch.minimum((pixel * (length / outputs)).floor(), length - 1)).long()
@@ -141,12 +139,11 @@ def _nearest(start: Tensor, length: Tensor, outputs: int, like: Tensor) -> Tenso
 def resized_crop(
     images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, size: int
 ) -> Tensor:
-    """Cut boxes, (N,) each in pixels, and resize them to ``size`` by an antialiased bilinear
-    filter.
+    """Cut a box from each image and resize it to ``size``, bilinear with antialiasing.
 
-    Float images; equal to torchvision's ``resized_crop(..., antialias=True)``. The filter is
-    separable, so a box is two products with (size, H) and (size, W) weights: as fast as the machine
-    multiplies.
+    The box is given in pixels, (N,) each; images are float. Equal to torchvision's
+    ``resized_crop(..., antialias=True)``. The filter is separable, so each crop is two fast matrix
+    products, with (size, H) and (size, W) weights.
     """
     rows = _resize_weights(top, height, images.shape[2], size, images)
     columns = _resize_weights(left, width, images.shape[3], size, images)
@@ -157,8 +154,8 @@ def resized_crop(
 def _resize_weights(
     start: Tensor, length: Tensor, inputs: int, outputs: int, like: Tensor
 ) -> Tensor:
-    # Weights (N, outputs, inputs) of a triangle filter as wide as an output pixel, or as an input
-    # pixel if that is wider.
+    # Returns the weights (N, outputs, inputs) of a triangle filter. Its half-width is an output
+    # pixel or an input pixel, whichever is larger.
     start, length = (
         start.to(like.device, torch.float32)[:, None],
         length.to(like.device, torch.float32)[:, None],
@@ -179,7 +176,7 @@ def random_resized_crop(
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> Tensor:
-    """torchvision's ``RandomResizedCrop(size, scale, ratio)``."""
+    """Batched version of torchvision's ``RandomResizedCrop(size, scale, ratio)``."""
     return resized_crop(images, *random_box(images, rng, scale, ratio), size)
 
 
@@ -189,10 +186,10 @@ def random_box(
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``random_resized_crop``'s box: (top, left, height, width), (N,) each. Ten tries, else the
-    largest central one.
+    """Draw boxes for ``random_resized_crop``: (top, left, height, width), (N,) each.
 
-    By it an image and its mask are cut alike: ``resized_crop(image, *box, size)``,
+    If none of ten tries fits, the box is the largest central one. To cut an image and its mask
+    alike, pass the same box to both: ``resized_crop(image, *box, size)`` and
     ``resized_crop_nearest(mask, *box, size)``.
     """
     n, _, height, width = images.shape
@@ -211,30 +208,28 @@ def random_box(
 
 
 def grey(images: Tensor) -> Tensor:
-    """(N, 3, H, W) to luma (N, 1, H, W)."""
+    """Convert RGB (N, 3, H, W) to luma (N, 1, H, W)."""
     return (images * _channels(images, GREY)).sum(1, keepdim=True)
 
 
 def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
-    """Blend with black; ``factor``: (N,), 1 leaves the image as it is."""
+    """Blend with black. ``factor``: (N,), where 1 leaves the image unchanged."""
     return (images * _each(factor, images)).clamp(0, 1)
 
 
 def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """Blend with the mean luma."""
+    """Blend with the mean luma of the image."""
     mean = grey(images).mean((1, 2, 3), keepdim=True)
     return _blend(images, mean, factor)
 
 
 def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
-    """Blend with the luma."""
+    """Blend each pixel with its luma."""
     return _blend(images, grey(images), factor)
 
 
 def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
-    """Turn the hue by ``shift``, (N,) in -0.5..0.5 of the colour circle (through HSV, as
-    torchvision does).
-    """
+    """Shift the hue (through HSV, as torchvision does) by ``shift``, (N,) in -0.5..0.5 turns."""
     high, low = images.amax(1), images.amin(1)
     spread = high - low
     safe = torch.where(spread > 0, spread, 1)
@@ -243,8 +238,8 @@ def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
     hue = torch.where(high == red, b - g, torch.where(high == green, 2 + r - b, 4 + g - r))
     hue = torch.where(spread > 0, hue / 6, 0) + _each(shift, images)[:, 0]
     saturation = spread / torch.where(high > 0, high, 1)
-    # HSV to RGB in one formula: channel n of (5, 3, 1) is v - v s max(0, min(k, 4 - k, 1)), k = (n
-    # + 6h) mod 6.
+    # HSV to RGB in one formula: channel n of (5, 3, 1) is v - v s max(0, min(k, 4 - k, 1)), where
+    # k = (n + 6h) mod 6.
     k = (_channels(images, (5.0, 3.0, 1.0)) + 6 * hue[:, None]) % 6
     return high[:, None] * (1 - saturation[:, None] * torch.minimum(k, 4 - k).clamp(0, 1))
 
@@ -253,8 +248,9 @@ ADJUSTMENTS = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue
 
 
 def colour_jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
-    """Adjust brightness, contrast, saturation and hue by ``factors`` (N, 4), each image in its own
-    ``order`` (N, 4).
+    """Adjust brightness, contrast, saturation and hue, in a separate order for each image.
+
+    ``factors`` (N, 4): by how much. ``order`` (N, 4): the adjustments' indices, first to last.
     """
     images = images.clone()
     for turn in range(4):
@@ -263,7 +259,7 @@ def colour_jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
             neutral = 0.0 if adjust is adjust_hue else 1.0
             chosen = chosen[factors[chosen, which] != neutral]
             if len(chosen):
-                where = chosen.to(images.device)  # and never back: that would wait for the GPU
+                where = chosen.to(images.device)  # one way: a copy back waits for the GPU
                 images[where] = adjust(images[where], factors[chosen, which])
     return images
 
@@ -271,8 +267,9 @@ def colour_jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
 def random_jitter(
     images: Tensor, strength: Sequence[float], rng: torch.Generator, p: float = 1.0
 ) -> Tensor:
-    """torchvision's ``ColorJitter(brightness, contrast, saturation, hue)``, applied to an image
-    with probability ``p``.
+    """Apply torchvision's ``ColorJitter(*strength)`` to each image with probability ``p``.
+
+    ``strength``: brightness, contrast, saturation, hue.
     """
     b, c, s, h = strength
     ranges = [(max(0.0, 1 - b), 1 + b), (max(0.0, 1 - c), 1 + c), (max(0.0, 1 - s), 1 + s), (-h, h)]
@@ -283,13 +280,14 @@ def random_jitter(
 
 
 def random_grey(images: Tensor, p: float, rng: torch.Generator) -> Tensor:
-    """torchvision's ``RandomGrayscale(p)``."""
+    """Batched version of torchvision's ``RandomGrayscale(p)``."""
     return torch.where(_each(_coin(images, p, rng), images), grey(images), images)
 
 
 def blur(images: Tensor, sigma: Tensor, size: int) -> Tensor:
-    """Gaussian blur by a kernel of ``size`` x ``size`` (odd), edges mirrored; ``sigma``: (N,) in
-    pixels.
+    """Gaussian blur with an odd kernel ``size`` and mirrored edges.
+
+    ``sigma``: (N,) in pixels.
     """
     n, channels, height, width = images.shape
     reach = size // 2
@@ -308,7 +306,7 @@ def blur(images: Tensor, sigma: Tensor, size: int) -> Tensor:
 def random_blur(
     images: Tensor, size: int, sigma: tuple[float, float], p: float, rng: torch.Generator
 ) -> Tensor:
-    """torchvision's ``GaussianBlur(size, sigma)`` with probability ``p``."""
+    """Apply torchvision's ``GaussianBlur(size, sigma)`` to each image with probability ``p``."""
     chosen = _coin(images, p, rng).nonzero()[:, 0]
     sigmas = _uniform(images, *sigma, rng)
     if not len(chosen):
@@ -319,16 +317,16 @@ def random_blur(
 
 
 def solarize(images: Tensor, chosen: Tensor, threshold: float = 0.5) -> Tensor:
-    """Invert the values from ``threshold`` up in the images chosen by the mask (N,) bool."""
+    """Invert values >= ``threshold`` in the images selected by the mask ``chosen``, (N,) bool."""
     return torch.where(_each(chosen, images) & (images >= threshold), 1 - images, images)
 
 
 def random_solarize(images: Tensor, p: float, rng: torch.Generator) -> Tensor:
-    """torchvision's ``RandomSolarize(0.5, p)``."""
+    """Batched version of torchvision's ``RandomSolarize(0.5, p)``."""
     return solarize(images, _coin(images, p, rng))
 
 
-# --- draws ----------------------------------------------------------------------------------------
+# --- random draws ---------------------------------------------------------------------------------
 
 
 def _coin(images: Tensor, p: float, rng: torch.Generator) -> Tensor:
@@ -342,8 +340,8 @@ def _uniform(images: Tensor, low: float, high: float, rng: torch.Generator) -> T
 def _ten_tries(
     images: Tensor, scale: tuple[float, float], ratio: tuple[float, float], rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    # Sides (N, 10) of boxes of ``scale`` times the image's area; ``ratio`` is the first side by the
-    # second, even in its log.
+    # Draws the widths and heights, (N, 10) each, of boxes with ``scale`` times the image's area.
+    # Their aspect ratio, width / height, is uniform in log space within ``ratio``.
     n, _, height, width = images.shape
     area = height * width * torch.empty(n, 10).uniform_(*scale, generator=rng)
     aspect = (
@@ -353,7 +351,8 @@ def _ten_tries(
 
 
 def _first(fits: Tensor, values: Tensor) -> Tensor:
-    # Of each row (N, 10) the value of the first try that fits, or of the first try if none does.
+    # Returns, for each row (N, 10), the value of the first try that fits, or of the first try if
+    # none does.
     return values.gather(1, fits.int().argmax(1, keepdim=True))[:, 0]
 
 
@@ -370,13 +369,13 @@ def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
     return (images * factor + other * (1 - factor)).clamp(0, 1)
 
 
-# --- at test --------------------------------------------------------------------------------------
+# --- at test time ---------------------------------------------------------------------------------
 
 
 def logits(network: torch.nn.Module, images: Tensor, flip_test: bool) -> Tensor:
-    """A classifier's logits (N, classes) in float32, for normalised images (N, C, H, W).
+    """Return a classifier's logits, (N, classes) float32, for normalised images (N, C, H, W).
 
-    With ``flip_test``, their mean with the logits of the mirror images.
+    With ``flip_test``, they are averaged with the logits of the mirrored images.
     """
     out = network(images).float()
     return (out + network(images.flip(3)).float()) / 2 if flip_test else out

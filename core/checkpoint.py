@@ -1,4 +1,4 @@
-"""One file a model: weights and all that is needed to use them, safe to open on any machine."""
+"""Checkpoint files: weights with everything needed to use them, safe to load on any machine."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from core.cli import InputError, some
 from core.files import atomic_write
 
 FORMAT = 1
-LISTS = ("classes", "mean", "std", "test_scales")  # fields that are tuples here and lists in a file
+LISTS = ("classes", "mean", "std", "test_scales")  # tuples in Python, lists in a file
 SHIPPED = Path(__file__).resolve().parents[1] / "checkpoints"
-MAX_BYTES = 50_000_000  # the course's limit for a file that lies in the repository
+MAX_BYTES = 50_000_000  # the course's limit for a file in the repository
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint file holds.
+    """The content of a checkpoint file.
 
-    ``input_size`` is the square's side in pixels, or None where any size is taken. ``mean`` and
-    ``std`` normalise channels in 0..1. ``classes`` are the labels as the outputs name them.
-    ``scores`` are measured on the validation set named in ``made``.
+    ``input_size`` is the side of the square input in pixels, or None if any size is accepted.
+    ``mean`` and ``std`` normalise channels in 0..1. ``classes`` are the labels of the outputs, in
+    order. ``scores`` were measured on the validation set named in ``made``.
     """
 
     problem: str
@@ -42,7 +42,7 @@ class Checkpoint:
     input_size: int | None
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    flip_test: bool  # average the logits of the image and of its mirror image
+    flip_test: bool  # average the logits of the image and its mirror image
     recipe: dict[str, Any]
     scores: dict[str, float]
     made: dict[str, Any]
@@ -52,10 +52,10 @@ class Checkpoint:
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Write ``checkpoint`` to ``path`` in whole, its weight matrices as float16.
+    """Write ``checkpoint`` to ``path`` atomically, with its weight matrices as float16.
 
     Vectors (biases, BatchNorm's scales and statistics) stay float32: they are few, and a running
-    variance may lie outside float16. Raises InputError if a weight is not finite in its format.
+    variance may exceed float16's range. Raises InputError if a weight is not finite in its format.
     """
     fields = {
         field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(checkpoint)
@@ -68,11 +68,11 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def write(path: Path, content: Any) -> None:
-    """``torch.save`` of plain data to ``path``, in whole. Raises Unwritable, on a full disk too."""
+    """Save plain data to ``path`` atomically. Raises Unwritable, also if the disk is full."""
     with atomic_write(path) as file:
         try:
             torch.save(content, file)
-        except RuntimeError as error:  # the zip could not be closed, after a write had failed
+        except RuntimeError as error:  # the zip file could not be closed after a failed write
             raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
 
@@ -84,14 +84,15 @@ def _compact(name: str, value: torch.Tensor) -> torch.Tensor:
         raise InputError(
             f"the weight {name} is not finite, so it is not saved; the training has diverged"
         )
-    return value.contiguous().clone()  # a view would drag its whole storage into the file
+    return value.contiguous().clone()  # a view would save its whole storage
 
 
 def load(path: Path, problem: str) -> Checkpoint:
-    """Read a checkpoint of ``problem`` (p1, p2 or p3) onto the CPU.
+    """Load a checkpoint of ``problem`` (p1, p2 or p3) onto the CPU.
 
-    Only plain data is unpickled. Raises InputError if the file is missing, broken, no checkpoint or
-    another problem's, or if a field cannot be what training wrote, such as a weight that is NaN.
+    Only plain data is unpickled. Raises InputError if the file is missing, broken or not a
+    checkpoint of this problem, or if a field has a value that training never writes, such as a NaN
+    weight.
     """
     fields = read(path)
     if "format" not in fields or "weights" not in fields:
@@ -145,14 +146,14 @@ def _is_named(value: Any, holds: Callable[[Any], bool] = lambda _: True) -> bool
 
 
 def _is_finite(value: Any) -> bool:
-    # A tensor may claim to be larger than its storage; to look at its values would take as much.
+    # A tensor may claim to be larger than its storage; reading it would take that much memory.
     if not isinstance(value, torch.Tensor) or value.nbytes > value.untyped_storage().nbytes():
         return False
-    # A sum is finite only if all it adds is, and takes an eighth of the time of a look at each.
+    # A sum is finite only if all its terms are, and takes an eighth of the time of checking each.
     return not value.is_floating_point() or bool(value.sum(dtype=torch.float32).isfinite())
 
 
-# Of each field in a file: what it has to be, in words, and whether a value is that.
+# Field of a file -> a description of what it must be, and the test for it.
 SCHEMA: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "problem": ("a text", _is_text),
     "architecture": ("a text", _is_text),
@@ -180,10 +181,7 @@ SCHEMA: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors by name, from a bare state dict or one of our checkpoints of whichever problem.
-
-    Raises InputError.
-    """
+    """Read named tensors from a state dict or any checkpoint of ours. Raises InputError."""
     content = read(path)
     if "format" in content and "weights" in content:
         content = content["weights"]
@@ -193,7 +191,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """``torch.load`` of plain data by name, onto the CPU. Every failure is an InputError."""
+    """Load plain data by name onto the CPU with ``torch.load``. Every failure is an InputError."""
     if not path.is_file():
         hint = _how_to_restore(path) or "bash hw1_download.sh checks those that ship"
         raise InputError(f"no checkpoint {path}; {hint}")
@@ -206,7 +204,7 @@ def read(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
-    except Exception as error:  # a broken zip or a short file raises nearly everything, OSError too
+    except Exception as error:  # a broken or truncated file can raise almost anything, even OSError
         foreign = isinstance(error, pickle.UnpicklingError)
         why = "it holds more than plain weights" if foreign else "it is cut short or damaged"
         hint = _how_to_restore(path) or "fetch it again or train it again"
@@ -220,7 +218,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _how_to_restore(path: Path) -> str:
-    # Of a file that ships, which lies on no server; "" of all others.
+    # Returns a hint for files that ship with the repository and are on no server, otherwise "".
     manifest = SHIPPED / "manifest.json"
     if path.resolve().parent != SHIPPED or not manifest.is_file():
         return ""
@@ -228,8 +226,8 @@ def _how_to_restore(path: Path) -> str:
     return "it ships with the repository: git checkout -- checkpoints" if ships else ""
 
 
-# The classes and functions that pickled weights name. torch allows some more, of which bytearray
-# and torch.Tensor make gigabytes out of a number.
+# The classes and functions that pickled weights may name. torch allows a few more; two of these,
+# bytearray and torch.Tensor, can turn a number into gigabytes.
 PLAIN = re.compile(
     r"collections OrderedDict|torch (\w+Storage|Size|device|b?float\d+|u?int\d+|bool)"
     r"|torch\._utils _rebuild_(tensor(_v2)?|parameter)"
@@ -237,8 +235,8 @@ PLAIN = re.compile(
 
 
 def _check_file(path: Path) -> None:
-    # Raises something if the file is damaged, and UnpicklingError if loading it could take more
-    # memory than the file is large.
+    # Raises UnpicklingError if loading the file could take more memory than the file's own size,
+    # and another exception if the file is damaged.
     with path.open("rb") as file:
         if zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as archive:
@@ -247,12 +245,12 @@ def _check_file(path: Path) -> None:
                 size = sum(part.file_size for part in parts)
                 if compressed or size > os.fstat(file.fileno()).st_size:
                     raise pickle.UnpicklingError("torch does not compress")
-                if archive.testzip():  # torch itself does not look at the checksums
+                if archive.testzip():  # torch itself does not verify the checksums
                     raise zipfile.BadZipFile
                 names = [part.filename for part in parts if part.filename.endswith(".pkl")]
                 pickles: list[IO[bytes]] = [io.BytesIO(archive.read(name)) for name in names]
         else:
-            # torch's older format: a mark, a version, the system, the data, the storages' order
+            # torch's old format is five pickles: magic number, version, system, data, storage keys
             file.seek(0)
             pickles = [file] * 5
         for stream in pickles:
@@ -262,10 +260,10 @@ def _check_file(path: Path) -> None:
 
 
 def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], source: str) -> None:
-    """Copy ``weights`` into ``model``, all of them or none.
+    """Copy ``weights`` into ``model``, either all of them or none.
 
-    If the two do not match key for key, raises InputError, which names the missing, unexpected and
-    mis-shaped keys. ``source`` says in that message where the weights come from.
+    Raises InputError unless keys and shapes match exactly; the message lists the missing,
+    unexpected and mis-shaped keys. ``source`` tells the user where the weights come from.
     """
     own, faults = model.state_dict(), []
     if missing := sorted(own.keys() - weights.keys()):

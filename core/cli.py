@@ -1,4 +1,4 @@
-"""What every command shares: how it fails, and the types of its flags."""
+"""What all commands share: how they fail, how they print, and the types of their flags."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 BAD_INPUT = 2  # nothing was written
-PARTIAL = 3  # everything was written, but some rows or masks are the stated fallback
-STOPPED = 75  # EX_TEMPFAIL of sysexits.h: stopped and saved; the same command goes on
+PARTIAL = 3  # everything was written, but some rows or masks are the documented fallback
+STOPPED = 75  # EX_TEMPFAIL of sysexits.h: stopped and saved; the same command continues
 
 
 class InputError(Exception):
-    """Something the user gave cannot be used. The message is one line: what, where, what to do."""
+    """The user's input cannot be used. The message is one line: what, where, what to do."""
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's parser, but a wrong command line is an InputError: one line, without the usage."""
+    """An argparse parser that reports a wrong command line in one line, as an InputError."""
 
     def error(self, message: str) -> NoReturn:
-        """Raises InputError, always."""
+        """Always raise InputError."""
         raise InputError(f"{message}; --help says more")
 
 
 def entry(main: Callable[[], int | None]) -> None:
     """Run ``main`` as a program and exit with its status.
 
-    Bad input is one line on stderr and exit status 2, never a traceback. SIGTERM ends the program
-    as Ctrl-C does, so that what it was writing is removed.
+    Bad input leads to one line on stderr and exit status 2, never to a traceback. SIGTERM ends the
+    program as Ctrl-C does, so that half-written files are removed.
     """
     try:
-        with contextlib.suppress(ValueError):  # signals belong to the main thread
+        with contextlib.suppress(ValueError):  # only the main thread may set handlers
             if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
                 signal.signal(signal.SIGTERM, _terminate)
         sys.exit(main())
     except InputError as error:
         _fail(str(error), BAD_INPUT)
     except OSError as error:
-        if error.filename is None:  # of a pipe, a socket, a library: not of what the user named
+        if error.filename is None:  # from a pipe, a socket or a library, not a file of the user
             raise
         _fail(f"{error.filename}: {error.strerror}", BAD_INPUT)
     except KeyboardInterrupt:
         _fail("interrupted", 128 + signal.SIGINT)
     finally:
         for stream in (sys.stdout, sys.stderr):
-            _write(stream, "", end="")  # what others left there: Python would fail at its end
+            _write(stream, "", end="")  # flush leftovers now: Python would fail on them at exit
 
 
 def _fail(message: str, status: int) -> NoReturn:
@@ -60,9 +60,9 @@ def _fail(message: str, status: int) -> NoReturn:
 
 
 def program() -> str:
-    """The running program as its user named it: ``hw1_1.sh``, ``p1.train`` or a file's name."""
+    """Return the program's name as the user knows it: ``hw1_1.sh``, ``p1.train`` or a file name."""
     main = sys.modules["__main__"]
-    spec = getattr(main, "__spec__", None)  # of python3 -m
+    spec = getattr(main, "__spec__", None)  # set by python3 -m
     if spec and sys.argv[0] == getattr(main, "__file__", None):
         name = spec.name.removesuffix(".__main__")
     else:
@@ -75,13 +75,13 @@ def _terminate(*_: Any) -> NoReturn:
 
 
 def some(names: list[str], at_most: int = 5) -> str:
-    """The first few of ``names`` in words, and how many more there are, for an error's one line."""
+    """List the first few of ``names`` and count the rest, for a one-line error message."""
     more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
     return ", ".join(names[:at_most]) + more
 
 
 def answer(text: str) -> None:
-    """Print what the program was asked for. Raises InputError if it cannot be written."""
+    """Print the program's result on stdout. Raises InputError if it cannot be written."""
     try:
         print(text, flush=True)
     except OSError as error:
@@ -89,41 +89,41 @@ def answer(text: str) -> None:
 
 
 def say(message: str) -> None:
-    """Print a line on stdout at once. The work goes on where nobody can read it."""
+    """Print a line on stdout immediately. The program goes on even if printing fails."""
     _write(sys.stdout, message)
 
 
 def note(message: str) -> None:
-    """The same on stderr: what is not the program's answer."""
+    """Like ``say``, but on stderr: for everything that is not the program's result."""
     _write(sys.stderr, message)
 
 
 def warn(message: str) -> None:
-    """The same on stderr, as a warning."""
+    """Like ``note``, as a warning."""
     note(f"warning: {message}")
 
 
 def _write(stream: TextIO, message: str, end: str = "\n") -> None:
-    # A program must not end because its terminal, its pipe or the disk under its log has.
+    # The program must survive the loss of its terminal, its pipe or the disk that holds its log.
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    try:  # the encoding may lack a letter of a file's name
+    try:  # the encoding may lack a character of a file name
         message = message.encode(encoding, "backslashreplace").decode(encoding)
         print(message, end=end, file=stream, flush=True)
-    except (OSError, ValueError):  # ValueError: it is closed
+    except (OSError, ValueError):  # ValueError: the stream is closed
         with contextlib.suppress(OSError, ValueError):
-            # Or Python would write what is left, and fail again, at its end.
+            # Otherwise Python would write the rest at exit, and fail again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def file_path(text: str) -> Path:
-    """An argparse type: the path of a file to write. ``out/`` would be a folder's."""
+    """An argparse type: the path of a file to write. ``out/`` is refused, as it is a folder."""
     if text.endswith(os.sep):
         raise argparse.ArgumentTypeError(f"{text} is a folder; name a file")
     return Path(text)
 
 
 def positive(text: str) -> int:
-    """An argparse type: an integer from 1 up."""
+    """An argparse type: an integer of at least 1."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a number from 1 up")
@@ -131,7 +131,7 @@ def positive(text: str) -> int:
 
 
 def minutes(text: str) -> float:
-    """An argparse type: a number of minutes from 0 up."""
+    """An argparse type: a number of minutes, 0 or more."""
     value = float(text)
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not a number of minutes")
@@ -139,17 +139,17 @@ def minutes(text: str) -> float:
 
 
 def minutes_from_start(text: str) -> float:
-    """An argparse type: so many minutes after the program's start, as a time of ``time.monotonic``.
+    """An argparse type: minutes after the program's start, as a time of ``time.monotonic``.
 
-    Under torchrun they count from its own start, so that processes which it starts again after a
-    failure have what is left.
+    Under torchrun they count from torchrun's own start, so that processes that it restarts after a
+    failure only get the time that is left.
     """
     process = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else os.getpid()
     return _started(process) + 60 * minutes(text)
 
 
 def _started(process: int) -> float:
-    """When ``process`` started, by ``time.monotonic``; now, if the system does not tell."""
+    """Return when ``process`` started, by ``time.monotonic``, or now if that is unknown."""
     now = time.monotonic()
     try:
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
@@ -160,7 +160,7 @@ def _started(process: int) -> float:
 
 
 def gibibytes(text: str) -> float:
-    """An argparse type: a number of GiB from 0 up, as bytes."""
+    """An argparse type: a number of GiB, 0 or more, converted to bytes."""
     value = float(text)
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not a number of GiB")
@@ -168,7 +168,7 @@ def gibibytes(text: str) -> float:
 
 
 def free_memory() -> int:
-    """Bytes to be had without swapping: Linux's MemAvailable, or what a container is allowed."""
+    """Return the bytes available without swapping, by MemAvailable or the container's limit."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = 1024 * next(
@@ -180,9 +180,9 @@ def free_memory() -> int:
         group = Path("/sys/fs/cgroup")
         allowed = int((group / "memory.max").read_text())
         allowed -= int((group / "memory.current").read_text())
-        # Files that were read or written lately count as used, but they make way.
+        # The page cache of recently used files counts as used, but can be reclaimed.
         lines = (group / "memory.stat").read_text().splitlines()
         allowed += sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
         return max(0, min(free, allowed))
-    except (OSError, ValueError):  # no container, or "max"
+    except (OSError, ValueError):  # no container, or its limit is "max"
         return free

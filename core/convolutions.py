@@ -1,8 +1,8 @@
-"""Convolutions of small maps as products of matrices, for training on the CPU in bfloat16.
+"""Convolutions of small maps as matrix products, for training on the CPU in bfloat16.
 
-oneDNN 3.12's convolutions spend most of their time on the weights where a map has few pixels: for
-128 maps of 2x2 and 512 channels a 3x3 one took 115 ms forward and backward, of which the products
-below take a fifth. A 1x1 convolution is such a product at every size.
+If a map has few pixels, oneDNN 3.12's convolutions spend most of their time on the weights: for 128
+maps of 2x2 pixels and 512 channels, a 3x3 convolution took 115 ms forward and backward. The matrix
+products below take a fifth of that. A 1x1 convolution is such a product at every size.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad
 
-FEW_PIXELS = 16  # of an output map
+FEW_PIXELS = 16  # at most, in an output map
 
 
 def takes_over(conv: nn.Conv2d) -> bool:
-    """Whether ``forward`` can take the place of this convolution's own."""
+    """Return whether ``forward`` below can replace the forward method of ``conv``."""
     kernel, stride, padding = conv.kernel_size[0], conv.stride[0], conv.padding
     is_square = conv.kernel_size == (kernel, kernel) and conv.stride == (stride, stride)
     is_same = padding == (kernel // 2, kernel // 2) and kernel in (1, 3)
@@ -26,10 +26,10 @@ def takes_over(conv: nn.Conv2d) -> bool:
 
 
 def forward(conv: nn.Conv2d, images: Tensor) -> Tensor:
-    """The convolution's output, (N, C, h, w), by products of matrices where that is faster.
+    """Compute the convolution's output, (N, C, h, w), by matrix products where they are faster.
 
-    That is in bfloat16, in training, channels last; elsewhere by ``nn.Conv2d``. Both differ by the
-    rounding of sums only.
+    That is in training in bfloat16 with channels-last images, for 1x1 kernels and small maps;
+    otherwise ``nn.Conv2d`` runs. Results differ only in the rounding of sums.
     """
     kernel, stride = conv.kernel_size[0], conv.stride[0]
     pixels = -(-images.shape[2] // stride) * -(-images.shape[3] // stride)
@@ -48,7 +48,7 @@ def forward(conv: nn.Conv2d, images: Tensor) -> Tensor:
 
 
 class _Small(torch.autograd.Function):
-    # A 3x3 convolution with a padding of 1 and no bias.
+    # A 3x3 convolution with padding 1 and no bias.
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, weight: Tensor, stride: int) -> Tensor:
@@ -66,7 +66,7 @@ class _Small(torch.autograd.Function):
             0, 2
         )
         of_weight = of_weight.view(len(weight), 3, 3, -1).permute(0, 3, 1, 2)
-        if ctx.stride == 1:  # the same convolution, of the gradients and with the weights turned
+        if ctx.stride == 1:  # the same convolution, of the gradient with flipped weights
             around = pad(outputs, (0, 0, 1, 1, 1, 1))
             turned = _matrix(weight.flip(2, 3).transpose(0, 1))
             return (_windows(around, 1) @ turned.t()).permute(0, 3, 1, 2), of_weight, None
@@ -78,7 +78,7 @@ class _Small(torch.autograd.Function):
 
 
 def _windows(around: Tensor, stride: int) -> Tensor:
-    # (N, H + 2, W + 2, C) to the 3x3 pixels about each output pixel: (N, h, w, 9 C).
+    # (N, H + 2, W + 2, C) to the 3x3 pixels around each output pixel, (N, h, w, 9 C).
     n, height, width, channels = around.shape
     size = (n, (height - 3) // stride + 1, (width - 3) // stride + 1, 3, 3, channels)
     image, row, column, channel = around.stride()

@@ -1,4 +1,4 @@
-"""Where the work is done: device, number format, memory layout, allocator."""
+"""Where and how the work is done: device, number format, memory layout, allocator."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def choose(name: str = "auto") -> torch.device:
-    """The device called ``name``; ``auto`` is the first GPU if there is one that works, else the
-    CPU.
+    """Return the device called ``name``.
 
-    Raises InputError if there is no such device.
+    ``auto`` is the first GPU if there is one that works, and otherwise the CPU. Raises InputError
+    if there is no such device.
     """
     if name == "auto" and not torch.cuda.is_available():
         return torch.device("cpu")
     try:
         device = torch.device("cuda" if name == "auto" else name)
-        torch.ones(
-            1, device=device
-        ).sum().item()  # a driver, or a chip too old for this torch, fails only at work
+        # A broken driver, or a GPU too old for this torch, fails only when it has to compute.
+        torch.ones(1, device=device).sum().item()
     except (RuntimeError, AssertionError, ImportError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         if name != "auto":
@@ -39,9 +38,7 @@ def choose(name: str = "auto") -> torch.device:
 
 
 def describe(device: torch.device) -> str:
-    """The device in words, for a log: the GPU's name, or the processor's with the number of
-    threads.
-    """
+    """Describe the device for a log: the GPU's name, or the CPU's with the number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     model = next(
@@ -52,7 +49,7 @@ def describe(device: torch.device) -> str:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 is arithmetic here rather than emulation."""
+    """Return whether the hardware computes in bfloat16 rather than emulating it."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     flags = next((line for line in _cpuinfo() if line.startswith("flags")), "")
@@ -60,8 +57,10 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def short_format(device: torch.device) -> torch.dtype | None:
-    """The 16-bit format in which ``device`` computes faster: bfloat16, else float16 on GPUs of
-    compute capability 7.0 and newer (2080 Ti, T4), else None.
+    """Return the 16-bit format in which ``device`` computes faster than in float32, if any.
+
+    That is bfloat16 where the hardware has it, otherwise float16 on GPUs of compute capability 7.0
+    or higher (2080 Ti, T4), otherwise None.
     """
     if has_bf16(device):
         return torch.bfloat16
@@ -70,19 +69,16 @@ def short_format(device: torch.device) -> torch.dtype | None:
 
 
 def autocast(device: torch.device, bf16: bool) -> torch.autocast:
-    """A context in which convolutions and products run in ``short_format``, if ``bf16`` asks for
-    it.
+    """Return a context in which, if ``bf16``, convolutions and products use ``short_format``.
 
-    Where that is float16, training needs ``training.loop.loss_scaler``.
+    If that is float16, training needs ``training.loop.loss_scaler``.
     """
     dtype = short_format(device) if bf16 else None
     return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
 
 
 def prepare(model: M, device: torch.device) -> M:
-    """Move ``model`` to ``device`` in channels-last layout, and take the CPU's slow paths out of
-    its way.
-    """
+    """Move ``model`` to ``device`` in channels-last layout and avoid the CPU's slow paths."""
     model = model.to(device).to(memory_format=torch.channels_last)
     if device.type == "cpu":
         keep_freed_memory()
@@ -95,23 +91,22 @@ def prepare(model: M, device: torch.device) -> M:
 
 
 def _is_slow_in_bf16(conv: nn.Conv2d) -> bool:
-    # oneDNN 3.12 has no fast bfloat16 kernels for some gradients of depthwise convolutions. Times
-    # of float32's: the input gradient of a strided one takes 4 to 25, the weight gradient of a 5x5
-    # or a dilated one 3 to 6.
+    # oneDNN 3.12 has no fast bfloat16 kernels for some gradients of depthwise convolutions.
+    # Compared with float32, the input gradient of a strided one takes 4 to 25 times as long, and
+    # the weight gradient of a 5x5 or dilated one 3 to 6 times as long.
     depthwise = conv.groups == conv.in_channels > 1
     return depthwise and (conv.stride[0] > 1 or conv.kernel_size[0] > 3 or conv.dilation[0] > 1)
 
 
 def _float32_forward(conv: nn.Conv2d, images: torch.Tensor) -> torch.Tensor:
     with torch.autocast(images.device.type, enabled=False):
-        return type(conv).forward(conv, images.to(conv.weight.dtype))  # a subclass keeps its own
+        return type(conv).forward(conv, images.to(conv.weight.dtype))  # keep a subclass's forward
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to keep freed blocks instead of unmapping them, as new pages cost more than the
-    convolutions on them.
+    """Make glibc keep freed blocks, since new pages cost more than the convolutions on them.
 
-    Elsewhere than on glibc this does nothing.
+    Without glibc this does nothing.
     """
     m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
     try:
@@ -123,7 +118,7 @@ def keep_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Give back to the system what was kept so far, before blocks come that are larger than it."""
+    """Return kept blocks to the system. Call this before allocating blocks larger than them."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (OSError, AttributeError, TypeError):

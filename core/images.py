@@ -1,8 +1,6 @@
-"""From image files to uint8 arrays: one image, a whole data set, or an endless stream in bounded
-memory.
+"""Decode image files to uint8 arrays: one image, a whole data set, or a stream in bounded memory.
 
-Torch is not imported here but where it is needed, so that files can be decoded while it is
-imported.
+Torch is imported only where it is needed, so that files can be decoded during its import.
 """
 
 from __future__ import annotations
@@ -31,24 +29,24 @@ from core.files import list_files, natural
 if TYPE_CHECKING:
     import torch
 
-# Remarks on oddities of files that Pillow decodes nevertheless.
+# Warnings about odd files that Pillow decodes anyway.
 warnings.filterwarnings("ignore", module="PIL")
 SUFFIXES = (".png", ".jpg", ".jpeg")
-FORMATS = ("PNG", "JPEG")  # whatever the suffix says; Pillow's others include PostScript programs
-MAX_PIXELS = 2**28  # of an image, 16,384 x 16,384: 1 GiB as Pillow holds it
-AT_ONCE = 2**20  # pixels that are converted at a time
-Image.MAX_IMAGE_PIXELS = None  # the bound above is the one that counts
+FORMATS = ("PNG", "JPEG")  # whatever the suffix; Pillow would also run PostScript programs
+MAX_PIXELS = 2**28  # per image: 16,384 x 16,384, which is 1 GiB in Pillow
+AT_ONCE = 2**20  # pixels converted at a time
+Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS is checked instead
 THREADS = max(2, min(16, os.cpu_count() or 2))
 S = TypeVar("S")
 T = TypeVar("T")
 
 
 class BadImage(Exception):
-    """A file that cannot be read as an image; the message names it and says why."""
+    """A file cannot be read as an image; the message names it and says why."""
 
 
 class Room:
-    """Lets threads hold at most ``size`` together; one that needs more than that runs alone."""
+    """Lets threads hold at most ``size`` together; a thread that needs more runs alone."""
 
     def __init__(self, size: int) -> None:
         self._size = self._free = size
@@ -68,18 +66,18 @@ class Room:
                 self._changed.notify_all()
 
 
-_pixels_at_once = Room(2**26)  # 256 MiB as Pillow holds them
+_pixels_at_once = Room(2**26)  # 256 MiB in Pillow
 
 
 def read_rgb(path: Path) -> np.ndarray:
     """Decode an image file of any colour mode to RGB: (H, W, 3) uint8. Raises BadImage.
 
-    Grey, palette and CMYK images are converted, transparency is dropped, and 16 bits a channel
-    become the upper 8.
+    Grey, palette and CMYK images are converted, transparency is dropped, and 16-bit channels keep
+    their upper 8 bits.
     """
     with _opened(path) as image:
         pixels = np.empty((image.height, image.width, 3), dtype=np.uint8)
-        rows = max(1, AT_ONCE // image.width)  # a large image is then held but once
+        rows = max(1, AT_ONCE // image.width)  # by parts, so that a large image is held only once
         for top in range(0, image.height, rows):
             box = (0, top, image.width, min(top + rows, image.height))
             part = image if rows >= image.height else image.crop(box)
@@ -90,9 +88,9 @@ def read_rgb(path: Path) -> np.ndarray:
 def read_square(path: Path, size: int) -> np.ndarray:
     """Decode and resize to (size, size, 3) uint8 with Pillow's antialiased bilinear filter.
 
-    The aspect ratio is ignored; an image of that size already is left as it is. This is
-    torchvision's ``Resize((size, size))``, so training and inference, which both come through here,
-    see the same pixels as everybody else's. Raises BadImage.
+    The aspect ratio is ignored; an image that already has this size is left unchanged. This is
+    torchvision's ``Resize((size, size))``. Training and inference both use this function, so they
+    see the same pixels. Raises BadImage.
     """
     with _opened(path) as image:
         image = _as_rgb(image)
@@ -103,9 +101,9 @@ def read_square(path: Path, size: int) -> np.ndarray:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """An image, decoded, as Pillow has it.
+    """Open an image with Pillow and decode it.
 
-    Raises BadImage, for what goes wrong in the block too.
+    Raises BadImage, also for an error inside the ``with`` block.
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
@@ -116,30 +114,30 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             with _pixels_at_once.hold(image.width * image.height):
                 image.load()
                 yield image
-    except MemoryError:  # no fault of the file
+    except MemoryError:  # not the file's fault
         raise
     except FileNotFoundError as error:
         raise BadImage(f"{path}: no such file") from error
-    except Exception as error:  # Pillow's decoders raise nearly everything on a broken file
+    except Exception as error:  # Pillow can raise almost anything on a broken file
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        # Path.is_file raises where the folder is closed to us.
+        # Path.is_file would raise if we may not enter the folder.
         if os.path.isfile(path) and os.path.getsize(path) == 0:
             reason = "the file is empty"
         raise BadImage(f"{path}: cannot be read as an image ({reason})") from error
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # Pillow would clip 16 bits to 255 instead of scaling them
+    if image.mode.startswith("I"):  # Pillow would clip 16-bit values to 255 instead of scaling them
         image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def size_in_header(path: Path) -> tuple[int, int] | None:
-    """(height, width) by an image's header; None if it has none, or one that is refused."""
+    """Return (height, width) from an image's header; None if it is unreadable or refused."""
     try:
         with Image.open(path, formats=FORMATS) as image:
             return (image.height, image.width) if _is_allowed(image) else None
-    except Exception:  # Pillow's decoders raise nearly everything on a broken file
+    except Exception:  # Pillow can raise almost anything on a broken file
         return None
 
 
@@ -153,11 +151,10 @@ def _is_allowed(image: Image.Image) -> bool:
 def find(
     sources: list[Path], select: Callable[[list[Path]], list[Path]] = lambda paths: paths
 ) -> list[Path]:
-    """The image files that are meant by ``sources``: files, folders and patterns such as
-    ``a/*.png``.
+    """Return the image files that ``sources`` name: files, folders and patterns like ``a/*.png``.
 
-    ``select`` says which of a folder's or a pattern's files are meant. Raises InputError if a
-    source is none of these, or means no file.
+    ``select`` filters the files of each folder or pattern. Raises InputError if a source is none of
+    these, or names no file.
     """
     found: list[Path] = []
     for source in sources:
@@ -182,9 +179,7 @@ def find(
 def load(
     paths: list[Path], decode: Callable[[Path], np.ndarray], what: str = "images"
 ) -> torch.Tensor:
-    """Decode a whole data set into memory: (N, C, H, W) uint8 with channels-last memory. See
-    ``decoded``.
-    """
+    """Decode a data set into memory: (N, C, H, W) uint8, channels last. See ``decoded``."""
     stream = decoded(paths, decode, what)
     first = next(stream)
     import torch
@@ -198,10 +193,10 @@ def load(
 def decoded(
     paths: list[Path], decode: Callable[[Path], np.ndarray], what: str = "images"
 ) -> Generator[np.ndarray, None, None]:
-    """Decode a data set by threads, in order, with a progress bar.
+    """Decode a data set in threads and yield its images in order, with a progress bar.
 
-    ``decode`` gives (H, W, C) uint8. Raises InputError that names the first file which cannot be
-    read or whose shape is not the first one's.
+    ``decode`` returns (H, W, C) uint8. Raises InputError, which names the first file that cannot be
+    read or whose shape differs from the first image's.
     """
     first = None
     try:
@@ -221,10 +216,10 @@ def size_of(image: np.ndarray) -> str:
 
 
 class InOrder(Generic[S, T]):
-    """Maps ``work`` over ``items`` in threads, from now on, and gives the results in order.
+    """Maps ``work`` over ``items`` in threads, starting now, and yields the results in order.
 
-    At most ``ahead`` items are started before their turn, or, with ``cost``, as many as cost so
-    much together; one that costs more goes alone. ``close`` drops what has not been started.
+    At most ``ahead`` items are started before their turn or, with ``cost``, items that cost that
+    much in total; one that costs more runs alone. ``close`` drops items that have not been started.
     """
 
     def __init__(
@@ -237,9 +232,9 @@ class InOrder(Generic[S, T]):
         self._pool = ThreadPoolExecutor(THREADS)
         self._work, self._items, self._ahead = work, iter(items), ahead
         self._cost = cost
-        self._started: deque = deque()  # a future and its cost each
+        self._started: deque = deque()  # pairs of a future and its cost
         self._held = 0  # the sum of these costs
-        self._next: tuple[S, int] | None = None  # for which there was no room yet
+        self._next: tuple[S, int] | None = None  # an item that awaits room, and its cost
         self._start_more()
 
     def _start_more(self) -> None:
@@ -280,7 +275,7 @@ class InOrder(Generic[S, T]):
 
 
 def progress(items: Iterable[T], total: int, what: str) -> Iterable[T]:
-    """``items`` with a progress bar on stderr where that is a terminal, and nothing elsewhere."""
+    """Return ``items``, with a progress bar on stderr if that is a terminal."""
     if not sys.stderr.isatty():
         return items
     from tqdm import tqdm
@@ -292,15 +287,15 @@ def progress(items: Iterable[T], total: int, what: str) -> Iterable[T]:
 
 
 def write_png(file: IO[bytes], indices: np.ndarray, colours: np.ndarray) -> None:
-    """Write ``indices``, (H, W) uint8, as the PNG image of their ``colours``, (K, 3) or (K, 1)
-    uint8.
+    """Write ``indices``, (H, W) uint8, as a PNG in ``colours``, (K, 3) or (K, 1) uint8.
 
-    2.0 ms for a mask of 512 x 512, where Pillow takes 4.8 (3 % of DeepLabv3's time for an image). A
-    few rows are held at a time, so that a large image takes no more memory than a small one.
+    Takes 2.0 ms for a mask of 512 x 512, where Pillow takes 4.8 (3 % of DeepLabv3's time per
+    image). Only a few rows are held at a time, so a large image needs no more memory than a small
+    one.
     """
     height, width = indices.shape
     channels = colours.shape[1]
-    kind = {1: 0, 3: 2}[channels]  # of PNG: grey or RGB
+    kind = {1: 0, 3: 2}[channels]  # PNG's colour type: grey or RGB
     file.write(b"\x89PNG\r\n\x1a\n")
     file.write(_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0)))
     deflate = zlib.compressobj(1)
@@ -309,7 +304,7 @@ def write_png(file: IO[bytes], indices: np.ndarray, colours: np.ndarray) -> None
     for top in range(0, height, rows):
         block = colours.take(indices[top : top + rows], axis=0).reshape(-1, above.size)
         lines = np.empty((len(block), 1 + above.size), dtype=np.uint8)
-        lines[:, 0] = 2  # the filter: each byte by its difference from the one above it
+        lines[:, 0] = 2  # PNG's filter "Up": each byte as its difference from the one above
         np.subtract(block[0], above, out=lines[0, 1:])
         np.subtract(block[1:], block[:-1], out=lines[1:, 1:])
         above = block[-1]
