@@ -1,1 +1,1 @@
-"""Side-by-side measurements: whole processes in turn, ours and those that they stand beside."""
+"""Benchmarks: our programs and the ones they are compared with run in turn, as whole processes."""

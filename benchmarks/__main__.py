@@ -1,8 +1,8 @@
-"""Measure our programs beside others, whole processes in turn: ``python3 -m benchmarks``.
+"""Compare our programs with others, as whole processes: ``python3 -m benchmarks``.
 
-Every program is run ``--repeats`` times, one after the other (A B A B ...), so that a machine that
-is slow for a while is slow for all of them. What was measured goes to benchmarks/results.json, and
-as tables into benchmarks/README.md.
+The programs run in turn (A B A B ...), ``--repeats`` times each, so that a machine that is slow for
+a while is slow for all of them. The results go to benchmarks/results.json and, as tables, to
+benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ COUNTS = {
     "p2": 406,
     "p3": 257,
     "metric": 257,
-}  # of images: the course's validation sets
+}  # numbers of images in the course's validation sets
 NAIVE_BATCH = {"p1": 32, "p2": 32, "p3": 8}
-ONCE = ("ours bf16", "naive")  # in the first turn only: the naive way takes minutes
+ONCE = ("ours bf16", "naive")  # run in the first turn only: the naive program takes minutes
 PARTS = ("metric", "p1", "p2", "p3", "growth", "steps")
 RESULTS = ROOT / "benchmarks" / "results.json"
 README = ROOT / "benchmarks" / "README.md"
@@ -85,7 +85,7 @@ def arguments() -> argparse.Namespace:
 
 
 def machine() -> dict[str, object]:
-    """The processor, and the versions of what the time is spent in."""
+    """The processor, and the versions of the packages that take the time."""
     lines = (
         Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc/cpuinfo") else []
     )
@@ -103,7 +103,7 @@ def machine() -> dict[str, object]:
 
 
 def draw(kind: str, folder: Path, count: int, *source: Path) -> None:
-    # Not in this process: see benchmarks.processes.
+    # In another process, to keep this one small: see benchmarks.processes.
     measure("draw", ["python3", "-m", "benchmarks.draw", kind, folder, count, *source])
 
 
@@ -122,7 +122,7 @@ def ours(args: argparse.Namespace, problem: str, images: Path, output: Path, *mo
 
 
 def inference(problem: str, args: argparse.Namespace, folder: Path) -> dict:
-    """Ours, ours in bfloat16, the naive way, and the floor: import of torch and convolutions."""
+    """Measure ours, ours in bfloat16, the naive program and the floor: import of torch and FLOPs."""
     images, count = folder / "images", count_of(args, problem)
     draw(problem, images, count)
     checkpoint = getattr(args, problem).resolve()
@@ -159,7 +159,7 @@ def inference(problem: str, args: argparse.Namespace, folder: Path) -> dict:
 
 
 def metric(args: argparse.Namespace, folder: Path) -> dict:
-    """Ours, decoding alone, and the formula as it stands."""
+    """Measure our metric, decoding alone, and the formula computed literally."""
     count = count_of(args, "metric")
     draw("masks", folder, count)
     folders = ["-g", folder / "truth", "-p", folder / "predicted"]
@@ -177,7 +177,7 @@ def metric(args: argparse.Namespace, folder: Path) -> dict:
 
 
 def growth(args: argparse.Namespace, folder: Path) -> dict:
-    """Ours at a hundredth of the images, at a tenth, and at all, once each."""
+    """Measure ours once each with a hundredth of the images, a tenth, and all of them."""
     sizes: dict[str, list[dict]] = {}
     for problem in ("p1", "p2", "p3"):
         count = count_of(args, problem)
@@ -193,9 +193,9 @@ def growth(args: argparse.Namespace, folder: Path) -> dict:
 
 
 def training_steps(args: argparse.Namespace, folder: Path) -> dict:
-    """Seconds a step of each program of ``benchmarks.steps``, and which are not installed.
+    """Seconds per step of each program of ``benchmarks.steps``, and which are not installed.
 
-    In one turn: each program's is the median of some steps.
+    One turn is enough, because each program already returns a median over steps.
     """
     measured = {group: steps.measured(group, 1) for group in steps.GROUPS}
     return {group: {"steps": times, "left out": out} for group, (times, out) in measured.items()}
@@ -217,7 +217,7 @@ MEASURES: dict[str, Callable[[argparse.Namespace, Path], dict]] = {
 
 
 def side_by_side(found: dict) -> list[str]:
-    """A line a program: medians with the least and most, and our time by its in the same turn."""
+    """A table with a line per program: medians (min–max), and our time divided by the program's."""
     lines = [
         "| program | wall s | CPU s | peak MiB | ours / it, wall | ours / it, CPU | identical |",
         "|---|---|---|---|---|---|---|",
@@ -243,7 +243,7 @@ def side_by_side(found: dict) -> list[str]:
 
 
 def growing(found: dict) -> list[str]:
-    """A line a number of images; what each image more than in the line above took."""
+    """A table with a line per number of images, and the CPU time of each additional image."""
     lines = [
         "| problem | images | wall s | CPU s | CPU ms each image more | peak MiB |",
         "|---|---|---|---|---|---|",
@@ -284,7 +284,7 @@ TITLES = {
 
 
 def write(results: dict) -> None:
-    """results.json whole, and the tables of it after the mark in README.md."""
+    """Write results.json, and its tables after the mark in README.md."""
     with atomic_write(RESULTS) as file:
         file.write((json.dumps(results, indent=1) + "\n").encode())
     text = README.read_text().split(MARK)[0]

@@ -1,4 +1,4 @@
-"""The images that are measured on, drawn as large and as hard to decode as the course's.
+"""Draw the images for the benchmarks, as large and as hard to decode as the course's.
 
 ``python3 -m benchmarks.draw p1|p2|p3|masks FOLDER COUNT``, or ``grown FOLDER COUNT SOURCE``.
 """
@@ -16,7 +16,7 @@ from p3.data import COLOURS
 
 
 def picture(rng: np.random.Generator, width: int, height: int) -> Image.Image:
-    """Smooth patches of colour and some noise: a JPEG of it has a photograph's bytes a pixel."""
+    """Smooth patches of colour with noise; its JPEG has as many bytes per pixel as a photograph."""
     coarse = rng.integers(0, 256, (height // 24 + 2, width // 24 + 2, 3), dtype=np.uint8)
     smooth = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
     noise = rng.normal(0, 6, (height, width, 1))
@@ -24,14 +24,14 @@ def picture(rng: np.random.Generator, width: int, height: int) -> Image.Image:
 
 
 def small_images(folder: Path, count: int) -> None:
-    """Problem 1's: PNG, 32x32."""
+    """Draw problem 1's images: PNG, 32x32."""
     folder.mkdir(parents=True)
     for i in range(count):
         picture(np.random.default_rng(i), 32, 32).save(folder / f"{i % 50}_{i}.png")
 
 
 def photographs(folder: Path, count: int) -> None:
-    """Problem 2's: JPEG of 300 to 1,000 pixels a side, and ``FOLDER.csv`` that names them."""
+    """Draw problem 2's images: JPEG, 300 to 1,000 pixels a side, listed in ``FOLDER.csv``."""
     folder.mkdir(parents=True)
     for i in range(count):
         rng = np.random.default_rng(i)
@@ -42,14 +42,14 @@ def photographs(folder: Path, count: int) -> None:
 
 
 def scenes(folder: Path, count: int) -> None:
-    """Problem 3's: JPEG, 512x512."""
+    """Draw problem 3's images: JPEG, 512x512."""
     folder.mkdir(parents=True)
     for i in range(count):
         picture(np.random.default_rng(i), 512, 512).save(folder / f"{i:04d}_sat.jpg", quality=90)
 
 
 def masks(folder: Path, count: int) -> None:
-    """Pairs of masks, 512x512, in ``truth`` and ``predicted``: a third of the patches differ."""
+    """Draw pairs of 512x512 masks in ``truth`` and ``predicted``; a third of the patches differ."""
     truths, predictions = folder / "truth", folder / "predicted"
     for folder in (truths, predictions):
         folder.mkdir(parents=True)
@@ -64,7 +64,7 @@ def masks(folder: Path, count: int) -> None:
 
 
 def grown(folder: Path, count: int, source: Path) -> None:
-    """A folder of ``count`` links to the images of ``source`` in turn, and a csv of their names."""
+    """Make a folder of ``count`` links to the images of ``source`` in turn, and a csv of names."""
     folder.mkdir(parents=True)
     paths = sorted(path for path in source.iterdir() if path.is_file())
     for i in range(count):

@@ -1,8 +1,8 @@
-"""What no program can do without: ``python3 -m benchmarks.floors CHECKPOINT...`` prints it as JSON.
+"""Print the work that no program can avoid: ``python3 -m benchmarks.floors CHECKPOINT...``.
 
-``peak``: GFLOP/s of a large convolution in oneDNN, the best of five. ``gflop``: of each
-checkpoint's network, for one image and one view of it; a multiplication and an addition are two
-operations.
+The output is JSON. ``peak``: the GFLOP/s of a large convolution in oneDNN, the best of five.
+``gflop``: the work of each checkpoint's network for one view of one image, where a multiplication
+and an addition are two operations. ``views``: how many views it averages over, by their pixels.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SIDE = {"p1": 32, "p2": 128, "p3": 512}
 
 
 def peak() -> float:
-    """Of a 3x3 convolution of 256 channels, float32, channels last, weights in oneDNN's order."""
+    """GFLOP/s of a 3x3 convolution: 256 channels, float32, channels last, oneDNN's weight order."""
     images = torch.randn(8, 256, 64, 64).contiguous(memory_format=torch.channels_last)
     geometry = ([1, 1], [1, 1], [1, 1], 1)
     weight = torch.ops.mkldnn._reorder_convolution_weight(
@@ -49,7 +49,7 @@ def gflop(path: Path) -> float:
 
 
 def views(path: Path) -> float:
-    """How many images the network sees for one, by their pixels: mirrored, turned, scaled."""
+    """How many views of an image the network sees (mirrored, turned, scaled), by their pixels."""
     fields = checkpoint.read(path)
     scales = fields.get("test_scales", [1.0])
     turns = 4 if fields.get("rotate_test") else 1

@@ -1,8 +1,8 @@
-"""Memory and open files as the number of images grows: ``python3 -m benchmarks.load``.
+"""Measure memory and open files as the number of images grows: ``python3 -m benchmarks.load``.
 
-Each of the graders' scripts runs on a tenth of ``IMAGES`` and on all of them: links to a few drawn
-images. The networks are those of problem 1's model A and of the other scripts' defaults, without
-mirror images and turns: what is looked at is what is held, not how fast it goes.
+Each of the graders' scripts runs on a tenth of ``IMAGES`` and on all of them; they are links to a
+few drawn images. Problem 1 runs with model A, the others with their default networks. Mirror images
+and turns are off, because this measures memory and not speed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from core.cli import InputError, Parser, entry, say
 IMAGES = {"p1": 100_000, "p2": 20_000, "p3": 2_000}
 DIFFERENT = 20  # drawn images; the others are links to them
 CHECKPOINTS = {"p1": "p1_a.pt", "p2": "p2_c.pt", "p3": "p3_c.pt"}
-EVERY = 0.2  # seconds between two looks at the open files
+EVERY = 0.2  # seconds between two counts of the open files
 
 
 def main() -> None:
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def observed(problem: str, images: Path) -> str:
-    """The table's cells of one run of the problem's script. Raises InputError if it fails."""
+    """The table cells for one run of the problem's script. Raises InputError if it fails."""
     table = [images.with_suffix(".csv")] if problem == "p2" else []
     output = images.with_name(f"{images.name}_out")
     command = ["bash", ROOT / f"hw1_{problem[1]}.sh", *table, images, output, "--device", "cpu"]
@@ -67,10 +67,10 @@ def observed(problem: str, images: Path) -> str:
 
 
 def open_files(process: int) -> int:
-    """How many files a process has open now; the script replaces bash, so it keeps its number."""
+    """How many files a process has open; the script ends in ``exec``, so it keeps bash's id."""
     try:
         return len(os.listdir(f"/proc/{process}/fd"))
-    except OSError:  # it has ended
+    except OSError:  # the process has ended
         return 0
 
 

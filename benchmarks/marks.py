@@ -1,4 +1,4 @@
-"""The marks to reach, each beside what is measured: the first table of benchmarks/README.md."""
+"""The targets and what was measured for each: the first table of benchmarks/README.md."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Part = dict[str, Any]  # what one part of benchmarks measured
 
 
 class Mark(NamedTuple):
-    """``measured`` of a part's results is to be at most ``bound``, or at least, by ``sign``."""
+    """A target: ``measured(part)`` must be at most (``sign`` "≤") or at least ("≥") ``bound``."""
 
     what: str
     part: str
@@ -23,10 +23,10 @@ class Mark(NamedTuple):
 
 
 def ratio(other: str, field: str) -> Callable[[Part], float]:
-    """Our ``field`` by that of the program ``other``: the median over the turns of both."""
+    """Our ``field`` divided by that of ``other``: the median over the turns that both have."""
 
     def measured(part: Part) -> float:
-        others = part["runs"][other]  # fewer turns than ours, for programs that take minutes
+        others = part["runs"][other]  # programs that take minutes have fewer turns than ours
         turns = zip(part["runs"]["ours"][: len(others)], others, strict=True)
         return median(ours[field] / its[field] for ours, its in turns)
 
@@ -38,7 +38,7 @@ def to_floor(part: Part) -> float:
 
 
 def identical(part: Part) -> float:
-    """Per cent of the naive way's answers that are ours."""
+    """How many per cent of the naive program's answers equal ours."""
     return 100 * part["identical"]["naive"]
 
 
@@ -47,7 +47,7 @@ def peak(part: Part) -> float:
 
 
 def memory_growth(problem: str) -> Callable[[Part], float]:
-    """The peak of memory with all images by that with a tenth of them."""
+    """The peak memory with all images, divided by that with a tenth of them."""
 
     def measured(part: Part) -> float:
         *_, tenth, whole = part[problem]
@@ -57,7 +57,7 @@ def memory_growth(problem: str) -> Callable[[Part], float]:
 
 
 def faster(group: str, ours: str, other: str) -> Callable[[Part], float]:
-    """How many steps ``ours`` takes in the time of one of ``other``'s; NaN if that is missing."""
+    """How many times as fast as ``other`` a step of ``ours`` is; NaN if ``other`` is missing."""
 
     def measured(part: Part) -> float:
         steps = part[group]["steps"]
@@ -102,7 +102,7 @@ MARKS = [
 
 
 def table(parts: dict[str, Part]) -> list[str]:
-    """A line a mark of the parts that were measured."""
+    """A table with a line for each target of the parts that were measured."""
     lines = ["| what | mark | measured | met |", "|---|---|---|---|"]
     for mark in MARKS:
         if mark.part in parts:

@@ -1,8 +1,8 @@
-"""What ``mean_iou_evaluate.py`` stands beside: ``python3 -m benchmarks.metric decode|naive``.
+"""What ``mean_iou_evaluate.py`` is compared with: ``python3 -m benchmarks.metric decode|naive``.
 
-``decode`` is the floor: Pillow decodes both folders in two threads, and nothing else is done.
-``naive`` is the formula as it stands: all masks in memory, a boolean mask a class, sums in float64.
-Both take two folders of equal names.
+``decode`` is a lower bound: Pillow decodes both folders in two threads, and nothing else is done.
+``naive`` computes the formula literally: all masks in memory, one boolean mask per class, sums in
+float64. Both take two folders that contain the same file names.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import argparse
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-THREADS = 2  # as many as mean_iou_evaluate.py has
-CLASSES = 6  # of the mean; 6 itself is unknown
+THREADS = 2  # as in mean_iou_evaluate.py
+CLASSES = 6  # the classes of the mean; class 6 is unknown
 COLOURS = ((0, 255, 255), (255, 255, 0), (255, 0, 255), (0, 255, 0), (0, 0, 255), (255, 255, 255))
 
 
@@ -35,13 +35,13 @@ def main() -> None:
 
 
 def masks(folder: Path) -> list[Path]:
-    """The ``*_mask.png`` of a folder or, if it has none, its ``*.png``."""
+    """The ``*_mask.png`` files of a folder or, if it has none, its ``*.png`` files."""
     return sorted(folder.glob("*_mask.png")) or sorted(folder.glob("*.png"))
 
 
 def decode(truths: list[Path], predictions: list[Path]) -> None:
-    """Decode all masks and drop the pixels."""
-    from PIL import Image  # the floor has no numpy, and its start counts
+    """Decode all masks and discard the pixels."""
+    from PIL import Image  # no numpy: the lower bound includes the start of the program
 
     def load(path: Path) -> None:
         with Image.open(path) as image:
@@ -53,7 +53,7 @@ def decode(truths: list[Path], predictions: list[Path]) -> None:
 
 
 def naive(truths: list[Path], predictions: list[Path]) -> None:
-    """Print, as mean_iou_evaluate.py does, each class's TP / (TP + FP + FN), and the mean."""
+    """Print TP / (TP + FP + FN) of each class and the mean, as mean_iou_evaluate.py does."""
     import imageio.v3 as iio
     import numpy as np
 

@@ -1,9 +1,9 @@
 """Inference as students write it: ``python3 -m benchmarks.naive p1|p2|p3``; --help says the rest.
 
-A Dataset of Pillow images through torchvision's transforms, a DataLoader without workers, an eager
-network in float32 and torch's default memory layout, and one step after the other. The networks and
-the names of files and classes are the problems' own, and so is the average with the mirror image
-where a checkpoint asks for it, so that the answers compare.
+A Dataset applies torchvision's transforms to Pillow images, a DataLoader without workers makes the
+batches, and the network runs eagerly in float32 and torch's default memory layout. The networks,
+the names of files and classes and the views that are averaged are our own, so that the answers can
+be compared.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 class Images(Dataset):
-    """Transformed images, one a path."""
+    """One transformed image for each path."""
 
     def __init__(self, paths: list[Path], transform: Callable[[Image.Image], Tensor]) -> None:
         self.paths, self.transform = paths, transform

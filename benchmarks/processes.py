@@ -1,4 +1,4 @@
-"""Programs run in turn, what each run took, and which of their answers are the same."""
+"""Run programs in turn, measure each run, and compare their answers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import time
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-# Neither torch nor numpy here: a child's peak of memory, as Linux counts it, begins with the size
-# of the process that starts it.
+# Do not import torch or numpy here: Linux counts the size of the parent process in a child's peak
+# memory.
 from core.cli import InputError, note
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,7 +23,7 @@ Command = list[object]
 
 @dataclasses.dataclass(frozen=True)
 class Use:
-    """What a process took: seconds, CPU seconds of all its threads, MiB of memory at its peak."""
+    """What a process used: seconds, CPU seconds of all its threads, peak memory in MiB."""
 
     wall: float
     cpu: float
@@ -33,9 +33,9 @@ class Use:
 def in_turn(
     programs: dict[str, Command], repeats: int, once: Collection[str] = ()
 ) -> tuple[dict[str, list[Use]], dict[str, list[str]]]:
-    """Run every program ``repeats`` times in turn: what each run took, and what it printed.
+    """Run every program ``repeats`` times in turn; return what each run used and printed.
 
-    Those named in ``once`` run in the first turn only.
+    Programs named in ``once`` run in the first turn only.
     """
     runs: dict[str, list[Use]] = {name: [] for name in programs}
     printed: dict[str, list[str]] = {name: [] for name in programs}
@@ -51,8 +51,8 @@ def in_turn(
 
 
 def measure(name: str, command: Command) -> tuple[Use, str]:
-    """Run a command in the repository: what it took, its stdout. Raises InputError if it fails."""
-    # python3 is the one that runs this.
+    """Run a command in the repository; return its use and stdout. Raises InputError if it fails."""
+    # Make python3 the interpreter that runs this program.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         start = time.perf_counter()
@@ -82,7 +82,7 @@ def measure(name: str, command: Command) -> tuple[Use, str]:
 
 
 def same_rows(ours: Path, theirs: Path) -> float:
-    """Share of equal labels of two csv files. Raises InputError if they name other files."""
+    """The share of equal labels in two csv files. Raises InputError if the file names differ."""
     first, second = (labels(path) for path in (ours, theirs))
     same_names(first, second)
     return sum(first[name] == second[name] for name in first) / len(first)
@@ -94,7 +94,7 @@ def labels(path: Path) -> dict[str, str]:
 
 
 def same_pixels(ours: Path, theirs: Path) -> float:
-    """Share of equal pixels of two folders of masks. Raises InputError at other names or sizes."""
+    """The share of equal pixels in two mask folders. Raises InputError if names or sizes differ."""
     import numpy as np
     from PIL import Image
 
@@ -113,9 +113,9 @@ def same_pixels(ours: Path, theirs: Path) -> float:
 
 
 def same_lines(ours: str, theirs: str) -> float:
-    """Share of equal lines of two texts; empty ones do not count."""
+    """The share of equal lines in two texts; empty lines do not count."""
     first, second = ([line for line in text.splitlines() if line] for text in (ours, theirs))
-    pairs = list(itertools.zip_longest(first, second))  # a line beside none is not equal
+    pairs = list(itertools.zip_longest(first, second))  # a surplus line is not equal to anything
     return sum(a == b for a, b in pairs) / len(pairs)
 
 

@@ -1,12 +1,11 @@
-"""Training steps beside others': ``python3 -m benchmarks.steps [p1 byol p3 views] [--repeats N]``.
+"""Compare training steps: ``python3 -m benchmarks.steps [p1 byol p3 views] [--repeats N]``.
 
-Each program is a process of its own that prints the median wall and CPU time of its steps on
-made-up images. The
-programs of a group run in turn (A B A B ...), so that a slow minute is slow for all. ``ours`` is
-this project's network, number format, memory layout, allocator and step; ``naive`` is the same
-network in PyTorch's defaults (float32, channels first). BYOL stands beside two packages of the
-package index, byol-pytorch (lucidrains) and lightly. A package that is not installed is left out,
-and the table says so.
+Each program runs in its own process and prints the median wall and CPU time of its steps on random
+images. The programs of a group run in turn (A B A B ...), so that a slow minute is slow for all of
+them. ``ours`` is this project's network, number format, memory layout, allocator and step;
+``naive`` is the same network with PyTorch's defaults (float32, channels first). BYOL is compared
+with two published packages, byol-pytorch (lucidrains) and lightly. A package that is not installed
+is left out, and the table says so.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ from core.cli import InputError, Parser, entry, note, positive, say
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = {"p1": (256, 32), "byol": (64, 128), "p3": (8, 256), "views": (64, 128)}  # images, side
-GROUPS = {  # what: programs, ours first
+GROUPS = {  # the programs of each group, ours first
     "p1": ("ours", "naive"),
     "byol": ("ours", "ours, float32", "lightly", "byol-pytorch"),
     "p3": ("ours", "naive"),
     "views": ("ours", "naive"),
 }
 PACKAGES = {"lightly": "lightly", "byol-pytorch": "byol_pytorch"}
-STEPS = 3  # timed in a process, after one that is not
+STEPS = 3  # timed steps in a process, after one that is not timed
 
 Step = Callable[[], None]
 
@@ -56,11 +55,11 @@ def main() -> None:
         say(table(group, *measured(group, args.repeats)))
 
 
-Seconds = dict[str, float]  # of a step: wall, cpu
+Seconds = dict[str, float]  # wall and cpu time of a step
 
 
 def measured(group: str, repeats: int) -> tuple[dict[str, list[Seconds]], list[str]]:
-    """What a step of each program of ``group`` took in each turn; and the programs left out."""
+    """The time of a step for each program of ``group``, in each turn; and the programs left out."""
     there = [name for name in GROUPS[group] if is_there(name)]
     times: dict[str, list[Seconds]] = {name: [] for name in there}
     for _ in range(repeats):
@@ -81,7 +80,7 @@ def is_there(program: str) -> bool:
 
 
 def table(group: str, times: dict[str, list[Seconds]], left_out: list[str]) -> str:
-    """A Markdown table: images a second, and how many times as fast the first program is."""
+    """A Markdown table: images per second, and how many times as fast the first program is."""
     count, side = SIZES[group]
     ours = next(iter(times.values()))
     rows = [
@@ -133,7 +132,7 @@ def p3_step(program: str) -> Step:
 
 
 def supervised_step(ours: bool, network, count: int, side: int, pixels, classes: int) -> Step:
-    """Forward, cross entropy, backward and SGD on images that lie ready."""
+    """A step of forward, cross entropy, backward and SGD, on images already in memory."""
     import torch
 
     from core import devices
@@ -160,10 +159,10 @@ def supervised_step(ours: bool, network, count: int, side: int, pixels, classes:
 
 
 def byol_step(program: str) -> Step:
-    """One step of BYOL on a ResNet50, views included in none: each gets them ready-made or none.
+    """One step of BYOL on a ResNet50, without the time to make the views.
 
-    byol-pytorch makes its own views inside its forward pass; it is given functions that return the
-    images as they are.
+    byol-pytorch makes its own views inside its forward pass, so it gets functions that return the
+    images unchanged.
     """
     import torch
     from torchvision.models import resnet50
@@ -191,7 +190,7 @@ def byol_step(program: str) -> Step:
 
         return step
     if program == "byol-pytorch":
-        # By name: whoever wants it beside ours installs it; no requirement lists it.
+        # Imported by name because no requirements file lists it: it is optional.
         learner = importlib.import_module("byol_pytorch").BYOL(
             resnet50(weights=None),
             image_size=side,
@@ -213,7 +212,7 @@ def byol_step(program: str) -> Step:
 
 
 def lightly_step(views) -> Step:
-    """BYOL put together from lightly's parts, as its documentation does."""
+    """BYOL assembled from lightly's parts, as in its documentation."""
     import copy
 
     import torch
@@ -248,7 +247,7 @@ def lightly_step(views) -> Step:
 
 
 def views_step(program: str) -> Step:
-    """BYOL's two views (the paper's) of a batch: by ours, or by torchvision on Pillow images."""
+    """Make BYOL's two views of a batch, with our code or with torchvision on Pillow images."""
     import torch
 
     count, side = SIZES["views"]
@@ -289,7 +288,7 @@ def views_step(program: str) -> Step:
     both = pipeline(1.0, 0.0), pipeline(0.1, 0.2)
 
     def step() -> None:
-        torch.set_num_threads(1)  # a worker process has one
+        torch.set_num_threads(1)  # as in a DataLoader worker
         for transform in both:
             torch.stack([transform(image) for image in images])
 

@@ -1,1 +1,1 @@
-"""Logs of the runs whose figures the README quotes."""
+"""The logs of the runs whose scores the README quotes, and the program that makes its tables."""

@@ -1,8 +1,8 @@
-"""The tables of results, from the committed logs: ``python3 -m results``.
+"""Print the tables of results, made from the committed logs: ``python3 -m results``.
 
-Each folder here holds the ``run.json`` and ``log.jsonl`` of a run, as its training wrote them;
-``measures.json`` is what ``python3 -m report`` measured of these runs. With ``--write`` the tables
-in README.md and results/README.md are made anew, between the marks that name them.
+Each folder here contains the ``run.json`` and ``log.jsonl`` that a training wrote;
+``measures.json`` contains what ``python3 -m report`` measured for these runs. ``--write`` updates
+the tables in README.md and results/README.md, between the marks that name them.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def main() -> None:
 
 
 def with_tables(text: str, tables: dict[str, str], source: Path) -> str:
-    """``text`` with each table between the marks ``<!-- NAME -->`` and ``<!-- end -->``.
+    """``text`` with each table updated between the marks ``<!-- NAME -->`` and ``<!-- end -->``.
 
-    Raises InputError if the page ``source`` has marks of no table, or none at all.
+    Raises InputError if the page ``source`` has a mark for an unknown table, or no marks.
     """
 
     def made_anew(found: re.Match) -> str:
@@ -59,10 +59,9 @@ def with_tables(text: str, tables: dict[str, str], source: Path) -> str:
 
 
 def glance(folder: Path = FOLDER) -> str:
-    """A Markdown table of the homework's figures: the original report's, and those of the runs
-    here.
+    """A Markdown table of the homework's scores: the original report's and those of our runs.
 
-    Where runs were chosen, the rule stands below.
+    If runs were selected, the rule is given below the table.
     """
     logs = read_all(folder)
     runs = shown(logs)
@@ -78,13 +77,13 @@ def glance(folder: Path = FOLDER) -> str:
 
 
 def scores(run: RunLog) -> tuple[str, str]:
-    """The last epoch's score, with what has to stand beside it, and the best epoch's."""
+    """The last epoch's score with its notes, and the best epoch's score."""
     last, best = (f"{line[run.watched]:.4f} ({line['epoch']})" for line in (run.last, run.best))
     return f"{last}{marks(run)}", best
 
 
 def table(folder: Path = FOLDER) -> str:
-    """A Markdown table with a row for every run in ``folder``."""
+    """A Markdown table with a row for each run in ``folder``."""
     rows = [HEADER, ("---",) * len(HEADER), *map(row, read_all(folder))]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
@@ -102,7 +101,7 @@ def row(run: RunLog) -> tuple[str, ...]:
 
 
 def differences(file: Path = FOLDER / "measures.json") -> str:
-    """A Markdown table with a row for every two settings of problem 2 that the report compared."""
+    """A Markdown table with a row for each pair of settings that the report compared."""
     rows = ["| difference | points of accuracy | 95 % interval |", "| --- | --- | --- |"]
     for key, measured in json.loads(file.read_text()).items():
         if compared := re.fullmatch(r"p2_(.)_.*/minus_p2_(.)_.*", key):
