@@ -122,7 +122,7 @@ def ours(args: argparse.Namespace, problem: str, images: Path, output: Path, *mo
 
 
 def inference(problem: str, args: argparse.Namespace, folder: Path) -> dict:
-    """Measure ours, ours in bfloat16, the naive program and the floor: import of torch and FLOPs."""
+    """Measure ours (float32 and bfloat16), the naive program, and the parts of the lower bound."""
     images, count = folder / "images", count_of(args, problem)
     draw(problem, images, count)
     checkpoint = getattr(args, problem).resolve()

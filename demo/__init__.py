@@ -1,3 +1,3 @@
 """The demo: a small procedural data set in the course's layout, and everything run on it."""
 
-import core  # noqa: F401  # says in one line what this Python lacks, before anything else is imported
+import core  # noqa: F401  # checks Python and the packages before anything else is imported

@@ -1,8 +1,8 @@
 """The whole homework on drawn images, in minutes on a CPU: ``bash demo.sh``.
 
-First the checkpoints that ship, in seconds: the three graders' scripts on a few drawn images, and
-the scores. Then the same with what is trained here: draws a small data set, trains each problem
-shortly, runs the scripts with what came out, makes the report page, and prints a table.
+First, in seconds, the demo runs the shipped checkpoints with the three graders' scripts on a few
+drawn images and scores them. Then it draws a small data set, trains each problem briefly, runs the
+scripts with the new checkpoints, makes the report page and prints a table.
 """
 
 from __future__ import annotations
@@ -38,13 +38,14 @@ DRAWING = Parameters(
     p3_train=96,
     p3_val=24,
 )
-SILENCE = 8.0  # seconds without a line, at most
-# What came out on two CPU cores with bfloat16. Other rounding moves trainings this short by points.
+SILENCE = 8.0  # at most so many seconds without a line of output
+# Results on two CPU cores with bfloat16. In so short a training, other rounding changes the score
+# by several points.
 EXPECTED = {"p1": "about 0.3", "p2": "about 0.3", "p3": "about 0.7"}
 
 
 class Alive:
-    """Says every ``SILENCE`` seconds without a line what is being done, and for how long."""
+    """Says what is running and for how long, after every ``SILENCE`` seconds without output."""
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -61,7 +62,7 @@ class Alive:
         self._thread.join()
 
     def spoke(self) -> None:
-        """A line was printed just now."""
+        """Note that a line was just printed."""
         self._spoke = time.monotonic()
 
     def _watch(self) -> None:
@@ -73,7 +74,7 @@ class Alive:
 
 
 class Demo:
-    """Runs commands, shown as a reader could type them, and gathers the table's rows."""
+    """Runs commands, shows them as a user would type them, and collects the table's rows."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
@@ -81,23 +82,23 @@ class Demo:
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:
-        """Say that ``what`` begins, and note in the table how long it took."""
+        """Say that ``what`` begins, and record in the table how long it took."""
         start = time.perf_counter()
         say(f"\n--- {what}")
         yield
         self.rows.append((what, "", "", f"{time.perf_counter() - start:.0f}"))
 
     def draw(self, name: str, parameters: Parameters) -> Path:
-        """Draw into the folder called ``name``, or find it drawn; that folder."""
+        """Draw into the folder ``name``, unless that is done already; return the folder."""
         folder = self.out / name
         with self.timed(f"{name} drawn"), Alive(f"drawing {folder}"):
             draw_all(folder, parameters)
         return folder
 
     def run(self, what: str, *command: object) -> str:
-        """Run a command in the repository, show what it prints on stdout, and return that.
+        """Run a command in the repository, show its stdout, and return it.
 
-        ``what``: the command in words. Raises InputError if it fails.
+        ``what``: the command in words. Raises InputError if the command fails.
         """
         words = [str(word) for word in command]
         say(f"\n$ {shlex.join(words)}")
@@ -112,7 +113,7 @@ class Demo:
                     say(line.rstrip("\n"))
                     alive.spoke()
                     lines.append(line)
-            except SystemExit:  # SIGTERM; Ctrl-C goes to the command too
+            except SystemExit:  # SIGTERM; the command gets Ctrl-C itself
                 process.terminate()
                 raise
         if process.returncode != 0:
@@ -120,7 +121,7 @@ class Demo:
         return "".join(lines)
 
     def train(self, name: str, module: str, *flags: object) -> Path:
-        """Train, or go on, or find it done; the run's folder."""
+        """Train, or resume, unless the run is finished already; return the run's folder."""
         folder = self.out / "runs" / name
         data = self.out / "data" / f"{module[:2]}_data"
         command = ["python3", "-m", module, "--recipe", "demo", "--data", data, "--run", folder]
@@ -129,10 +130,9 @@ class Demo:
         return folder
 
     def grade(self, what: str, expected: str, data: Path, checkpoint: Path) -> None:
-        """Run the graders' script of a checkpoint's problem on ``data``, and note its score.
+        """Run the graders' script with a checkpoint on ``data``, and record its score.
 
-        ``data``: a drawn folder. The problem is told by how the checkpoint's file or folder is
-        called.
+        ``data``: a drawn folder. The name of the checkpoint's file or folder gives the problem.
         """
         name = (
             checkpoint.stem if checkpoint.parent.name == "checkpoints" else checkpoint.parent.name
@@ -147,7 +147,7 @@ class Demo:
         self.rows.append((what, expected, came_out, f"{time.perf_counter() - start:.0f}"))
 
     def _graders(self, name: str, data: Path) -> tuple[list[object], list[object]]:
-        """The script and the scoring program of the run or checkpoint ``name``."""
+        """The commands to predict and to score with the run or checkpoint ``name``."""
         answers, table = self.out / "answers" / name, None
         if name.startswith("p2"):
             table = answers.with_name(f"{name}_asked.csv")
@@ -158,7 +158,7 @@ class Demo:
 
 
 def without_labels(table: Path, asked: Path) -> None:
-    """Copy a csv with its labels replaced by ``None``, as the graders' is."""
+    """Copy a csv with its labels replaced by ``None``, like the graders' csv."""
     with table.open(newline="") as source, asked.open("w", newline="") as target:
         writer = csv.writer(target, lineterminator="\n")
         for k, row in enumerate(csv.reader(source)):
@@ -193,10 +193,10 @@ def main() -> None:
 
 
 def show_shipped(demo: Demo) -> None:
-    """The checkpoints that ship on a few drawn images.
+    """Grade the shipped checkpoints on a few drawn images.
 
-    These show other classes than problems 1 and 2 were trained on: there only chance can come out.
-    The scenes have problem 3's own classes.
+    Problems 1 and 2 can only reach chance, because the drawn classes are not those they were
+    trained on. The scenes do have problem 3's classes.
     """
     data = demo.draw("first", FIRST)
     expected = {"p1": "about chance", "p2": "about chance", "p3": ""}
@@ -207,21 +207,21 @@ def show_shipped(demo: Demo) -> None:
 
 
 def train_all(demo: Demo) -> None:
-    """Train each problem on drawn images, and grade it on others of the same classes."""
+    """Train each problem on drawn images, and grade it on other images of the same classes."""
     data = demo.draw("data", DRAWING)
     run = demo.train("p1_A_demo", "p1.train", "--model", "A")
     demo.grade("p1 A, trained here (chance 0.020)", EXPECTED["p1"], data, run / "last.pt")
     byol = demo.train("p2_byol_demo", "p2.pretrain")
     run = demo.train("p2_C_demo", "p2.train", "--setting", "C", "--backbone", byol / "last.pt")
     demo.grade("p2 C, trained here (chance 0.100)", EXPECTED["p2"], data, run / "last.pt")
-    # From random weights, minutes are too short to find rangeland and water.
+    # From random weights, a few minutes are not enough to learn rangeland and water.
     start = ROOT / "checkpoints" / "p3_c.pt"
     run = demo.train("p3_C_demo", "p3.train", "--pretrained", start, "--model", "C")
     demo.grade("p3 C, trained on from p3_c.pt", EXPECTED["p3"], data, run / "last.pt")
 
 
 def show_report(demo: Demo) -> None:
-    """The report page of the runs, with three of the scenes."""
+    """Make the report page of the runs, with three of the scenes."""
     scenes = sorted((demo.out / "data" / "p3_data" / "validation").glob("*_sat.jpg"))[:3]
     shown = [path.name.split("_")[0] for path in scenes]
     folders = ["--runs", demo.out / "runs", "--out", demo.out / "report"]

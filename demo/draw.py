@@ -22,18 +22,18 @@ from demo.scenes import scene
 from demo.shapes import PAINTS, SHAPES, classes, thing
 from p3.data import COLOURS, mask_name
 
-VERSION = 1  # raise it when the same parameters draw something else
-NOTE = "drawn.json"  # lies in a drawn folder: what it was drawn with
+VERSION = 1  # increase it when the same parameters draw something else
+NOTE = "drawn.json"  # the file in a drawn folder that records its parameters
 P1_CLASSES, OFFICE_CLASSES = classes(10), classes(13)
 JPEG_QUALITY = 90
 P1, MINI, OFFICE, P3, OFFICE_ORDER = range(
     5
-)  # what is drawn with the generator of (seed, one of these, index)
+)  # parts of the data set: each image has a generator for (seed, part, index)
 
 
 @dataclasses.dataclass(frozen=True)
 class Parameters:
-    """All that a drawing depends on; also the command's flags and their defaults."""
+    """Everything that a drawing depends on; also the command's flags and their defaults."""
 
     seed: int = dataclasses.field(default=0, metadata={"help": "of everything random"})
     p1_train: int = dataclasses.field(
@@ -92,9 +92,9 @@ def main() -> None:
 def draw_all(out: Path, parameters: Parameters) -> bool:
     """Draw ``p1_data``, ``p2_data`` and ``p3_data`` into the folder ``out``.
 
-    It appears only when all is drawn. Returns False, and does nothing, if ``out`` was drawn with
-    the same parameters before. Raises InputError if anything else is in it, if it cannot be
-    written, or if the seed is below 0 or the size below 32.
+    The folder appears only when everything is drawn. Returns False, and does nothing, if ``out``
+    was already drawn with the same parameters. Raises InputError if it contains anything else or
+    cannot be written, or if a parameter is out of range: seed from 0, size from 32, 65 classes.
     """
     if parameters.seed < 0 or parameters.size < 32:
         raise InputError(
@@ -112,7 +112,7 @@ def draw_all(out: Path, parameters: Parameters) -> bool:
         ) as hidden:
             drawing = (
                 Path(hidden) / "drawing"
-            )  # one deeper, as the hidden folder itself is nobody else's to read
+            )  # one level deeper, because other users may not read the hidden folder itself
             draw_p1(drawing / "p1_data", p.p1_train, p.p1_val, p.seed)
             draw_p2(
                 drawing / "p2_data", p.p2_unlabelled, p.p2_train, p.p2_val, p.seed, p.p2_classes
@@ -130,7 +130,7 @@ def note(parameters: Parameters) -> dict[str, int]:
 
 
 def is_drawn(out: Path, parameters: Parameters) -> bool:
-    """Whether ``out`` holds this drawing already. Raises InputError if it holds something else."""
+    """Whether ``out`` already contains this drawing. Raises InputError if it contains another."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     try:
@@ -153,10 +153,10 @@ def is_drawn(out: Path, parameters: Parameters) -> bool:
 
 
 def draw_p1(folder: Path, train: int = 40, val: int = 10, seed: int = 0) -> None:
-    """Problem 1 into ``folder``: ``train_50`` and ``val_50``, 32x32, and ``val_gt.csv``.
+    """Draw problem 1 into ``folder``: ``train_50`` and ``val_50``, 32x32, and ``val_gt.csv``.
 
-    ``train`` and ``val``: images a class.
-    The ids of the validation images go on where the training's end, as the course's do.
+    ``train`` and ``val``: images per class. As in the course's data, the ids of the validation
+    images continue those of the training images.
     """
 
     def draw(item: tuple[str, int, int]) -> None:
@@ -185,12 +185,12 @@ def draw_p2(
     seed: int = 0,
     classes: int = len(OFFICE_CLASSES),
 ) -> None:
-    """Problem 2 into ``folder``: ``mini/train``, and ``office`` with its csv files.
+    """Draw problem 2 into ``folder``: ``mini/train``, and ``office`` with its csv files.
 
-    ``unlabelled``: images of ``mini``. ``train`` and ``val``: images a class of ``office``.
-    ``classes``: how many of its 65 classes are drawn, evenly spread. The images of ``mini`` are
-    84x84, of any shape in any paint, many of them no class of ``office``; those of ``office`` have
-    90 to 400 pixels a side. Their names say nothing of the label, nor does their order.
+    ``unlabelled``: images in ``mini``. ``train`` and ``val``: images per class in ``office``.
+    ``classes``: how many of its 65 classes to draw, evenly spread. Images in ``mini`` are 84x84 and
+    show any shape in any paint, often not a class of ``office``. Images in ``office`` have 90 to
+    400 pixels a side; neither their names nor their order reveal the label.
     """
 
     def draw_mini(index: int) -> None:
@@ -227,10 +227,10 @@ def draw_p2(
 
 
 def draw_p3(folder: Path, train: int = 120, val: int = 24, size: int = 512, seed: int = 0) -> None:
-    """Problem 3 into ``folder``: ``train`` and ``validation``, scenes and their masks.
+    """Draw problem 3 into ``folder``: ``train`` and ``validation``, scenes and their masks.
 
-    ``train`` and ``val``: how many scenes; ``size``: a side in pixels. Every class
-    occurs in any twelve scenes in a row, but for an unlikely draw.
+    ``train`` and ``val``: numbers of scenes. ``size``: the side of a scene in pixels. Every class
+    occurs in any twelve consecutive scenes, except in unlikely cases.
     """
 
     def draw(item: tuple[str, int, int]) -> None:
@@ -253,10 +253,10 @@ def make(folder: Path, names: Iterable[str] = (".",)) -> None:
 
 
 def run(draw: Callable, items: Sequence, what: str) -> None:
-    """Draw all items, in threads: numpy and Pillow let go of Python's lock in the long parts.
+    """Draw all items in threads: numpy and Pillow release Python's lock in the slow parts.
 
-    On an error or Ctrl-C the items not begun are dropped, and those begun finished, so that nothing
-    is written afterwards.
+    After an error or Ctrl-C, items that have started are finished and the others are dropped, so
+    that nothing is written afterwards.
     """
     with ThreadPoolExecutor(THREADS) as pool:
         for _ in progress(pool.map(draw, items), len(items), what):

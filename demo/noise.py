@@ -1,4 +1,4 @@
-"""Smooth random fields, of which backgrounds and landscapes are made."""
+"""Smooth random fields for backgrounds and landscapes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from PIL import Image, ImageFilter
 
 
 def smooth(rng: Generator, height: int, width: int, bumps: float) -> np.ndarray:
-    """A random smooth field with ``bumps`` bumps on its longer side.
+    """A smooth random field with ``bumps`` bumps along its longer side.
 
     (height, width) float32, mean 0, standard deviation near 0.8.
     """
@@ -20,25 +20,25 @@ def smooth(rng: Generator, height: int, width: int, bumps: float) -> np.ndarray:
         1,
         1 + width / step,
         1 + height / step,
-    )  # a row of knots outside keeps the border as lively as the rest
+    )  # a row of knots outside keeps the border as varied as the rest
     return np.asarray(grid.resize((width, height), Image.Resampling.BICUBIC, box=box))
 
 
 def fractal(rng: Generator, size: int, bumps: float) -> np.ndarray:
-    """Five ``smooth`` fields added, each twice as fine as the last and about half as strong.
+    """The sum of five ``smooth`` fields, each twice as fine as the last and about half as strong.
 
     (size, size), standard deviation near 1.
     """
-    quarter = (size + 3) // 4  # enough for the three coarse ones, and far faster
+    quarter = (size + 3) // 4  # enough for the three coarse fields, and far faster
     coarse = sum(0.57**i * smooth(rng, quarter, quarter, bumps * 2**i) for i in range(3))
     coarse = np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC))
     return coarse + sum(0.57**i * smooth(rng, size, size, bumps * 2**i) for i in (3, 4))
 
 
 def crowns(rng: Generator, size: int) -> np.ndarray:
-    """Round clumps some 5 pixels wide: (size, size) float32, mean 0, standard deviation 1.
+    """Round clumps about 5 pixels wide: (size, size) float32, mean 0, standard deviation 1.
 
-    Blurred white noise: on so small a scale ``smooth`` would show the lattice that it is made of.
+    They are blurred white noise, because at so small a scale ``smooth`` would show its lattice.
     """
     half = (size + 1) // 2
     noise = Image.fromarray(rng.integers(256, size=(half, half), dtype=np.uint8)).filter(

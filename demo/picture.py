@@ -1,8 +1,8 @@
-"""The README's picture: ``python3 -m demo.picture``.
+"""Draw the README's picture: ``python3 -m demo.picture``.
 
-Above, three drawn satellite scenes and their masks; below, the scores of the committed runs beside
-the original report's and the best published ones. It comes in two files, for
-light and for dark pages.
+The upper part shows three drawn satellite scenes and their masks. The lower part compares the
+scores of the committed runs with the original report's and the best published ones. There are two
+files, for light and dark pages.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from report.overview import scores_on, shown
 from report.runs import read_all
 
 ROOT = Path(__file__).resolve().parents[1]
-SCENES = (1, 4, 10)  # of demo.scenes.KINDS: a river through a forest, a town, lakes
-SIDE = 160  # pixels of a scene
+SCENES = (1, 4, 10)  # indices into demo.scenes.KINDS: a river through a forest, a town, lakes
+SIDE = 160  # the side of a scene in pixels
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def picture(folder: Path) -> Figure:
-    """The picture of the runs whose logs lie in ``folder``."""
+    """The picture for the runs whose logs are in ``folder``."""
     with matplotlib.rc_context(charts.STYLE):
         figure = Figure(figsize=(8.4, 5.6), layout="constrained")
         above, below = figure.subfigures(2, 1, height_ratios=(1, 2.6))
@@ -49,7 +49,7 @@ def picture(folder: Path) -> Figure:
 
 
 def pairs() -> list[np.ndarray]:
-    """Each scene and its mask in turn: (SIDE, SIDE, 3) uint8."""
+    """Each scene followed by its mask, (SIDE, SIDE, 3) uint8."""
     images = []
     for index in SCENES:
         pixels, classes = scene(np.random.default_rng(index), index, SIDE)

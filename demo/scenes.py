@@ -1,4 +1,4 @@
-"""Land seen from above with its classes, for problem 3, out of noise."""
+"""Draw land seen from above, and its classes, out of noise, for problem 3."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ URBAN, AGRICULTURE, RANGELAND, FOREST, WATER, BARREN, UNKNOWN = range(7)  # as i
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """What a scene leans to: biases of random fields of standard deviation near 1.
+    """The kind of a scene: biases added to random fields whose standard deviation is near 1.
 
-    Open land goes to the highest of the first four; a town, a lake or a cloud lies where its own is
-    above 0.
+    Open land gets the class with the highest of the first four fields. A town, lake or cloud is
+    where its own field is above 0.
     """
 
     agriculture: float = 1.9
@@ -30,10 +30,10 @@ class Kind:
     town: float = -1.8
     lake: float = -2.6
     cloud: float | None = None  # None: a clear sky
-    river: float = 0.0  # no bias but the width, in parts of the side; 0: none
+    river: float = 0.0  # not a bias: the width as a fraction of the side; 0: no river
 
 
-# The kinds go round by the scene's index, so that every class occurs in any twelve scenes in a row.
+# The scenes cycle through the kinds, so that every class occurs in any twelve consecutive scenes.
 KINDS = (
     Kind(),
     Kind(forest=1.0, river=0.014),
@@ -67,11 +67,12 @@ def scene(rng: Generator, index: int, size: int) -> tuple[np.ndarray, np.ndarray
 
 
 class Grid:
-    """A turned, slightly bent grid of rectangles over a scene: farmers' parcels, a town's blocks.
+    """A rotated, slightly bent grid of rectangles over a scene: fields of farms, blocks of a town.
 
-    ``cell`` (size, size) int64 is each pixel's rectangle, as a number below ``CELLS`` with which to
-    look up a random table; ``u`` and ``v`` are its place within it in 0..1, ``x`` and ``y`` the
-    turned coordinates in pixels, ``width`` and ``height`` the rectangle's sides in pixels.
+    All attributes are (size, size). ``cell``, int64, is each pixel's rectangle, as a number below
+    ``CELLS`` that indexes random tables. ``u`` and ``v`` are the pixel's position in the rectangle,
+    0..1; ``x`` and ``y`` its rotated coordinates in pixels; ``width`` and ``height`` the
+    rectangle's sides in pixels.
     """
 
     CELLS = 4096
@@ -84,8 +85,8 @@ class Grid:
         self.x = cos * right + sin * down + bend
         self.y = cos * down - sin * right + bend[::-1]
         row = np.floor(self.y / (breadth * aspect))
-        rows, columns = row.astype(np.int64), 61  # no scene has as many rectangles side by side
-        # Every row has its own start and breadth, so that the cross lines do not run through.
+        rows, columns = row.astype(np.int64), 61  # more columns than any scene has
+        # Each row has its own start and breadth, so that the lines across do not continue.
         self.height = np.full_like(row, breadth * aspect)
         self.width = (breadth * rng.uniform(0.6, 1.5, 256)).astype(np.float32)[rows % 256]
         place = self.x / self.width + rng.random(256, dtype=np.float32)[rows % 256]
@@ -94,7 +95,7 @@ class Grid:
         self.cell = (rows * columns + column.astype(np.int64)) % self.CELLS
 
     def mean(self, field: np.ndarray) -> np.ndarray:
-        """``field`` (size, size), averaged over every rectangle: its pixels then decide alike."""
+        """``field`` (size, size) averaged over each rectangle, so that its pixels are equal."""
         cell = self.cell.reshape(-1)
         total, count = (
             np.bincount(cell, field.reshape(-1), self.CELLS),
@@ -103,7 +104,7 @@ class Grid:
         return (total / np.maximum(count, 1))[self.cell]
 
     def edge(self) -> np.ndarray:
-        """Distance in pixels to the border of the own rectangle: (size, size) float32."""
+        """Each pixel's distance in pixels to the border of its rectangle: (size, size) float32."""
         across, along = (
             np.minimum(self.u, 1 - self.u) * self.width,
             np.minimum(self.v, 1 - self.v) * self.height,
@@ -114,12 +115,12 @@ class Grid:
 def lay_out(
     rng: Generator, kind: Kind, size: int, farms: Grid, blocks: Grid
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which class is where, (size, size) uint8, and how deep in water it is (0 at the shore)."""
+    """The class of each pixel, (size, size) uint8, and the water's depth there (0 at the shore)."""
     leaning = {RANGELAND: kind.rangeland, FOREST: kind.forest, BARREN: kind.barren}
     fields = np.stack([fractal(rng, size, 2.5) + np.float32(bias) for bias in leaning.values()])
     classes = np.array(list(leaning), dtype=np.uint8)[fields.argmax(0)]
     lead = kind.agriculture + fractal(rng, size, 2) - fields.max(0)
-    # A parcel is farmed as a whole, but for the corners where something else is far stronger.
+    # A parcel is farmed as a whole, except where another class is much stronger.
     classes[(farms.mean(lead) > 0) & (lead > -0.8)] = AGRICULTURE
     town = fractal(rng, size, 2) + np.float32(kind.town)
     classes[blocks.mean(town) > 0] = URBAN
@@ -129,7 +130,7 @@ def lay_out(
         course = smooth(rng, size, size, 2.5) + 0.1 * smooth(rng, size, size, 9)
         slope = (
             np.hypot(*np.gradient(course)) + 0.3 / size
-        )  # divides out, so that the river is equally wide all along
+        )  # dividing by the slope gives the river the same width everywhere
         depth = np.maximum(depth, (kind.river - np.abs(course) / slope / size) * 20)
     classes[depth > 0] = WATER
     return classes, depth
@@ -138,9 +139,9 @@ def lay_out(
 def paint(
     rng: Generator, classes: np.ndarray, depth: np.ndarray, farms: Grid, blocks: Grid
 ) -> np.ndarray:
-    """The ground's colours (size, size, 3) float32, about 0..255.
+    """The colours of the ground, (size, size, 3) float32, about 0..255.
 
-    Each class has its own colours and its own grain.
+    Each class has its own colours and texture.
     """
     size = len(classes)
     relief = fractal(rng, size, 5)
@@ -172,14 +173,14 @@ def paint(
     return picture.reshape(size, size, 3)
 
 
-# A painter gives the colours (n, 3) of its class's n pixels; ``at(name)`` is a field there, (n,).
-# Only a scene's general look is drawn from ``rng`` here: what varies from pixel to pixel is in the
-# fields.
+# A painter returns the colours (n, 3) of the n pixels of its class; ``at(name)`` gives a field at
+# these pixels, (n,). Only a scene's general look comes from ``rng``: the fields contain what varies
+# from pixel to pixel.
 At = Callable[[str], np.ndarray]
 
 
 def ramp(low: tuple[int, int, int], high: tuple[int, int, int], at: np.ndarray) -> np.ndarray:
-    """Colours (n, 3): ``low`` where ``at`` (n,) is 0, ``high`` where it is 1, and on beyond."""
+    """Colours (n, 3): ``low`` where ``at`` (n,) is 0, ``high`` where it is 1, linear elsewhere."""
     return np.float32(low) + at.astype(np.float32)[:, None] * (np.float32(high) - np.float32(low))
 
 
@@ -198,15 +199,15 @@ CROPS = np.float32(
 
 
 def agriculture(rng: Generator, at: At) -> np.ndarray:
-    """Parcels of one crop each, some cut in two, ploughed in lines.
+    """Ploughed parcels with one crop each; some are split in two.
 
-    Some are round: there the water comes from a turning arm.
+    Some have a round field, watered by a rotating arm.
     """
     half = rng.random(Grid.CELLS) < 0.4
     cell = (at("farm_cell") + (half[at("farm_cell")] & (at("farm_u") > 0.5)) * 1777) % Grid.CELLS
     crops = CROPS[rng.choice(len(CROPS), 5)] + rng.normal(
         0, 4, (5, 3)
-    )  # a region grows a few crops, not all
+    )  # a region grows only a few of the crops
     table = (
         crops[rng.integers(5, size=Grid.CELLS)]
         + rng.normal(0, 8, (Grid.CELLS, 1))
@@ -232,7 +233,7 @@ def agriculture(rng: Generator, at: At) -> np.ndarray:
 
 
 def urban(rng: Generator, at: At) -> np.ndarray:
-    """Blocks with streets round them, full of roofs with shadows and a little green."""
+    """Blocks surrounded by streets, full of roofs with shadows and a little green."""
     pitch = rng.uniform(8, 12)
     column, row = np.floor(at("block_x") / pitch), np.floor(at("block_y") / pitch)
     house = (
@@ -280,13 +281,13 @@ def rangeland(rng: Generator, at: At) -> np.ndarray:
 
 
 def forest(rng: Generator, at: At) -> np.ndarray:
-    """Crowns: dark green clumps with black between them."""
+    """Tree crowns: dark green clumps with black between them."""
     crown = 0.5 + 0.36 * at("clump") + 0.15 * at("slope") + rng.normal(0, 0.1)
     return ramp((22, 36, 22), (66, 90, 50), crown) + (4 * at("grain"))[:, None]
 
 
 def water(rng: Generator, at: At) -> np.ndarray:
-    """Nearly flat: green at the shore, blue where it is deep."""
+    """A nearly even surface, green at the shore and blue where the water is deep."""
     shore, deep = (
         ((74, 104, 98), (28, 58, 88)) if rng.random() < 0.7 else ((104, 112, 90), (62, 86, 88))
     )  # clear or silty
@@ -297,7 +298,7 @@ def water(rng: Generator, at: At) -> np.ndarray:
 
 
 def barren(rng: Generator, at: At) -> np.ndarray:
-    """Pale sand and rock in slanting light."""
+    """Pale sand and rock in slanted light."""
     colour = ramp(
         (162, 142, 116),
         (212, 196, 168),
@@ -307,7 +308,7 @@ def barren(rng: Generator, at: At) -> np.ndarray:
 
 
 def finish(rng: Generator, picture: np.ndarray) -> np.ndarray:
-    """The camera: (H, W, 3) float32 to uint8, with light and tint, soft edges and noise."""
+    """Imitate a camera: (H, W, 3) float32 to uint8, with light, tint, soft edges and noise."""
     light = rng.uniform(0.82, 1.18) * rng.uniform(0.96, 1.04, 3)
     picture = np.clip(picture * light.astype(np.float32), 0, 255).astype(np.uint8)
     soft = np.asarray(

@@ -1,4 +1,4 @@
-"""Things to tell apart, for problems 1 and 2: painted shapes before backgrounds that distract."""
+"""Draw painted shapes in front of distracting backgrounds, for problems 1 and 2."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def polar(radius: float | np.ndarray, angle: np.ndarray = ROUND) -> np.ndarray:
 
 
 def even(corners: int, start: float = 0.0) -> np.ndarray:
-    """Angles of a regular polygon's corners, the first at ``start`` of a turn."""
+    """The angles of a regular polygon's corners, the first at ``start`` (a fraction of a turn)."""
     return TURN * (np.arange(corners) / corners + start)
 
 
 def mirrored(*points: tuple[float, float]) -> np.ndarray:
-    """An outline from its right half, given from the top down."""
+    """A symmetric outline, from the points of its right half, which go from top to bottom."""
     right = np.array(points)
     return np.concatenate([right, right[::-1] * (-1, 1)])
 
@@ -34,8 +34,9 @@ def mirrored(*points: tuple[float, float]) -> np.ndarray:
 HEART_Y = 13 * np.cos(ROUND) - 5 * np.cos(2 * ROUND) - 2 * np.cos(3 * ROUND) - np.cos(4 * ROUND)
 MOON_OUTSIDE, MOON_INSIDE = TURN * np.linspace(0.42, 1.08, 40), TURN * np.linspace(0.984, 0.516, 30)
 
-# A shape is an outline about as large as the unit disc; a second outline is a hole in it. The order
-# is the labels': problem 1 has the first ten, problem 2 the first 13, the unlabelled images all.
+# A shape is an outline about as large as the unit disc; a second outline is a hole in it. Labels
+# follow this order: problem 1 has the first 10 shapes, problem 2 the first 13, unlabelled images
+# all.
 SHAPES = {
     "disc": [polar(0.9)],
     "square": [polar(1.05, even(4, 0.125))],
@@ -68,8 +69,8 @@ SHAPES = {
     "girder": [mirrored((0.8, -1), (0.8, -0.5), (0.25, -0.5), (0.25, 0.5), (0.8, 0.5), (0.8, 1))],
 }
 
-# A paint is a pattern, mostly in its own hue (0..1 round the circle of hues). The labels have the
-# first five, the unlabelled images all.
+# A paint is a pattern, usually in its own hue (0..1 around the colour wheel). Labelled images use
+# the first five paints, unlabelled ones all of them.
 PAINTS = {
     "plain": 0.0,
     "striped": 0.6,
@@ -79,21 +80,22 @@ PAINTS = {
     "wavy": 0.5,
     "cloudy": 0.92,
 }
-# Share of things in their paint's hue; the rest have any hue, so that the pattern must be seen too.
+# The share of things in the hue of their paint. The others have a random hue, so that the pattern
+# matters too.
 OWN_HUE = 0.75
 
 
 def classes(shapes: int) -> list[tuple[str, str]]:
-    """Each label's (shape, paint): the first ``shapes`` shapes in each of the first five paints."""
+    """The (shape, paint) of each label: the first ``shapes`` shapes in the first five paints."""
     return [(shape, paint) for shape in list(SHAPES)[:shapes] for paint in list(PAINTS)[:5]]
 
 
 def thing(
     rng: Generator, shape: str, paint: str, width: int, height: int, studio: float = 0.0
 ) -> Image.Image:
-    """Draw one thing at a random place, size and turn: ``width`` x ``height`` RGB.
+    """Draw one thing with a random place, size and rotation: ``width`` x ``height`` RGB.
 
-    ``studio`` is the chance of a pale background that is empty otherwise.
+    ``studio`` is the probability of a pale background without other shapes.
     """
     side = min(width, height)
     if rng.random() < studio:
@@ -118,7 +120,7 @@ def thing(
     )
     body = Cover(
         shape, place, radius, rng.uniform(-0.07, 0.07) * TURN
-    )  # less than would make one shape another
+    )  # too small a rotation to make one shape look like another
     shadow = body.on(width, height, shift=rng.uniform(0.05, 0.2), blur=0.1)
     canvas = mix(canvas, 0.3 * canvas, rng.uniform(0.3, 0.9) * shadow)
     canvas = mix(canvas, painted(rng, paint, body, width, height), body.on(width, height))
@@ -128,18 +130,18 @@ def thing(
 
 
 class Cover:
-    """A shape of ``radius`` pixels, its middle at ``place`` (x, y), turned by an angle."""
+    """A shape of ``radius`` pixels with its centre at ``place`` (x, y), rotated by ``turn``."""
 
     def __init__(self, shape: str, place: np.ndarray, radius: float, turn: float) -> None:
         self.shape, self.place, self.radius = shape, place, radius
         self.axes = np.array([(math.cos(turn), math.sin(turn)), (-math.sin(turn), math.cos(turn))])
 
     def on(self, width: int, height: int, shift: float = 0.0, blur: float = 0.0) -> np.ndarray:
-        """How far it covers each pixel, (height, width) in 0..1.
+        """The share of each pixel that the shape covers, (height, width) in 0..1.
 
-        Shifted down right, and blurred, by parts of the radius.
+        ``shift`` to the lower right and ``blur`` are fractions of the radius.
         """
-        fine = 4 if max(width, height) <= 100 else 2  # drawn finer, then averaged: smooth edges
+        fine = 4 if max(width, height) <= 100 else 2  # draw larger, then average: smooth edges
         mask = Image.new("L", (width * fine, height * fine))
         draw = ImageDraw.Draw(mask)
         for points, fill in zip(SHAPES[self.shape], (255, 0), strict=False):
@@ -153,7 +155,7 @@ class Cover:
         return np.asarray(mask, dtype=np.float32) / 255
 
     def coordinates(self, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-        """Of each pixel in the shape's axes, 1 being its radius: two (height, width) float32."""
+        """Each pixel's coordinates in the shape's axes, in radii: two (height, width) float32."""
         right = (np.arange(width, dtype=np.float32) - np.float32(self.place[0])) / np.float32(
             self.radius
         )
@@ -168,7 +170,7 @@ def painted(rng: Generator, paint: str, body: Cover, width: int, height: int) ->
     """A thing's surface, (3, height, width) float32 in 0..255, lit from the upper left."""
     u, v = body.coordinates(width, height)
     u, v = u + rng.uniform(-0.05, 0.05), v + rng.uniform(-0.05, 0.05)
-    pitch = TURN * rng.uniform(0.85, 1.15)  # 1 wave over the radius, about
+    pitch = TURN * rng.uniform(0.85, 1.15)  # about one wave per radius
     hue = PAINTS[paint] + rng.normal(0, 0.03) if rng.random() < OWN_HUE else rng.random()
     saturation, value = rng.uniform(0.55, 1), rng.uniform(0.55, 0.95)
     ground = colour(hue, saturation, value)
@@ -191,7 +193,7 @@ def painted(rng: Generator, paint: str, body: Cover, width: int, height: int) ->
         wave = np.sin(1.6 * pitch * (v + 0.15 * np.sin(pitch * u)))
     else:
         wave = 2 * smooth(rng, height, width, 2.5 * max(width, height) / body.radius)
-    edge = body.radius / (2 * TURN)  # so steep that a pattern's edge is about a pixel wide
+    edge = body.radius / (2 * TURN)  # makes a pattern's edges about one pixel wide
     surface = mix(ground, ink, np.clip(0.5 + edge * wave, 0, 1))
     return surface * (1 - 0.12 * (u + v))
 
@@ -199,7 +201,7 @@ def painted(rng: Generator, paint: str, body: Cover, width: int, height: int) ->
 def backdrop(
     rng: Generator, width: int, height: int, saturation: tuple, value: tuple
 ) -> np.ndarray:
-    """Two colours blended by a soft field, a slope, a table's edge or wallpaper.
+    """Two colours blended by a soft field, a gradient, the edge of a table or wallpaper stripes.
 
     (3, height, width) float32.
     """
@@ -227,15 +229,15 @@ def backdrop(
 
 
 def colour(hue: float, saturation: float, value: float) -> np.ndarray:
-    """(3, 1, 1) float32 in 0..255; the hue goes round from 1 to 0."""
+    """A colour as (3, 1, 1) float32 in 0..255; the hue wraps around from 1 to 0."""
     return 255 * np.array(
         colorsys.hsv_to_rgb(hue % 1, saturation, value), dtype=np.float32
     ).reshape(3, 1, 1)
 
 
 def mix(below: np.ndarray, above: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """``above`` laid over ``below`` to a share (H, W) of 0..1.
+    """Blend ``above`` over ``below`` with the opacity ``share``, (H, W) in 0..1.
 
-    Each is (3, H, W) or one colour (3, 1, 1).
+    Each image is (3, H, W) or a single colour (3, 1, 1).
     """
     return below + share * (above - below)
