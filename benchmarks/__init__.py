@@ -1,1 +1,1 @@
-"""Benchmarks: our programs and the ones they are compared with run in turn, as whole processes."""
+"""Benchmarks that run our programs and others in turn, each as a whole process."""

@@ -122,7 +122,7 @@ def ours(args: argparse.Namespace, problem: str, images: Path, output: Path, *mo
 
 
 def inference(problem: str, args: argparse.Namespace, folder: Path) -> dict:
-    """Measure ours (float32 and bfloat16), the naive program, and the parts of the lower bound."""
+    """Measure ours (float32 and bfloat16), the naive program, and what makes up the floor."""
     images, count = folder / "images", count_of(args, problem)
     draw(problem, images, count)
     checkpoint = getattr(args, problem).resolve()

@@ -38,7 +38,7 @@ def to_floor(part: Part) -> float:
 
 
 def identical(part: Part) -> float:
-    """How many per cent of the naive program's answers equal ours."""
+    """The percentage of the naive program's answers that equal ours."""
     return 100 * part["identical"]["naive"]
 
 

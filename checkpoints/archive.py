@@ -1,4 +1,4 @@
-"""Unpack the course's archive, but nothing outside its folder."""
+"""Unpack the course's archive without writing anything outside its folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from core.cli import say
 
 PARTS = ("p1_data", "p2_data", "p3_data")
-MAX_BYTES, MAX_FILES = 2**35, 1_000_000  # unpacked; the course's archive has far less and fewer
+MAX_BYTES, MAX_FILES = 2**35, 1_000_000  # unpacked; the course's archive is far below both limits
 
 
 class BadArchive(Exception):

@@ -1,7 +1,7 @@
 """Download the files that a manifest lists, unless they are already there and correct.
 
-``hw1_download.sh`` runs this. A file gets its name only after its size and hash were checked. If
-all files are there and correct, neither the network nor a download library is used.
+``hw1_download.sh`` runs this. A file gets its final name only after its size and hash are checked.
+If all files are there and correct, neither the network nor a download library is used.
 """
 
 from __future__ import annotations

@@ -59,8 +59,8 @@ def main() -> None:
 def describe(source: Path, name: str, data: Path = Path("hw1_data")) -> dict[str, Any]:
     """The manifest entry of the checkpoint ``source`` under the file name ``name``.
 
-    Raises InputError if ``source`` is not a checkpoint of the problem in ``name``, is too large,
-    or has no score, like a backbone.
+    Raises InputError if ``source`` is not a checkpoint of the problem in ``name``, is too large
+    or, like a backbone, has no score.
     """
     problem = name.split("_")[0]
     saved = checkpoint.load(source, problem)

@@ -28,7 +28,7 @@ P1_CLASSES, OFFICE_CLASSES = classes(10), classes(13)
 JPEG_QUALITY = 90
 P1, MINI, OFFICE, P3, OFFICE_ORDER = range(
     5
-)  # parts of the data set: each image has a generator for (seed, part, index)
+)  # the parts of the data set; an image is drawn with the generator of (seed, part, index)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +94,7 @@ def draw_all(out: Path, parameters: Parameters) -> bool:
 
     The folder appears only when everything is drawn. Returns False, and does nothing, if ``out``
     was already drawn with the same parameters. Raises InputError if it contains anything else or
-    cannot be written, or if a parameter is out of range: seed from 0, size from 32, 65 classes.
+    cannot be written, or if the seed is below 0, the size below 32 or ``p2_classes`` above 65.
     """
     if parameters.seed < 0 or parameters.size < 32:
         raise InputError(

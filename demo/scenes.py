@@ -67,7 +67,7 @@ def scene(rng: Generator, index: int, size: int) -> tuple[np.ndarray, np.ndarray
 
 
 class Grid:
-    """A rotated, slightly bent grid of rectangles over a scene: fields of farms, blocks of a town.
+    """A rotated, slightly bent grid of rectangles over a scene: parcels of farms, blocks of towns.
 
     All attributes are (size, size). ``cell``, int64, is each pixel's rectangle, as a number below
     ``CELLS`` that indexes random tables. ``u`` and ``v`` are the pixel's position in the rectangle,
@@ -201,7 +201,7 @@ CROPS = np.float32(
 def agriculture(rng: Generator, at: At) -> np.ndarray:
     """Ploughed parcels with one crop each; some are split in two.
 
-    Some have a round field, watered by a rotating arm.
+    Some scenes have round fields, which are watered by a rotating arm.
     """
     half = rng.random(Grid.CELLS) < 0.4
     cell = (at("farm_cell") + (half[at("farm_cell")] & (at("farm_u") > 0.5)) * 1777) % Grid.CELLS

@@ -34,9 +34,8 @@ def mirrored(*points: tuple[float, float]) -> np.ndarray:
 HEART_Y = 13 * np.cos(ROUND) - 5 * np.cos(2 * ROUND) - 2 * np.cos(3 * ROUND) - np.cos(4 * ROUND)
 MOON_OUTSIDE, MOON_INSIDE = TURN * np.linspace(0.42, 1.08, 40), TURN * np.linspace(0.984, 0.516, 30)
 
-# A shape is an outline about as large as the unit disc; a second outline is a hole in it. Labels
-# follow this order: problem 1 has the first 10 shapes, problem 2 the first 13, unlabelled images
-# all.
+# A shape is an outline about as large as the unit disc; a second outline is a hole in it. In this
+# order, problem 1's labels use the first 10, problem 2's the first 13, and unlabelled images all.
 SHAPES = {
     "disc": [polar(0.9)],
     "square": [polar(1.05, even(4, 0.125))],

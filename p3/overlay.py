@@ -118,7 +118,7 @@ def with_legend(picture: Image.Image, classes: np.ndarray) -> Image.Image:
 
 
 def share(count: int, total: int) -> str:
-    """``count`` as a whole per cent of ``total``; "< 1 %" instead of "0 %"."""
+    """``count`` as a percentage of ``total`` without decimals; "< 1 %" instead of "0 %"."""
     return f"{100 * count / total:.0f} %" if 200 * count >= total else "< 1 %"
 
 

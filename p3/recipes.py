@@ -71,7 +71,7 @@ HOUR_A = dataclasses.replace(
     HOUR_B, model="A", epochs=8, crop=128, lr=1e-4
 )  # VGG16 costs eleven times as much per pixel
 
-# From ImageNet weights. The crops show the image at scales of about 0.5 to 1, and so does the test.
+# From ImageNet weights. Crops show the image at scales of about 0.5 to 1, as does the test.
 BEST_C = Recipe(
     name="best", model="C", source="from ImageNet weights, crops and tests at several scales",
     epochs=24, patience=0, batch_size=16, crop=256, symmetry="square",

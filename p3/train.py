@@ -103,7 +103,7 @@ def main() -> None:
         **flags.run_options(args),
     )
 
-    # DeepLabv3 and DeepLabv3+ apply BatchNorm to globally pooled features, so they need two images.
+    # BatchNorm after the global pooling of DeepLabv3 and DeepLabv3+ needs at least two images.
     at_least = 1 if args.model == "A" else 2
     # -100 is torch's default; no pixel has this class.
     ignored = data.UNKNOWN if recipe.ignore_unknown else -100
@@ -134,7 +134,7 @@ def main() -> None:
 
 
 def cross_entropy(out: Tensor, truth: Tensor, ignored: int) -> Tensor:
-    """The mean cross entropy over all pixels except those of class ``ignored``; 0 without pixels.
+    """The mean cross entropy over all pixels not of class ``ignored``; 0 if there are none.
 
     ``out``: logits (N, classes, H, W). ``truth``: (N, H, W) int64. The processes count different
     numbers of pixels, so the mean of their means would be wrong. Instead each one scales its sum
