@@ -61,7 +61,7 @@ def render(title: str, blocks: list[Block]) -> str:
 <header>
 <h1>{escape(title)}</h1>
 <nav aria-label="Contents"><ul>{contents}</ul></nav>
-<button type="button" id="theme" aria-label="Light or dark">◐</button>
+<button type="button" id="theme" aria-label="Light or dark theme">◐</button>
 </header>
 <main>
 {body}
@@ -158,7 +158,7 @@ class _Page:
             case Grid():
                 return f'<div class="grid">{"".join(self.block(one) for one in block.blocks)}</div>'
             case Gap():
-                made_by = f"<br>It is made by <code>{escape(block.command)}</code>"
+                made_by = f"<br>To make it, run <code>{escape(block.command)}</code>"
                 return f'<aside class="gap"><b>Missing:</b> {escape(block.what)}{made_by}</aside>'
             case Table():
                 return self._table(block)

@@ -102,7 +102,7 @@ class _Page:
             case Grid():
                 return "\n\n".join(self.block(one) for one in block.blocks)
             case Gap():
-                return f"> **Missing:** {escape(block.what)} It is made by {code(block.command)}"
+                return f"> **Missing:** {escape(block.what)} To make it, run {code(block.command)}"
             case Table():
                 lines = [
                     "| " + " | ".join(map(escape, block.header)) + " |",

@@ -287,7 +287,7 @@ def drawing(found: list[Stage], *, shortcut: bool = False) -> Figure:
                 charts.arrow(axes, end, (aim, top))
         lower_edges, top = edges, bottom - GAP
     whole = totals(found)
-    charts.label(axes, LEFT, top + 0.02, "all together", size=9, colour=charts.INK, ha="left")
+    charts.label(axes, LEFT, top + 0.02, "total", size=9, colour=charts.INK, ha="left")
     _numbers(axes, right, top + 0.02, whole["parameters"], whole["multiply_adds"])
     if shortcut:
         (start, x), end = (height - 0.34 - HIGH - GAP / 2, LEFT + BOX + 0.1), top + GAP - 0.06

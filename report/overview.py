@@ -60,7 +60,7 @@ def choice(logs: list[RunLog]) -> str:
     settings = [run for run in named(logs, "p2_*") if "setting" in run.metadata["data"]]
     if len(settings) > sum(row.startswith("p2") for row in runs):
         rules.append(
-            "Of problem 2's runs the largest group of finished ones with one recipe, seed and "
+            "Of problem 2's runs, the largest group of finished runs with one recipe, seed and "
             "data is shown."
         )
     return " ".join(rules)
@@ -126,16 +126,22 @@ def opening(site: Site) -> list[Block]:
             words, command = missing(row, runs)
             rows.append((what, words, original(row), best, (Code(command),)))
     caption = (
-        "Validation scores of the last epoch, as each run's log has them. The original report "
-        "and the published results are of the best epoch. Their problem 2 was scored on the "
-        "course's data; the data that this project has for it are a stand-in."
+        "Validation scores of the last epoch, from the log of each run. The original report and "
+        "the published results give the best epoch instead. For problem 2 they used the course's "
+        "data, where this project has only a stand-in."
     )
-    header = ("what", "here", "original report", "best published", "run, or how to make it")
+    header = (
+        "model or setting",
+        "here",
+        "original report",
+        "best published",
+        "run, or how to make it",
+    )
     drawing = Drawing(
         chart(runs),
-        "The scores of the table below. A hollow square far right in problem 1 is the original's "
-        "contaminated one.",
-        "Scores by model and setting: here, the original report, the best published",
+        "The scores in the table below. The hollow square far to the right in problem 1 is the "
+        "original report's contaminated score.",
+        "Scores by model and setting: here, in the original report, and the best published ones",
         tuple(runs.values()),
     )
     rules = choice(site.logs)
@@ -160,13 +166,13 @@ def closing(site: Site) -> list[Block]:
         )
         for run in site.logs
     ]
-    header = ("run", "last epoch's", "epochs", "seed", "commit", "machine", "command")
+    header = ("run", "score of the last epoch", "epochs", "seed", "commit", "machine", "command")
     caption = (
-        "Every run that this page was made from, as its run.json tells. A commit that ends in "
-        "-dirty had changes on top."
+        "Every run that this page was made from, according to its run.json. If a commit ends in "
+        "-dirty, the code had uncommitted changes."
     )
     return [
         Heading("Runs"),
-        Text("Whoever doubts a figure can make it again."),
+        Text("Anyone who doubts a number can reproduce it with these commits and commands."),
         Table(caption, header, rows),
     ]

@@ -51,11 +51,11 @@ def section(site: Site) -> list[Block]:
     return [
         Heading("Problem 1: small images in 50 classes"),
         Text(
-            "Each image of 32×32 pixels gets one of 50 classes, which have numbers only. The "
-            "score is the accuracy on the validation images. Model A is a MobileNetV2 trained "
-            "from random weights, model B the same network trained from weights that were "
-            "learned elsewhere. Model C is an EfficientNet-Lite0 from ImageNet weights, on "
-            "images that the network enlarges."
+            "Each image of 32×32 pixels belongs to one of 50 classes, which have numbers instead "
+            "of names. The score is the accuracy on the validation images. Model A is a "
+            "MobileNetV2 trained from random weights. Model B is the same network, but starts "
+            "from weights that were learned elsewhere. Model C is an EfficientNet-Lite0 that "
+            "starts from ImageNet weights and enlarges the images first."
         ),
         *(
             Gap(f"a run of model {model}.", command)
@@ -102,35 +102,36 @@ def networks(site: Site, run: RunLog | None) -> Iterator[Block]:
     yield Heading("The networks", 3)
     yield Text(
         *counted.words(
-            "MobileNetV2 (Sandler et al. 2018) with 1.4 times its channels: {blocks:0} inverted "
-            "residual blocks between two convolutions, the mean over all pixels, which gives the "
-            "{features:0} features, and a linear layer. The resolution is halved {halvings:0} "
-            "times, as the images are small; in the network as published {published halvings:0} "
-            "times. In all {parameters:0} parameters and {multiply_adds:0} multiply-adds an image. "
-            "Model C's EfficientNet-Lite (Tan & Le 2019, without squeeze and excitation) has "
-            "{C parameters:0} and {C multiply_adds:0}."
+            "Models A and B are MobileNetV2 (Sandler et al. 2018) with 1.4 times its channels: "
+            "{blocks:0} inverted residual blocks between two convolutions, the mean over all "
+            "pixels, which gives {features:0} features, and a linear layer. Since the images are "
+            "small, the resolution is halved {halvings:0} times, and in the network as published "
+            "{published halvings:0} times. The network has {parameters:0} parameters and needs "
+            "{multiply_adds:0} multiply-adds per image. Model C's EfficientNet-Lite (Tan & Le "
+            "2019, without squeeze and excitation) has {C parameters:0} parameters and needs "
+            "{C multiply_adds:0} multiply-adds."
         )
     )
     yield Grid(
         Drawing(
             network.drawing(stages),
-            "Models A and B: the stages, drawn from the model that the code makes: shapes by "
-            "hooks on a forward pass, "
-            "parameters and multiply-adds (those of convolutions and of the linear layer) counted. "
-            "The first block of a stage has no shortcut; the others have one and stride 1.",
+            "Models A and B, stage by stage, drawn from the model that the code builds. Hooks on "
+            "a forward pass give the shapes. Multiply-adds are those of the convolutions and the "
+            "linear layer. The first block of a stage has no shortcut; the others have one, and "
+            "stride 1.",
             f"The network from top to bottom: {', '.join(stage.title for stage in stages)}",
         ),
         Drawing(
             network.drawing(of_c),
-            f"Model C: {architecture}. It enlarges an image first.",
+            f"Model C: {architecture}. It enlarges the image first.",
             f"The network from top to bottom: {', '.join(stage.title for stage in of_c)}",
         ),
         Drawing(
             network.drawing(inside, shortcut=True),
-            "The first block with a shortcut, from the inside: the channels are expanded, each "
-            "is filtered by itself, and they are projected back. BatchNorm follows each "
-            "convolution, and ReLU6 the first two.",
-            f"A block: {', '.join(stage.title for stage in inside[1:])}, and a shortcut round them",
+            "Inside the first block with a shortcut: one convolution expands the channels, the "
+            "next filters each channel by itself, and the last projects them back. BatchNorm "
+            "follows each convolution, and ReLU6 the first two.",
+            f"A block: {', '.join(stage.title for stage in inside[1:])}, and a shortcut past them",
         ),
     )
 
@@ -154,19 +155,19 @@ def accuracies(site: Site, runs: dict[str, RunLog], images: Images | None) -> It
             figure = f"{original.value:.4f} ({original.epoch})"
             rows.append((f"{model}, original report", "-", "-", figure, weights))
     yield Table(
-        "Validation accuracy as logged in the training, its epoch in brackets. The interval is "
-        "Wilson's, of the last epoch's. The best epoch was chosen on the same images that it is "
-        "measured on, so its figure is flattering.",
+        "Validation accuracy as logged during training, with the epoch in brackets. The interval "
+        "is Wilson's, for the last epoch. The best epoch was chosen on the same images that it is "
+        "measured on, so its accuracy is too optimistic.",
         ("model", "last epoch", "95 % interval", "best epoch", "initial weights"),
         rows,
         tuple(run for of_model in every.values() for run in of_model),
     )
     if images is None and any(every.values()):
-        what = "the intervals, as the number of validation images is not known without them."
+        what = "the intervals, which need the number of validation images."
         yield Gap(what, FETCH)
     for run in unmatched:
         yield Gap(
-            f"the interval of {run.name}: its accuracy is no share of the {len(images.labels)} "
+            f"the interval of {run.name}: its accuracy cannot come from the {len(images.labels)} "
             f"images in {images.folder}.",
             run.metadata["command"],
         )
@@ -175,12 +176,12 @@ def accuracies(site: Site, runs: dict[str, RunLog], images: Images | None) -> It
     )
     for model, of_model in every.items():
         if len(of_model) > 1:
-            yield Text(f"Shown of model {model} below: ", Code(runs[model].name), f". {CHOICE}")
+            yield Text(f"Shown below for model {model}: ", Code(runs[model].name), f". {CHOICE}")
     yield Text(
-        f"The original's {SCORES['p1_B'].value} for B is contaminated: all images of this "
-        "problem, the validation images too, are of CIFAR-100's training split, and its initial "
-        "weights had been trained on that split with the labels. It is no measure of how well "
-        "the network does on images that it has not seen."
+        f"The original report's {SCORES['p1_B'].value} for model B is contaminated: all images of "
+        "this problem, including the validation images, are from CIFAR-100's training split, and "
+        "the initial weights had been trained on that split with its labels. So this score does "
+        "not measure how well the network does on images that it has not seen."
     )
     for run in every["B"]:
         yield Text(*told(site, run))
@@ -231,19 +232,23 @@ def told(site: Site, run: RunLog) -> tuple[Any, ...]:
     source, made_by = run.pretrained, maker(site, run)
     began = (Code(run.name), " starts from ", Code(source or "random weights"))
     if run.is_contaminated:
-        return (*began, ": trained on CIFAR-100, so its figure is contaminated as the original's.")
+        return (
+            *began,
+            ", which was trained on CIFAR-100. So its score is contaminated, like that of the "
+            "original report.",
+        )
     if made_by is None:
-        return (*began, ". What these weights were trained on is not recorded in the runs here.")
+        return (*began, ". The runs here do not record what these weights were trained on.")
     return (
         *began,
         ", made by ",
         Code(made_by.metadata["command"]),
-        ": the same network trained on another labelled set. On images of that set which it had "
-        "not seen, it had the accuracy ",
+        ". This trains the same network on another labelled data set. On unseen images of that "
+        "data set, the network had an accuracy of ",
         logged(made_by, made_by.last, "accuracy"),
         " in epoch ",
         logged(made_by, made_by.last, "epoch", 0),
-        ". The classifier was replaced, all other weights were kept.",
+        ". The classifier was then replaced; all other weights were kept.",
     )
 
 
@@ -252,8 +257,8 @@ def implementation(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
         return
     yield Heading("Implementation", 3)
     yield recipes.table(
-        "How the models were trained, from run.json. Every training image is mirrored with "
-        "probability a half too; the loss is cross entropy.",
+        "How the models were trained, from run.json. In addition, every training image is "
+        "mirrored with probability 1/2. The loss is cross entropy.",
         [f"model {model}" for model in runs],
         [recipes.made(site, run, start(site, run)) for run in runs.values()],
         runs.values(),
@@ -268,7 +273,7 @@ def curves(runs: dict[str, RunLog]) -> Iterator[Block]:
     for name, what, unit in (
         ("loss", "Training loss", "cross entropy"),
         ("accuracy", "Validation accuracy", "accuracy"),
-        ("lr", "Learning rate of an epoch's last step", "learning rate"),
+        ("lr", "Learning rate at the last step of each epoch", "learning rate"),
     ):
         of = {f"model {model}": run for model, run in runs.items() if name in run.last}
         series = {model: run.column(name) for model, run in of.items()}
@@ -278,10 +283,14 @@ def curves(runs: dict[str, RunLog]) -> Iterator[Block]:
         last: list[Any] = []
         for model, run in of.items():
             if name != "lr":
-                last += [", " if last else ". Last: ", f"{model} ", logged(run, run.last, name)]
+                last += [
+                    ", " if last else ". Last epoch: ",
+                    f"{model} ",
+                    logged(run, run.last, name),
+                ]
         more = (
-            " It is the mean over an epoch's steps, on augmented images, with label smoothing "
-            "where the recipe has it."
+            " The loss is the mean over the steps of an epoch, on augmented images, with label "
+            "smoothing if the recipe uses it."
         )
         caption = (what, *last, ".", more if name == "loss" else "")
         alt = f"{what} over the epochs: {', '.join(series)}"

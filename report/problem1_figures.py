@@ -149,8 +149,8 @@ def pairs_drawing(
     figure, axes = charts.panel(4.2, len(pairs) * room + 0.36, axes=False)
     for x, text in (
         (0.5, "true → taken"),
-        (first + 0.76, "such mistakes"),
-        (second + 0.76, "rightly recognised"),
+        (first + 0.76, "mistakes"),
+        (second + 0.76, "correct predictions"),
     ):
         charts.label(axes, x, len(pairs) * room + 0.2, text)
     for row, (true, taken) in enumerate(pairs):

@@ -59,12 +59,12 @@ def read(site: Site) -> Images | None:
 def projections(site: Site, run: RunLog | None, images: Images | None) -> Iterator[Block]:
     if run is None:
         return
-    yield Heading("The features as the training goes on", 3)
+    yield Heading("The features during training", 3)
     stages = run.stages()
     if images is None:
-        yield Gap("the features of the validation images, as these are not here.", FETCH)
+        yield Gap("the features of the validation images, as the images are not here.", FETCH)
     elif len(stages) < 2:
-        yield Gap(f"checkpoints of {run.name}, of at least two epochs.", run.metadata["command"])
+        yield Gap(f"checkpoints of {run.name} from two or more epochs.", run.metadata["command"])
     elif not 1 < len(np.unique(images.labels)) < len(images.labels):
         yield Gap(f"several classes with several images each in {images.folder}.", FETCH)
     else:
@@ -99,14 +99,14 @@ def measure(site: Site, run: RunLog, epoch: int, path: Path, images: Images) -> 
 def pictures(run: RunLog, measured: dict[int, Measured], images: Images) -> Iterator[Block]:
     first = next(iter(measured.values()))
     yield Text(
-        "The input of the last layer for every validation image, at the first, a middle and the "
-        "last kept epoch of ",
+        "The features of every validation image, that is, the input of the last layer. They are "
+        "from the first, a middle and the last kept epoch of ",
         Code(run.name),
         *first.words(
-            ", in two dimensions: by PCA, which is linear, and by t-SNE (perplexity "
-            "{tsne perplexity:0}, seed {tsne seed:0}, started from PCA's picture). Every class has "
-            "the same colour throughout. Pointed at, a point shows its image. The table below says "
-            "what the figures under the pictures mean."
+            " and are projected to two dimensions: by PCA, which is linear, and by t-SNE "
+            "(perplexity {tsne perplexity:0}, seed {tsne seed:0}, starting from PCA's picture). A "
+            "class has the same colour in all pictures. Point at a dot to see its image. The table "
+            "below explains the numbers under the pictures."
         ),
     )
     sprite, colours = Sprite(images.pixels), projected.palette(len(data.CLASSES))
@@ -115,7 +115,7 @@ def pictures(run: RunLog, measured: dict[int, Measured], images: Images) -> Iter
         captions = {
             "pca": (
                 f"PCA, epoch {epoch}",
-                ": explains {pca explained 1:3} and {pca explained 2:3} of the variance; "
+                ": the axes explain {pca explained 1:3} and {pca explained 2:3} of the variance; "
                 "neighbours {pca neighbours:3}; silhouette {pca silhouette:3}.",
             ),
             "tsne": (
@@ -133,7 +133,7 @@ def pictures(run: RunLog, measured: dict[int, Measured], images: Images) -> Iter
                     colours=colours,
                     sprite=sprite,
                     caption=(title, *one.words(template)),
-                    alt=f"Scatter of the validation images by {name}, epoch {epoch}",
+                    alt=f"Scatter plot of the validation images by {name}, epoch {epoch}",
                     runs=(run,),
                 )
                 for name, (title, template) in captions.items()
@@ -165,10 +165,10 @@ def separation(
     ]
     yield Table(
         found.words(
-            "How separated the classes are, by their neighbours: the share of images whose label "
-            "is the most frequent one among the {nearest:0} nearest other images, by Euclidean "
-            "distance, in all features and in a picture. The silhouette, under the pictures, is 1 "
-            "for classes far apart and below 0 for mixed ones."
+            "How well the classes are separated, judged by neighbours: the share of images whose "
+            "label is the most frequent among the {nearest:0} nearest other images by Euclidean "
+            "distance, in the full features and in each picture. The silhouette, given under the "
+            "pictures, is 1 for classes that are far apart and below 0 for classes that are mixed."
         ),
         ("epoch", "accuracy", *names.values()),
         rows,
@@ -176,10 +176,11 @@ def separation(
     )
     yield Text(
         *found.words(
-            "By the neighbours, PCA's picture has less than half of what all features have at "
-            "{little:0} of {stages:0} stages. t-SNE's picture gains more than chance in {rises:0} "
-            "of {steps:0} steps from stage to stage, and is ahead of PCA's by more than chance at "
-            "{ahead:0} of {stages:0} stages (95 % intervals that do not overlap). "
+            "By this measure, PCA's picture has less than half the score of the full features at "
+            "{little:0} of {stages:0} stages. t-SNE's picture improves by more than chance in "
+            "{rises:0} of {steps:0} steps from stage to stage, and is better than PCA's by more "
+            "than chance at {ahead:0} of {stages:0} stages. More than chance means that the 95 % "
+            "intervals do not overlap. "
         ),
         verdict(found.numbers),
     )
@@ -188,8 +189,8 @@ def separation(
 def verdict(found: dict[str, float]) -> str:
     """Return the conclusion that the numbers of ``projections.finding`` allow."""
     claim = (
-        "the original report's finding, that PCA separates little at any stage and t-SNE more "
-        "and more as training goes on,"
+        "the original report's finding, that PCA separates the classes little at any stage and "
+        "t-SNE more and more during training,"
     )
     if found["little"] == found["ahead"] == found["stages"] and found["rises"] == found["steps"]:
         return f"So {claim} holds here."
@@ -204,7 +205,7 @@ def mistakes(site: Site, run: RunLog | None, images: Images | None) -> Iterator[
     yield Heading("Model A's mistakes", 3)
     path = run.folder / "last.pt"
     if images is None:
-        yield Gap("the predictions on the validation images, as these are not here.", FETCH)
+        yield Gap("the predictions on the validation images, as the images are not here.", FETCH)
         return
     if not path.is_file():
         yield Gap(f"the last checkpoint of {run.name}.", run.metadata["command"])
@@ -213,20 +214,21 @@ def mistakes(site: Site, run: RunLog | None, images: Images | None) -> Iterator[
     made = figures.Predictions(measured.arrays["predicted"], measured.arrays["confidence"])
     matrix = figures.confusion(images.labels, made.predicted, len(data.CLASSES))
     yield Text(
-        "Predicted from ",
+        "The predictions of ",
         Code("last.pt"),
-        " in float32 by the steps of ",
+        " in float32, made as ",
         Code("hw1_1.sh"),
-        *measured.words(": accuracy {accuracy}, {right:0} of {count:0} right. "),
-        "Logged in the training, in its number format: ",
+        *measured.words(" does: accuracy {accuracy}, {right:0} of {count:0} correct. "),
+        "The accuracy logged during training, in the number format of the training, is ",
         logged(run, run.last, "accuracy"),
         ".",
     )
     yield Drawing(
         figures.confusion_drawing(matrix),
-        "Confusion matrix: right predictions blue, mistakes orange, the fuller the larger their "
-        "share of the true class, not in proportion, so that single ones can be seen.",
-        f"Confusion matrix of {len(matrix)} classes; the table beside it has its largest counts "
+        "Confusion matrix: correct predictions are blue, mistakes orange. The colour is stronger "
+        "for a larger share of the true class, but not in proportion, so that single mistakes "
+        "can be seen.",
+        f"Confusion matrix of {len(matrix)} classes; the table below it has its largest counts "
         "off the diagonal",
         (run,),
     )
@@ -247,9 +249,9 @@ def mistakes(site: Site, run: RunLog | None, images: Images | None) -> Iterator[
     yield Grid(
         Drawing(
             figures.pairs_drawing(images.pixels, images.labels, made, pairs),
-            "The same pairs. Left, images of the true class that were taken for the other; right, "
-            "images of that other class "
-            "that were recognised; of both those with the highest confidence.",
+            "The same pairs. Left: images of the true class that were taken for the other class. "
+            "Right: images of that other class that were recognised. Both sides show the images "
+            "with the highest confidence.",
             "Images of the most confused pairs: "
             f"{', '.join(f'{true} taken for {taken}' for true, taken in pairs)}",
             (run,),
@@ -258,8 +260,8 @@ def mistakes(site: Site, run: RunLog | None, images: Images | None) -> Iterator[
             figures.mistakes_drawing(
                 images.pixels[worst], titles, [f"{made.confidence[k]:.3f}" for k in worst]
             ),
-            "The worst mistakes: wrong with the highest confidence, the softmax's largest value. "
-            "True class → predicted class.",
+            "The worst mistakes: wrong predictions with the highest confidence, which is the "
+            "largest softmax value. True class → predicted class.",
             f"Images of the worst mistakes: {', '.join(titles)}",
             (run,),
         ),

@@ -224,8 +224,8 @@ def test_accuracies_stand_with_interval_best_epoch_and_the_originals_figures(bui
 def test_the_honest_model_b_is_the_one_that_is_shown(built):
     site, blocks = built
     assert site.chosen("p1_B_*").name == "p1_B_hour"
-    assert "Shown of model B below: p1_B_hour" in text_of(blocks)
-    assert "had the accuracy 0.7500 in epoch 2" in text_of(blocks)
+    assert "Shown below for model B: p1_B_hour" in text_of(blocks)
+    assert "had an accuracy of 0.7500 in epoch 2" in text_of(blocks)
 
 
 def test_the_implementation_is_the_recorded_one_with_settings_that_are_new(built):
@@ -314,5 +314,5 @@ def test_a_run_that_goes_on_is_told_from_one_that_ended_early(flipping, tmp_path
 def test_an_accuracy_of_another_validation_set_gets_no_interval(flipping, val, tmp_path):
     run_of(tmp_path / "runs" / "p1_A_hour", flipping, [0.25, 0.51], kept=False)
     blocks = problem1.section(site_of(tmp_path / "runs", val, tmp_path / "out"))
-    assert any("its accuracy is no share of the 16 images" in what for what in gaps(blocks))
+    assert any("its accuracy cannot come from the 16 images" in what for what in gaps(blocks))
     assert " to 0." not in text_of([table(blocks, "Validation accuracy")])
