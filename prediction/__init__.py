@@ -1,1 +1,1 @@
-"""What predicting stands on: the stream of images, the network made fast, the files of results."""
+"""What prediction builds on: the image stream, fast networks, and result files."""

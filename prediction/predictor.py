@@ -1,8 +1,9 @@
-"""A checkpoint's network at its fastest, and what calls it on batches of bytes.
+"""Make the network of a checkpoint fast, and run it on batches of bytes.
 
-A gain is CPU time with the step by CPU time without it, in turn in one process, torch 2.14, one
-thread. Three gains are those of problem 1's MobileNetV2, problem 2's ResNet50 and problem 3's
-DeepLabv3+ on an Intel Xeon with AMX; those that name a model C were measured on an AMD EPYC.
+A gain is the CPU time with the step divided by the CPU time without it, measured alternately in one
+process with torch 2.14 and one thread. Three gains are for problem 1's MobileNetV2, problem 2's
+ResNet50 and problem 3's DeepLabv3+, on an Intel Xeon with AMX; those that name a model C were
+measured on an AMD EPYC.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ Around = tuple[tuple[int, int], tuple[int, int]]
 def load_network(
     build: Callable[[], nn.Module], saved: Checkpoint, source: Path, device: torch.device
 ) -> nn.Module:
-    """The network that ``build`` makes with the weights of ``saved``, for evaluation on ``device``.
+    """Build the network with the weights of ``saved``, ready for evaluation on ``device``.
 
     Raises InputError, which names the file ``source``, if the weights do not fit.
     """
@@ -43,10 +44,10 @@ def load_network(
 
 @contextlib.contextmanager
 def torch_compiler_left_out() -> Iterator[None]:
-    """Import torchvision in 0.1 s instead of 1.1: its ``roi_align`` drags in torch's whole
-    compiler.
+    """Import torchvision without torch's compiler: in 0.1 s instead of 1.1.
 
-    It does so to ask whether a device compiles. No network here aligns regions, so none asks.
+    torchvision's ``roi_align`` imports the compiler to ask whether a device compiles. No network
+    here uses ``roi_align``, so nothing asks.
     """
     name = "torch._dynamo.utils"
     if name in sys.modules or "torchvision" in sys.modules:
@@ -64,14 +65,14 @@ def torch_compiler_left_out() -> Iterator[None]:
 
 
 def fold(network: nn.Module, device: torch.device, bf16: bool = False) -> nn.Module:
-    """A network that computes what ``network`` does in evaluation, in fewer passes over its data.
+    """Return a network that computes the same in evaluation, in fewer passes over its data.
 
-    BatchNorm becomes part of the convolution before it (gain 0.78, 0.93, 0.90). On the CPU, oneDNN
-    gets the weights in its own order and adds, clips or bends each output while that is in the
-    cache (another 0.86, 0.89, 0.82). ``network`` is of no use afterwards. ``bf16``: in bfloat16
-    (another 0.38, 0.27, 0.51), if the device has it. On the validation sets, the weights that ship
-    then change 14 of 2,500 labels, 8 of 424 labels and 0.24 % of the pixels: accuracy +0.0000 and
-    +0.0023, mIoU -0.0011.
+    BatchNorm is folded into the preceding convolution (gain 0.78, 0.93, 0.90). On the CPU, oneDNN
+    gets the weights in its own layout, and does additions and activations while the output is in
+    the cache (another 0.86, 0.89, 0.82). Do not use ``network`` afterwards. ``bf16``: compute in
+    bfloat16 if the device has it (another 0.38, 0.27, 0.51). With the shipped weights, this changes
+    14 of 2,500 labels, 8 of 424 labels and 0.24 % of the pixels of the validation sets: accuracy
+    +0.0000 and +0.0023, mIoU -0.0011.
     """
     graph = _Tracer().trace(network)
     folded = fx.GraphModule(network, graph)
@@ -89,7 +90,7 @@ def fold(network: nn.Module, device: torch.device, bf16: bool = False) -> nn.Mod
 
 
 class InBfloat16(nn.Module):
-    """A network in bfloat16 for float32 images."""
+    """Runs a network in bfloat16 on float32 images."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -100,7 +101,7 @@ class InBfloat16(nn.Module):
 
 
 class _Tracer(fx.Tracer):
-    """Sees a convolution of any class as one step."""
+    """Traces a convolution of any class as one operation."""
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         convolution = isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
@@ -124,7 +125,7 @@ def _fold_batch_norms(folded: fx.GraphModule) -> None:
 
 
 def _fuse_convolutions(folded: fx.GraphModule) -> None:
-    """Give each convolution the sum and the activation that follow it."""
+    """Merge each convolution with the addition and the activation that follow it."""
     position = {node: index for index, node in enumerate(folded.graph.nodes)}
     for node in list(folded.graph.nodes):
         if not isinstance(conv := _module(folded, node), nn.Conv2d):
@@ -144,7 +145,7 @@ def _fuse_convolutions(folded: fx.GraphModule) -> None:
 
 
 def _multiply_to_enlarge(folded: fx.GraphModule) -> None:
-    # Interpolation by torch takes seven times as long: gain 0.89 in problem 1's model C.
+    # torch's own interpolation takes seven times as long: gain 0.89 in problem 1's model C.
     for node in folded.graph.nodes:
         if node.target is nn.functional.interpolate and node.kwargs.get("mode") == "bicubic":
             folded.add_submodule("enlargement", Enlargement(node.kwargs["size"]))
@@ -171,9 +172,7 @@ ACTIVATIONS: dict[type, tuple[str, list[float]]] = {
 
 
 class FusedConvolution(nn.Module):
-    """A convolution, a sum and an activation in one call of oneDNN, as torch's own compiler makes
-    it.
-    """
+    """A convolution, an addition and an activation in one oneDNN call, as in torch.compile."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
@@ -190,17 +189,17 @@ class FusedConvolution(nn.Module):
             top, left = map(int, conv.padding)
             around = (top, top), (left, left)
         geometry = ([after for _, after in around], [*conv.stride], [*conv.dilation], conv.groups)
-        if around not in self.packed:  # the best order depends on the first images' size
-            # oneDNN pads both sides alike. Where a side needs a pixel less before the image than
-            # after it, a row or column of zeros in the kernel meets the one too many. To pad the
-            # images instead takes a pass more: gain 0.93 in problem 1's model C, 0.97 in
+        if around not in self.packed:  # the best layout depends on the size of the first images
+            # oneDNN pads both sides alike. Where a side needs one zero less before the image than
+            # after it, a row or column of zeros in the kernel cancels the extra one. Padding the
+            # images instead would take another pass: gain 0.93 in problem 1's model C, 0.97 in
             # problem 3's.
             (top, bottom), (left, right) = around
             weight = nn.functional.pad(conv.weight, (right - left, 0, bottom - top, 0))
             self.packed[around] = torch.ops.mkldnn._reorder_convolution_weight(
                 weight, *geometry, list(images.shape)
             )
-            if not isinstance(conv, SameConv2d):  # whose zeros depend on the images' size
+            if not isinstance(conv, SameConv2d):  # its padding depends on the images' size
                 del conv.weight
         packed = self.packed[around]
         if other is None:
@@ -215,7 +214,7 @@ class FusedConvolution(nn.Module):
 
 
 class Enlargement(nn.Module):
-    """Bicubic interpolation to ``size`` by two products of matrices."""
+    """Bicubic interpolation to ``size`` as two matrix products."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         super().__init__()
@@ -237,13 +236,14 @@ class Enlargement(nn.Module):
 
 
 class TooLarge(InputError):
-    """One image alone does not fit the memory."""
+    """A single image does not fit in memory."""
 
 
 class Predictor:
-    """Calls ``function`` (normalised float images -> a tensor of as many rows) on uint8 batches.
+    """Calls ``function`` on uint8 batches, and on smaller ones when memory is short.
 
-    Where the memory is too small for a batch, the batch is halved, for good.
+    ``function`` maps normalised float images to a tensor with as many rows. When a batch does not
+    fit in memory, the batch size is halved for good.
     """
 
     def __init__(
@@ -251,13 +251,13 @@ class Predictor:
     ) -> None:
         self._function, self._saved, self._device = function, saved, device
         self._at_most = sys.maxsize
-        # A GPU's convolutions would round their inputs to TF32's 10 bits: predictions would depend
-        # on its make and on the batch.
+        # With TF32, a GPU's convolutions would round their inputs to 10 bits, and predictions would
+        # depend on the GPU model and on the batch.
         torch.backends.cudnn.allow_tf32 = False
 
     @torch.inference_mode()
     def __call__(self, batch: Tensor) -> np.ndarray:
-        """(N, 3, H, W) uint8 -> what ``function`` gives, as one array. Raises TooLarge."""
+        """(N, 3, H, W) uint8 -> the results of ``function`` as one array. Raises TooLarge."""
         done: list[Tensor] = []
         while (start := sum(map(len, done))) < len(batch):
             part = batch[start : start + self._at_most]
@@ -281,7 +281,7 @@ class Predictor:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of torch or numpy says that no memory is left."""
+    """Return whether an error of torch or numpy says that no memory is left."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

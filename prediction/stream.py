@@ -1,7 +1,7 @@
 """What the three inference programs share: their flags, and the stream from files to batches.
 
-Torch is not imported here but where it is needed first: files are decoded by threads while the main
-thread imports it. By then problem 2's 424 validation images are all decoded, on two cores.
+Torch is imported only where it is first needed: threads decode files while the main thread imports
+it. On two cores, all 424 validation images of problem 2 are decoded by the end of the import.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def flags(parser: argparse.ArgumentParser, checkpoint: Path) -> None:
-    """Add the flags that all inference programs have under the same names."""
+    """Add the flags that all inference programs share."""
     parser.add_argument("--checkpoint", type=Path, default=checkpoint, help="%(default)s")
     parser.add_argument(
         "--device",
@@ -64,7 +64,7 @@ def flags(parser: argparse.ArgumentParser, checkpoint: Path) -> None:
 
 
 def deadline(text: str) -> float:
-    """An argparse type: a number of minutes from now, or inf, as a time of ``time.monotonic``."""
+    """An argparse type: minutes from now, or inf, as a time of ``time.monotonic``."""
     return math.inf if text == "inf" else time.monotonic() + 60 * minutes(text)
 
 
@@ -91,15 +91,16 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 @dataclasses.dataclass
 class Views:
-    """The views of an image over which logits are averaged. ``scales``: of the image's sides."""
+    """The views over which logits are averaged. ``scales``: factors of the image's sides."""
 
     flip: bool
     scales: tuple[float, ...] = (1.0,)
     rotate: bool = False
 
     def reduce(self) -> str:
-        """Leave out the quarter turns, or else the mirror images, or else all scales but the
-        smallest. Says which, or "".
+        """Drop the quarter turns, then the mirror images, then all scales but the smallest.
+
+        Each call drops one of them and returns its name, or "" if nothing is left to drop.
         """
         if self.rotate:
             self.rotate = False
@@ -119,9 +120,9 @@ class Views:
 def on_device(name: str, work: Callable[[torch.device], int]) -> int:
     """Do ``work`` on the device called ``name``, and return its exit status.
 
-    With ``auto``, a GPU that fails at it is warned about, and the CPU starts again. Raises
-    InputError where a GPU that was named fails, and where the memory is too small. Other errors on
-    the CPU are bugs and stay what they are.
+    With ``auto``, if the GPU fails, a warning is printed and the work starts again on the CPU.
+    Raises InputError if a GPU that was named fails, or if memory is too small. Other errors on the
+    CPU are bugs and are raised unchanged.
     """
 
     from core import devices
@@ -131,7 +132,7 @@ def on_device(name: str, work: Callable[[torch.device], int]) -> int:
     try:
         return work(device)
     except (RuntimeError, MemoryError, TooLarge) as error:
-        # A GPU's errors: no memory, cuDNN, cuBLAS, the driver; few have a class of their own.
+        # GPU errors concern memory, cuDNN, cuBLAS or the driver; few have a class of their own.
         if device.type == "cpu":
             if is_out_of_memory(error):
                 raise InputError("the memory is too small; free some, or --batch-size 1") from error
@@ -139,7 +140,7 @@ def on_device(name: str, work: Callable[[torch.device], int]) -> int:
         reason = f"{device} failed ({(str(error) or type(error).__name__).splitlines()[0]})"
         if name != "auto":
             raise InputError(f"{reason}; try --device cpu") from error
-    # Out here, as the error's frames held the GPU's memory.
+    # Not in the except block, where the error's frames still hold the GPU's memory.
     warn(f"{reason}; starting again on the CPU")
     return on_device("cpu", work)
 
@@ -147,7 +148,7 @@ def on_device(name: str, work: Callable[[torch.device], int]) -> int:
 # --- the stream -----------------------------------------------------------------------------------
 
 
-PIXELS = 2**24  # of a batch at most
+PIXELS = 2**24  # at most, in a batch
 
 
 @dataclasses.dataclass
@@ -159,11 +160,11 @@ class Batch:
 
 
 class Stream:
-    """Decodes ``paths`` ahead in threads, from now on, and hands them out in batches.
+    """Decodes ``paths`` ahead in threads, starting now, and yields them in batches.
 
-    At most ``ahead`` of them wait, or as many as ``cost`` so much together. A file that
-    cannot be read is warned about and kept in ``bad``; the others go on. What is not done when
-    ``stop_at`` (of ``time.monotonic``) comes is kept in ``late``.
+    At most ``ahead`` images wait or, with ``cost``, images that cost that much in total. A file
+    that cannot be read leads to a warning and is added to ``bad``; the others go on. Images that
+    are not done by ``stop_at`` (of ``time.monotonic``) are added to ``late``.
     """
 
     def __init__(
@@ -189,14 +190,14 @@ class Stream:
             self._decoded.close()
 
     def batches(self, batch_size: int, simplify: Callable[[], str] = lambda: "") -> Iterator[Batch]:
-        """All images that can be read, from the first on, however often this is called.
+        """Yield all readable images in batches; every call starts at the first image.
 
-        Where the time would not suffice, ``simplify`` is called: it makes what follows quicker and
-        says what is left out, if it can. Raises InputError in the end if no image could be read.
+        When time is short, ``simplify`` is called. If it can, it makes the rest faster and returns
+        what it leaves out. Raises InputError at the end if no image could be read.
         """
         decoded, self._decoded = self._decoded or self._decode_all(), None
         self.bad, self.late = [], []
-        since, start = 0, time.monotonic()  # the image, and when, of which the pace is taken
+        since, start = 0, time.monotonic()  # the pace is measured from this image and time
         batch: list[tuple[Path, np.ndarray]] = []
         try:
             for index, path in enumerate(images.progress(self.paths, len(self.paths), "images")):
@@ -219,7 +220,7 @@ class Stream:
                     break
                 batch.append((path, image))
                 at_most = max(1, min(batch_size, PIXELS // (image.shape[0] * image.shape[1])))
-                del image  # so that a large one is not held while the next one is decoded
+                del image  # so that a large image is not held while the next one is decoded
                 if len(batch) >= at_most:
                     yield _batch(batch)
                     batch = []
@@ -236,11 +237,12 @@ class Stream:
         return time.monotonic() >= self.stop_at
 
     def _is_short(self, start: float, done: int, index: int) -> bool:
-        """Whether the images from ``index`` on come too late at the pace of ``done`` since
-        ``start``.
+        """Return whether the images from ``index`` on will be late.
+
+        The pace is that of ``done`` images since ``start``.
         """
         now = time.monotonic()
-        if not done or now - start < min(5, (self.stop_at - start) / 10):  # too little to judge by
+        if not done or now - start < min(5, (self.stop_at - start) / 10):  # too early to judge
             return False
         return now + (now - start) / done * (len(self.paths) - index) > self.stop_at
 
@@ -253,10 +255,10 @@ class Stream:
         except images.BadImage as error:
             return error
         except MemoryError:
-            return None  # others may hold the memory now
+            return None  # ``batches`` tries again: other images may hold the memory now
 
     def report(self, device: str, fallback: str) -> int:
-        """Print the summary line on stderr, name the fallback if one was used; the exit status."""
+        """Print a summary and any use of the fallback on stderr; return the exit status."""
         seconds = time.perf_counter() - self._start
         count = len(self.paths)
         note(f"{count} images in {seconds:.1f} s ({count / seconds:.1f} images/s) on {device}")
@@ -270,7 +272,7 @@ class Stream:
 def _batch(items: list[tuple[Path, np.ndarray]]) -> Batch:
     import torch
 
-    # A large image comes alone, and is not copied.
+    # A large image is alone in its batch, and is not copied.
     stacked = np.stack([image for _, image in items]) if len(items) > 1 else items[0][1][None]
     return Batch([path for path, _ in items], torch.from_numpy(stacked).permute(0, 3, 1, 2))
 
@@ -279,7 +281,7 @@ def _batch(items: list[tuple[Path, np.ndarray]]) -> Batch:
 
 
 class Labels:
-    """The label of each image, ``fallback`` until it is known, and what else was asked for."""
+    """The label of each image, ``fallback`` until it is known, and other requested outputs."""
 
     def __init__(
         self, paths: list[Path], classes: tuple[str, ...], fallback: str, args: argparse.Namespace
@@ -289,7 +291,7 @@ class Labels:
         self._probabilities: dict[Path, np.ndarray] = {}
 
     def add(self, paths: list[Path], logits: np.ndarray) -> None:
-        """``logits``: (N, classes) float32 of the images at ``paths``."""
+        """Label the images at ``paths`` by their ``logits``, (N, classes) float32."""
         self.of.update(
             (path, self._classes[k]) for path, k in zip(paths, logits.argmax(1), strict=True)
         )
@@ -300,11 +302,10 @@ class Labels:
             )
 
     def write_more(self, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-        """Write the file of probabilities and print the ``--top`` labels, where they were asked
-        for.
+        """Write the file of probabilities and print the ``--top`` labels, if requested.
 
-        ``columns`` and ``rows``, one an image, are what stands before the probabilities; the row of
-        an image that could not be read has none.
+        ``columns`` and ``rows``, one per image, come before the probabilities. An image that could
+        not be read has no probabilities.
         """
         named = list(zip(self.of, rows, strict=True))
         if self._args.probabilities:

@@ -1,4 +1,4 @@
-"""Label files: csv with a header, read forgivingly, written exactly, and scored."""
+"""Label files: csv with a header, read leniently, written exactly, and scored."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from core.files import atomic_write, readable_folder
 
 
 def read_rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """The rows of a csv that has at least ``columns``, as texts without blanks around them.
+    """Read the rows of a csv that has at least ``columns``; blanks around cells are stripped.
 
-    A byte-order mark, CRLF, blanks after commas and empty lines are accepted. The text is UTF-8,
-    but a file name is whatever bytes the disk has, as in Python's own names of files. Raises
-    InputError, naming file and line, if there is no such file, a column is missing or doubled, a
-    quote is not closed, a row is too short or too long, or there is no row.
+    A byte-order mark, CRLF, blanks after commas and empty lines are accepted. The text must be
+    UTF-8, but a file name may have any bytes, as file names in Python do. Raises InputError, which
+    names file and line, if the file or a column is missing, if a column is there twice, if a quote
+    is not closed, if a row is too short or too long, or if there are no rows.
     """
     try:
         content = path.read_bytes()
@@ -30,7 +30,7 @@ def read_rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
         raise InputError(f"no file {path}") from error
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
-    if b"\0" in content:  # UTF-16, or no text at all
+    if b"\0" in content:  # UTF-16, or not text at all
         raise InputError(f"{path} is not text in UTF-8; save it as csv")
     lines = _numbered(path, content.decode("utf-8-sig", errors="surrogateescape"))
     if not lines:
@@ -57,12 +57,11 @@ def read_rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
 
 
 def _numbered(path: Path, text: str) -> list[tuple[int, list[str]]]:
-    """The rows that are not empty, each with the number of its last line.
+    """Return the rows that are not empty, each with the number of its last line.
 
-    Raises InputError, naming a faulty row's first.
+    Raises InputError, which names the first line of the faulty row.
     """
-    # Not strict, Python would take all that follows a quote which is not closed for one cell, and
-    # say nothing.
+    # If not strict, Python would silently take everything after an unclosed quote as one cell.
     reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
     rows, first = [], 1
     try:
@@ -82,12 +81,12 @@ def _is_utf8(texts: Iterable[str]) -> bool:
     try:
         "".join(texts).encode()
         return True
-    except UnicodeEncodeError:  # a byte that was escaped
+    except UnicodeEncodeError:  # an escaped byte
         return False
 
 
 def unique(rows: list[dict[str, str]], column: str, path: Path) -> None:
-    """Raise InputError if two rows have the same ``column``."""
+    """Raise InputError if two rows have the same value of ``column``."""
     doubled = [value for value, count in Counter(row[column] for row in rows).items() if count > 1]
     if doubled:
         raise InputError(
@@ -96,9 +95,9 @@ def unique(rows: list[dict[str, str]], column: str, path: Path) -> None:
 
 
 def locate(table: Path, folder: Path, rows: list[dict[str, str]]) -> list[Path]:
-    """The paths of the rows' images, in the rows' order.
+    """Return the paths of the rows' images, in the order of the rows.
 
-    Raises InputError if one is missing, named twice or not in ``folder``.
+    Raises InputError if an image is missing, named twice or not in ``folder``.
     """
     readable_folder(folder)
     unique(rows, "filename", table)
@@ -107,33 +106,32 @@ def locate(table: Path, folder: Path, rows: list[dict[str, str]]) -> list[Path]:
         if os.path.isabs(name) or ".." in Path(name).parts:
             raise InputError(f"{table} names {name!r}, which does not lie in {folder}")
     paths = [folder / row["filename"] for row in rows]
-    missing = [
-        path.name for path in paths if not os.path.isfile(path)
-    ]  # Path.is_file raises at a name that is too long
+    # Not Path.is_file, which raises if a name is too long.
+    missing = [path.name for path in paths if not os.path.isfile(path)]
     if missing:
         raise InputError(f"{table} names images that are not in {folder}: {some(missing)}")
     return paths
 
 
 def write_rows(path: Path, columns: tuple[str, ...], rows: Iterable[Sequence[str]]) -> None:
-    """Write a csv with ``columns`` as header, in whole or not at all.
+    """Write a csv with the header ``columns`` atomically.
 
-    Names of files keep their bytes, UTF-8 or not.
+    File names keep their bytes, UTF-8 or not.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     quoting = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writerow(columns)
-    for row in rows:  # unquoted, a carriage return in a file's name would end the line
+    for row in rows:  # an unquoted carriage return in a file name would end the line
         (quoting if any("\r" in cell for cell in row) else writer).writerow(row)
     with atomic_write(path) as file:
         file.write(text.getvalue().encode(errors="surrogateescape"))
 
 
 def score(predicted: dict[str, str], truth: dict[str, str]) -> tuple[int, int]:
-    """(right, all) of two maps from file name to label.
+    """Compare two maps from file name to label; return (number right, number of all).
 
-    Raises InputError if their names are not the same.
+    Raises InputError if they do not have the same names.
     """
     missing, extra = (
         sorted(truth.keys() - predicted.keys()),
@@ -147,12 +145,11 @@ def score(predicted: dict[str, str], truth: dict[str, str]) -> tuple[int, int]:
 
 
 def wilson(right: int, count: int) -> tuple[float, float]:
-    """(low, high) of the 95 % interval of the accuracy of which ``right`` of ``count`` (from 1 up)
-    are a sample.
+    """Return the 95 % interval (low, high) of an accuracy from a sample: ``right`` of ``count``.
 
-    Wilson 1927, "Probable Inference, the Law of Succession, and Statistical Inference". It holds
-    for small samples and near 0 and 1 too, where right/count plus and minus a standard error's
-    multiple does not.
+    Wilson 1927, "Probable Inference, the Law of Succession, and Statistical Inference". Unlike
+    right/count plus or minus a multiple of the standard error, it is valid for small samples and
+    near 0 and 1. ``count`` must be at least 1.
     """
     z, p = 1.959964, right / count  # the normal distribution's 97.5 % quantile
     centre, reach = (
@@ -166,13 +163,13 @@ def wilson(right: int, count: int) -> tuple[float, float]:
 def paired_bootstrap(
     first: np.ndarray, second: np.ndarray, resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """(difference, low, high): the accuracy of ``first`` minus that of ``second`` on the same
-    images, and its 95 % interval.
+    """Return (difference, low, high) of the accuracies of ``first`` and ``second``.
 
-    Both (N,) bool, N from 1 up: whether image n was labelled rightly. The percentile interval of
-    Efron & Tibshirani 1993, "An Introduction to the Bootstrap", section 13.3, over ``resamples``
-    draws of N images with replacement. An image enters only as 1, 0 or -1, so a resample is one
-    multinomial draw of how many of each it has.
+    The difference is ``first`` minus ``second`` on the same images, with its 95 % interval. Both
+    are (N,) bool, N at least 1: whether image n was labelled correctly. This is the percentile
+    interval of Efron & Tibshirani 1993, "An Introduction to the Bootstrap", section 13.3, over
+    ``resamples`` draws of N images with replacement. An image contributes 1, 0 or -1, so a resample
+    is one multinomial draw of the number of each.
     """
     if first.shape != second.shape or first.ndim != 1 or not len(first):
         raise ValueError(f"{first.shape} and {second.shape} are not the same images")
@@ -184,9 +181,9 @@ def paired_bootstrap(
 
 
 def read_labels(path: Path) -> dict[str, str]:
-    """File name to label from a csv with these two columns.
+    """Read a csv with the columns filename and label as a dict from file name to label.
 
-    Raises InputError on a name that comes twice.
+    Raises InputError if a name occurs twice.
     """
     rows = read_rows(path, ("filename", "label"))
     unique(rows, "filename", path)
