@@ -1,1 +1,1 @@
-"""What training stands on and predicting does without: flags, runs, the step, several processes."""
+"""What training needs and prediction does not: flags, runs, the step, several processes."""

@@ -1,9 +1,9 @@
-"""A data set is decoded once and kept as uint8 in a file that every later run reads, or maps.
+"""Data-set cache: a set is decoded once into a uint8 file, which later runs read or map.
 
-The file, ``FOLDER.KIND.DIGEST.npy``, lies in a hidden folder ``.cache`` beside the image folder or,
-where that cannot be written, in the user's own cache folder. It may be deleted at any time. After
-numpy's array it has checksums, which are compared whenever it is read: a data set that the disk has
-damaged is decoded anew.
+The file, ``FOLDER.KIND.DIGEST.npy``, is in a hidden folder ``.cache`` beside the image folder or,
+if that is not writable, in the user's own cache folder. It may be deleted at any time. Checksums
+follow numpy's array and are verified whenever the file is read; a data set that the disk has
+damaged is decoded again.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from core.randomness import seed_of
 from training import processes
 from training.provenance import fingerprint
 
-FORMAT = 2  # raise it when the same files are to be decoded to other bytes
-PIECE = 2**24  # bytes that have a checksum of their own
+FORMAT = 2  # increase it when the same files decode to different bytes
+PIECE = 2**24  # bytes per checksum
 
 
 def load(
@@ -43,19 +43,19 @@ def load(
     memory: float,
     beside: list[Path] | None = None,
 ) -> Tensor:
-    """A data set as ``images.load`` gives it, (N, C, H, W) uint8 in channels-last memory, decoded
-    only once.
+    """Load a data set as ``images.load`` does, but decode it only once.
 
-    ``paths``: files of one folder. ``kind``: a name for what ``decode`` makes of a file.
-    ``beside``: further files that ``decode`` reads. If this set and those loaded before take more
-    than ``memory`` bytes together, it is memory-mapped and must not be written to. With several
-    processes every set is mapped, so that they share its pages. Only the newest set of a folder
-    and a kind is kept on the disk. Raises InputError as ``images.load`` does.
+    Returns (N, C, H, W) uint8 in channels-last memory. ``paths``: files of one folder. ``kind``: a
+    name for what ``decode`` makes of a file. ``beside``: further files that ``decode`` reads. If
+    this set and those loaded before take more than ``memory`` bytes together, it is memory-mapped
+    and must not be written to. With several processes, every set is mapped so that they share its
+    pages. Only the newest set of a folder and kind is kept on the disk. Raises InputError as
+    ``images.load`` does.
     """
     folder = paths[0].parent.resolve()
     try:
         digest = seed_of(0, FORMAT, PIL.__version__, fingerprint([*paths, *(beside or [])]))
-    except OSError:  # a file is missing, and decoding says which
+    except OSError:  # a file is missing; decoding reports which one
         return images.load(paths, decode, folder.name)
     stem = f"{folder.name}.{kind}"
     name = f"{stem}.{digest:016x}.npy"
@@ -64,7 +64,7 @@ def load(
             return data
     if new := writable_place(folder):
         with locked(new / f"{stem}.lock", folder):
-            # Another process may have written it while this one waited.
+            # Another process may have written the file while this one waited.
             data = read(new / name, len(paths), memory)
             if data is None:
                 remove(new, stem)
@@ -74,16 +74,16 @@ def load(
 
 
 def places(folder: Path) -> list[Path]:
-    """Where the caches of an image folder may be: beside it, or in the user's cache folder."""
+    """List the possible cache folders of an image folder: beside it, or in the user's cache."""
     user = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
     beside = folder.parent / ".cache"
-    if not user.is_absolute():  # there is no home
+    if not user.is_absolute():  # there is no home folder
         return [beside]
     return [beside, user / "hw1" / f"{seed_of(0, str(folder.parent)):016x}"]
 
 
 def writable_place(folder: Path) -> Path | None:
-    """The first of ``places`` that can be written in; None, and a warning, if there is none."""
+    """Return the first writable one of ``places``, or None, with a warning, if there is none."""
     reasons = []
     for place in places(folder):
         try:
@@ -96,9 +96,9 @@ def writable_place(folder: Path) -> Path | None:
 
 @contextlib.contextmanager
 def locked(path: Path, folder: Path) -> Iterator[None]:
-    """Hold the file ``path`` as a lock. The system frees it when the process ends in any way."""
+    """Hold the file ``path`` as a lock. The system releases it when the process ends in any way."""
     with contextlib.ExitStack() as stack:
-        # Without locks, or if the file is another user's, the worst is that two decode the same.
+        # Without the lock (unsupported, or another user's), two processes may decode the same data.
         with contextlib.suppress(OSError):
             file = stack.enter_context(open(path, "ab"))
             try:
@@ -110,7 +110,7 @@ def locked(path: Path, folder: Path) -> Iterator[None]:
 
 
 def remove(place: Path, stem: str) -> None:
-    """Remove the superseded caches of a folder and a kind, and what killed processes have left."""
+    """Remove the outdated caches of a folder and kind, and files left by killed processes."""
     for path in place.iterdir():
         if path.name.startswith((f"{stem}.", f".{stem}.")) and path.suffix in (".npy", ".part"):
             with contextlib.suppress(OSError):
@@ -118,10 +118,10 @@ def remove(place: Path, stem: str) -> None:
 
 
 def write(path: Path, paths: list[Path], decode: Callable[[Path], np.ndarray]) -> bool:
-    """Decode straight into the file ``path``, in the memory of a few images.
+    """Decode straight into the file ``path``, with only a few images in memory.
 
-    Returns False, with a warning, if the disk refuses. Raises InputError, and leaves no file, if an
-    image cannot be read or is not as large as the first.
+    Returns False, with a warning, if the file cannot be written. Raises InputError, and leaves no
+    file, if an image cannot be read or differs in size from the first.
     """
     stream = images.decoded(paths, decode, paths[0].parent.name)
     first = next(stream)
@@ -133,7 +133,7 @@ def write(path: Path, paths: list[Path], decode: Callable[[Path], np.ndarray]) -
             np.lib.format.write_array_header_1_0(
                 file, {"descr": "|u1", "fortran_order": False, "shape": shape}
             )
-            # The space is taken at once: a disk that is too full says so now, not after an hour.
+            # Reserve the space now: a disk that is too full then fails at once, not after an hour.
             size = file.tell() + len(paths) * first.nbytes + checksums.nbytes
             os.posix_fallocate(file.fileno(), 0, size)
             for number, image in enumerate(chain([first], stream)):
@@ -151,15 +151,16 @@ def write(path: Path, paths: list[Path], decode: Callable[[Path], np.ndarray]) -
 
 
 def _pieces(shape: tuple[int, ...]) -> list[range]:
-    # The images in pieces of some 16 MiB that have a checksum each, so that threads can check them.
+    # Splits the images into pieces of about 16 MiB, each with its own checksum, so that threads can
+    # check them in parallel.
     length = max(1, PIECE // math.prod(shape[1:]))
     return [range(start, min(start + length, shape[0])) for start in range(0, shape[0], length)]
 
 
 def read(path: Path, count: int, memory: float) -> Tensor | None:
-    """The ``count`` images in the file ``path``, mapped or read as ``load`` says.
+    """Return the ``count`` images in the file ``path``, mapped or read as ``load`` says.
 
-    None if the file is missing, holds something else, or was damaged since it was written.
+    Returns None if the file is missing, holds something else, or was damaged since it was written.
     """
     try:
         data = np.load(path, mmap_mode="r")
@@ -174,7 +175,7 @@ def read(path: Path, count: int, memory: float) -> Tensor | None:
             return None
         checksums = np.fromfile(path, "<u4", offset=data.offset + data.nbytes)
         end = data.offset + data.nbytes + checksums.nbytes
-    except Exception:  # numpy raises nearly everything on a broken file
+    except Exception:  # numpy can raise almost anything on a broken file
         return None
     pieces = _pieces(data.shape)
     if len(checksums) != len(pieces) or end != path.stat().st_size:
@@ -196,12 +197,12 @@ def read(path: Path, count: int, memory: float) -> Tensor | None:
             warn(f"{path} is damaged; its images are decoded anew")
             return None
     with warnings.catch_warnings():
-        # torch warns that this cannot be written to. What can be has to fit in memory, says Linux.
+        # torch warns that the array is read-only; Linux would want a writable one to fit in memory.
         warnings.simplefilter("ignore")
         return torch.from_numpy(array).permute(0, 3, 1, 2)
 
 
-_in_memory = 0  # bytes of the data sets that this process holds
+_in_memory = 0  # bytes of the data sets that this process holds in memory
 
 
 def _count(change: int) -> None:
@@ -210,7 +211,7 @@ def _count(change: int) -> None:
 
 
 def resident(data: Tensor, device: torch.device, memory: float) -> Tensor:
-    """The data set on ``device`` if it takes at most ``memory`` bytes; else where it is.
+    """Move the data set to ``device`` if it takes at most ``memory`` bytes; otherwise leave it.
 
     ``gather`` then moves each batch. A data set takes at most half of a GPU's free memory.
     """
@@ -220,5 +221,5 @@ def resident(data: Tensor, device: torch.device, memory: float) -> Tensor:
 
 
 def gather(data: Tensor, index: Tensor, device: torch.device) -> Tensor:
-    """The images at ``index`` (B,) int64 of a data set, which may lie elsewhere, on ``device``."""
+    """Return the images at ``index``, (B,) int64, on ``device``; ``data`` may be on another."""
     return data[index.to(data.device)].to(device)

@@ -1,7 +1,7 @@
 """The flags of all training commands, and the recipe that they choose and change.
 
-A recipe is a frozen dataclass. The fields that are read here are those that all recipes have:
-``name``, ``source``, ``epochs``, ``batch_size``.
+A recipe is a frozen dataclass. This module reads only the fields that every recipe has: ``name``,
+``source``, ``epochs``, ``batch_size``.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from core import cli
 from core.cli import InputError
 from training.provenance import ALIASES
 
-IDENTITY = ("name", "model", "source")  # fields of a recipe that --set may not change
-SYNONYMS = {  # what others call a field of a recipe
+IDENTITY = ("name", "model", "source")  # recipe fields that --set may not change
+SYNONYMS = {  # what other projects call a recipe's field
     "learning_rate": "lr", "bs": "batch_size", "wd": "weight_decay", "optimizer": "optimiser",
     "optim": "optimiser", "scheduler": "schedule", "lr_schedule": "schedule",
     "warmup": "warmup_epochs", "ema": "average", "tta": "flip_test", "amp": "bf16",
@@ -35,9 +35,10 @@ R = TypeVar("R")
 
 
 def command_line(description: str | None, *, data: str, run: str) -> cli.Parser:
-    """A parser with the flags of all training commands. ``data``, ``run``: the default folders.
+    """Return a parser with the flags of all training commands.
 
-    ``--help`` is a flag like the others: ``choose_recipe`` answers it, as it knows the recipe.
+    ``data``, ``run``: the default folders. ``--help`` is an ordinary flag here: ``choose_recipe``
+    handles it, since it knows the recipe.
     """
     parser = cli.Parser(
         prog=f"python3 -m {cli.program()}",
@@ -94,7 +95,7 @@ def command_line(description: str | None, *, data: str, run: str) -> cli.Parser:
 
 
 def tune_flag(parser: argparse.ArgumentParser) -> None:
-    """Add ``--tune``, for loops that can do without validation images: ``loop.split_for_tune``."""
+    """Add ``--tune``, which replaces the validation images: see ``loop.split_for_tune``."""
     parser.add_argument(
         "--tune",
         action="store_true",
@@ -103,14 +104,14 @@ def tune_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def run_folder(args: argparse.Namespace, prefix: str, recipe: Any) -> Path:
-    """``--run``; else ``runs/PREFIX_RECIPE`` and what ``--set`` and ``--tune`` have changed."""
+    """Return ``--run`` or ``runs/PREFIX_RECIPE``, extended by ``--tune`` and ``--set`` changes."""
     tune = ["tune"] if getattr(args, "tune", False) else []
     changes = [change.replace("/", "-").replace(" ", "") for change in args.set]
     return args.run or Path("runs") / "_".join([prefix, recipe.name, *tune, *changes])
 
 
 def run_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Those of ``training.run.Run``'s arguments that are flags."""
+    """Return the arguments of ``training.run.Run`` that are flags."""
     return {
         "seed": args.seed,
         "fresh": args.fresh,
@@ -128,11 +129,11 @@ def choose_recipe(
     recipes: Mapping[str, R],
     prefix: str,
 ) -> R:
-    """The recipe that the flags name, with the values that they change.
+    """Return the recipe that the flags name, with the values that they change.
 
-    ``recipes``: by name. ``prefix``: how the names of these recipes' run folders begin.
-    ``--recipe list`` and ``--help`` are answered here, and end the program. Raises InputError if
-    there is no such recipe or field, or if a value is not one of the field's type.
+    ``recipes``: by name. ``prefix``: how the names of these recipes' run folders begin. Handles
+    ``--recipe list`` and ``--help`` too, and ends the program after them. Raises InputError if
+    there is no such recipe or field, or if a value does not have the field's type.
     """
     if args.recipe == "list":
         cli.answer("\n\n".join(_listed(recipes[name], prefix) for name in recipes))
@@ -147,7 +148,7 @@ def choose_recipe(
 
 
 def named(recipes: Mapping[str, R], name: str) -> R:
-    """The recipe called ``name`` now or formerly. Raises InputError with the closest names."""
+    """Return the recipe now or formerly called ``name``, or raise InputError with similar names."""
     current = ALIASES.get(name, name)
     if current not in recipes:
         raise InputError(f"no recipe {name!r}. {_closest(name, list(recipes))}")
@@ -160,7 +161,7 @@ def overridden(
     batch_size: int | None = None,
     changes: Sequence[str] = (),
 ) -> R:
-    """``recipe`` with other values. ``changes``: ``name=value`` each, as in ``--set``.
+    """Return ``recipe`` with other values. ``changes``: ``name=value`` each, as in ``--set``.
 
     Raises InputError if a field does not exist or if a text is not a value of its type.
     """
@@ -182,7 +183,7 @@ def overridden(
 
 
 def _changed(value: Any, kind: Any, path: list[str], text: str) -> Any:
-    # ``value``, of the type ``kind``, with the part of it at ``path`` replaced. Raises ValueError.
+    # Returns ``value``, of type ``kind``, with its part at ``path`` replaced. Raises ValueError.
     if not path:
         return _parsed(text, kind)
     name, *rest = path
@@ -204,7 +205,7 @@ def _changed(value: Any, kind: Any, path: list[str], text: str) -> Any:
 
 
 def _parsed(text: str, kind: Any) -> Any:
-    # A text as a value of the type ``kind``. Raises ValueError, which says what is possible.
+    # Parses a text as a value of type ``kind``. Raises ValueError, which says what is possible.
     parts = typing.get_args(kind)
     if isinstance(kind, types.UnionType):  # such as int | None
         inner = [part for part in parts if part is not type(None)]
@@ -247,7 +248,7 @@ def _closest(name: str, names: list[str]) -> str:
 
 
 def _settable(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    # The parts of a recipe as --set names and writes them.
+    # Yields the parts of a recipe as --set names and writes them.
     dot = f"{name}." if name else ""
     if dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):
@@ -261,7 +262,7 @@ def _settable(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _listed(recipe: Any, prefix: str) -> str:
-    # A recipe in words: its source, the committed runs by it, and the command.
+    # Describes a recipe: its source, its committed runs, and the command to train with it.
     former = [old for old, new in ALIASES.items() if new == recipe.name]
     found = [_measured(RESULTS / f"{prefix}_{name}") for name in (recipe.name, *former)]
     lines = [f"{recipe.name}: {recipe.source}", *(line for line in found if line)]
@@ -271,7 +272,7 @@ def _listed(recipe: Any, prefix: str) -> str:
 
 
 def _measured(folder: Path) -> str:
-    # What the run in ``folder``, if there is one, has reached, and in how many hours.
+    # Says what the run in ``folder`` reached and in how many hours; "" if there is no run.
     try:
         metadata = json.loads((folder / "run.json").read_text())
         lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]

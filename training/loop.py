@@ -1,8 +1,8 @@
 """What the five training loops share: the step, the learning rate at a step, the accuracy.
 
-The loops themselves stand in ``p1/train.py``, ``p2/pretrain.py`` (BYOL), ``p2/supervise.py``,
-``p2/train.py`` and ``p3/train.py``. The fields of a recipe that are read here are those that all
-recipes have: ``epochs``, ``lr``, ``schedule``, ``warmup_epochs``, ``mean``, ``std``, ``bf16``.
+The loops are in ``p1/train.py``, ``p2/pretrain.py`` (BYOL), ``p2/supervise.py``, ``p2/train.py``
+and ``p3/train.py``. Apart from ``flip_test``, only recipe fields that every recipe has are read
+here: ``epochs``, ``lr``, ``schedule``, ``warmup_epochs``, ``mean``, ``std``, ``bf16``.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from training import optim, processes, progress
 
 
 def first_batch(count: int, batch_size: int, seed: int) -> tuple[Tensor, tuple[int, int, int]]:
-    """The first batch of a run over ``count`` images, for ``--preview``.
+    """Return the first batch of a run over ``count`` images, for ``--preview``.
 
-    Its indices, (batch,) int64, and what ``training.run.Run.keys`` would give at it.
+    Returns its indices, (batch,) int64, and what ``training.run.Run.keys`` would return for it.
     """
     _, index = next(batches(count, batch_size, seed=seed, epoch=0))
     return index, (seed, 0, 0)
 
 
 def state(scaler: torch.amp.GradScaler, **parts: Any) -> dict[str, Any]:
-    """What changes in a training, by name, for ``training.run.Run``; without parts that are None.
+    """Return the parts of a training that change, by name, for ``training.run.Run``.
 
-    Also without a scaler that does nothing.
+    Parts that are None and a disabled scaler are left out.
     """
     used = {name: part for name, part in parts.items() if part is not None}
     return used | ({"scaler": scaler} if scaler.is_enabled() else {})
 
 
 def loss_scaler(device: torch.device, bf16: bool) -> torch.amp.GradScaler:
-    """Scales the loss where ``devices.autocast`` computes in float16; elsewhere does nothing.
+    """Return a loss scaler, enabled only where ``devices.autocast`` computes in float16.
 
     Micikevicius et al. 2018, "Mixed Precision Training", section 3.2: small gradients would become
-    0 in float16. Its scale is a part of the run's state.
+    0 in float16. The scale is part of the run's state.
     """
     is_float16 = bf16 and devices.short_format(device) is torch.float16
     return torch.amp.GradScaler(device.type, enabled=is_float16)
@@ -55,9 +55,9 @@ def step(
     average: nn.Module | None = None,
     decay: float = 0.0,
 ) -> None:
-    """Update ``network`` by the gradients of ``loss``, a scalar; then ``average`` by ``decay``.
+    """Update ``network`` with the gradients of ``loss``, a scalar; then ``average`` with ``decay``.
 
-    Where ``scaler`` finds gradients that are not finite, the weights stay as they are.
+    If ``scaler`` finds gradients that are not finite, the weights do not change.
     """
     optimizer.zero_grad()
     scaler.scale(loss).backward()
@@ -71,10 +71,10 @@ def step(
 def set_learning_rate(
     optimizer: torch.optim.Optimizer, recipe: Any, step: int, steps_per_epoch: int
 ) -> None:
-    """Give ``optimizer`` the learning rate of ``step`` (from 0, over the whole run).
+    """Set the learning rate of ``step``, which is counted from 0 over the whole run.
 
-    Under ``constant`` and ``plateau`` nothing is to be done here. Raises InputError if the schedule
-    is none of the three.
+    Does nothing if the schedule is ``constant`` or ``plateau``. Raises InputError if it is neither
+    of them nor ``cosine``.
     """
     if recipe.schedule == "cosine":
         warmup, total = recipe.warmup_epochs * steps_per_epoch, recipe.epochs * steps_per_epoch
@@ -94,10 +94,10 @@ def accuracy(
     device: torch.device,
     batch_size: int,
 ) -> float:
-    """The share, 0..1, of ``images`` (N, 3, H, W) uint8 whose largest logit is that of ``labels``.
+    """Return the share, 0..1, of ``images`` (N, 3, H, W) uint8 that are classified correctly.
 
-    ``labels``: (N,) int64. With ``recipe.flip_test`` the logits are averaged over mirror images.
-    The number format is the training's. Each of several processes measures its share. Leaves
+    ``labels``: (N,) int64. With ``recipe.flip_test``, the logits are averaged over mirror images.
+    The number format is that of training. With several processes, each measures its share. Leaves
     ``network``, a classifier, in evaluation mode.
     """
     network.eval()
@@ -112,11 +112,11 @@ def accuracy(
 
 
 def held_out(labels: Tensor, seed: int, share: int = 10) -> Tensor:
-    """Which images are held out to measure on: (N,) bool, one in ``share`` of each class.
+    """Choose images to hold out for measuring: (N,) bool, one in ``share`` of each class.
 
-    ``labels``: (N,) int64, or zeros where there are no classes. Of a class of two images or more,
-    at least one is held out. Which ones, depends on ``seed`` alone. Raises InputError if no class
-    has two images.
+    ``labels``: (N,) int64, or zeros if there are no classes. If a class has two or more images, at
+    least one is held out. The choice depends on ``seed`` alone. Raises InputError if no class has
+    two images.
     """
     held = torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique().tolist():
@@ -134,10 +134,10 @@ def held_out(labels: Tensor, seed: int, share: int = 10) -> Tensor:
 def split_for_tune(
     images: Tensor, labels: Tensor, seed: int
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """The two parts of a data set under ``--tune``, to train on and to measure on: images (N, ...)
-    and labels (N,) each.
+    """Split a data set for ``--tune`` into one part to train on and one to measure on.
 
-    ``labels``: as ``held_out`` takes them. Raises InputError as it does.
+    Each part is images (N, ...) and labels (N,). ``labels``: as in ``held_out``. Raises InputError
+    as ``held_out`` does.
     """
     held = held_out(labels, seed)
     return (images[~held], labels[~held]), (images[held], labels[held])

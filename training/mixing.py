@@ -1,4 +1,4 @@
-"""CutMix: each image of a batch gets a box of another one of it, with a draw for every image.
+"""CutMix: each image gets a box of another image of its batch, with a draw for every image.
 
 Yun et al. 2019, "CutMix: Regularization Strategy to Train Strong Classifiers", section 3.1.
 """
@@ -12,11 +12,12 @@ from torch import Tensor, nn
 def random_cutmix(images: Tensor, rng: torch.Generator, p: float) -> tuple[Tensor, Tensor, Tensor]:
     """Mix each image (N, C, H, W) with another one of the batch with probability ``p``.
 
-    Gives (images, partner, share): image i has got a box of image ``partner[i]``, (N,) int64, and
+    Returns (images, partner, share). Image i has a box of image ``partner[i]``, (N,) int64, and
     ``share[i]``, (N,) float32 in 0..1, of its pixels are still its own. The partners are a
-    permutation of the batch, so an image may now and then be its own. The box has the image's shape
-    and 1 - r of its area, r even in 0..1; it lies about any pixel and is cut off at the border.
-    NOTE: the paper's code draws one box a batch.
+    permutation of the batch, so an image is sometimes its own partner. The box has the image's
+    aspect ratio and 1 - r of its area, with r uniform in 0..1; it is centred on a random pixel and
+    clipped at the border.
+    NOTE: the paper's code draws one box per batch.
     """
     n, _, height, width = images.shape
     partner = torch.randperm(n, generator=rng)
@@ -32,9 +33,9 @@ def random_cutmix(images: Tensor, rng: torch.Generator, p: float) -> tuple[Tenso
 def cutmix(
     images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, partner: Tensor
 ) -> Tensor:
-    """Fill each image's box, (N,) each in pixels, with the same pixels of its partner.
+    """Fill each image's box, (N,) values in pixels, with the same pixels of its partner.
 
-    Any dtype and any number of channels. A height of 0 leaves the image as it is.
+    Works for any dtype and number of channels. A height of 0 leaves the image unchanged.
     """
     ys = torch.arange(images.shape[2], device=images.device)[:, None]
     xs = torch.arange(images.shape[3], device=images.device)
@@ -48,7 +49,7 @@ def cutmix(
 def cross_entropy(
     logits: Tensor, labels: Tensor, partner: Tensor, share: Tensor, label_smoothing: float = 0.0
 ) -> Tensor:
-    """The mean over N of share * CE(label) + (1 - share) * CE(the partner's label).
+    """Return the mean over N of share * CE(label) + (1 - share) * CE(partner's label).
 
     ``logits``: (N, classes). ``labels``: (N,) int64.
     """
@@ -62,8 +63,8 @@ def cross_entropy(
 
 
 def _span(half: Tensor, side: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    # Where boxes of twice ``half`` of a side, each about a pixel of that side, begin and end within
-    # it: (N,) int64 each.
+    # Returns where boxes begin and end, (N,) int64 each. They cover twice ``half`` of a side, are
+    # centred on random pixels of it and clipped to it.
     centre = torch.randint(side, half.shape, generator=rng)
     reach = (half * side).long()
     return (centre - reach).clamp(min=0), (centre + reach).clamp(max=side)

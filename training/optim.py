@@ -1,6 +1,4 @@
-"""Optimisers, learning-rate schedules and averaged weights, by the names that recipes have for
-them.
-"""
+"""Optimisers, learning-rate schedules and weight averaging, by the names used in recipes."""
 
 from __future__ import annotations
 
@@ -24,12 +22,12 @@ def make(
     decay_vectors: bool,
     backbone_rate: float = 1.0,
 ) -> torch.optim.Optimizer:
-    """The optimiser ``name`` over the parameters that have a gradient.
+    """Return the optimiser ``name`` for the parameters that have a gradient.
 
-    ``adam``, ``adamw``, ``sgd`` (Nesterov's momentum 0.9) or ``lars``. Without ``decay_vectors``,
-    biases and BatchNorm's scales and shifts do not decay; with ``lars`` they never do. What the
-    network has under ``backbone`` learns at ``backbone_rate`` times ``lr``. Raises InputError if
-    there is no such optimiser.
+    ``adam``, ``adamw``, ``sgd`` (with Nesterov momentum 0.9) or ``lars``. Without
+    ``decay_vectors``, biases and BatchNorm's scales and shifts have no weight decay; with ``lars``
+    they never do. The parameters under ``backbone`` learn at ``backbone_rate`` times ``lr``. Raises
+    InputError if there is no such optimiser.
     """
     by_rates: dict[tuple[float, float], dict[str, Any]] = {}
     for parameter_name, parameter in network.named_parameters():
@@ -53,16 +51,16 @@ def make(
 
 
 class LARS(torch.optim.Optimizer):
-    """SGD with momentum in which every weight matrix moves in proportion to its own length.
+    """SGD with momentum in which each weight matrix moves in proportion to its own norm.
 
     You, Gitman & Ginsburg 2017, "Large Batch Training of Convolutional Networks", section 4. For a
-    parameter w of two or more dimensions with the gradient g, ``d = g + weight_decay * w`` is
-    scaled by ``trust * |w| / |d|`` (1 where either norm is 0); for biases and BatchNorm's vectors
-    ``d = g``: they neither decay nor adapt (Grill et al. 2020, section 3.3). Then ``v = momentum *
-    v + d`` and ``w = w - lr * v``.
+    parameter w of two or more dimensions with gradient g, ``d = g + weight_decay * w`` is scaled by
+    ``trust * |w| / |d|`` (by 1 if either norm is 0). For biases and BatchNorm's vectors, ``d = g``:
+    they are neither decayed nor scaled (Grill et al. 2020, section 3.3). Then
+    ``v = momentum * v + d`` and ``w = w - lr * v``.
 
     NOTE: the original's algorithm 1 divides by ``|g| + weight_decay * |w|`` and has lr inside the
-    momentum; here both are as in BYOL's published code.
+    momentum; here both follow BYOL's published code.
     """
 
     def __init__(
@@ -80,7 +78,7 @@ class LARS(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """One update of every parameter that has a gradient; returns the closure's loss, if any."""
+        """Update every parameter that has a gradient; return the closure's loss, if any."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -92,11 +90,12 @@ class LARS(torch.optim.Optimizer):
         return loss
 
     def _update(self, weight: Tensor, change: Tensor, group: dict[str, Any]) -> None:
-        # ``change``: the gradient.
+        # ``change`` starts as the gradient.
         if weight.ndim >= 2:
             change = change.add(weight, alpha=group["weight_decay"])
             length, step = weight.norm(), change.norm()
-            # No branch on the norms: reading them would make a GPU wait, once for every parameter.
+            # No branch on the norms: reading them would make the program wait for the GPU each
+            # time.
             change = change * torch.where(
                 (length > 0) & (step > 0), group["trust"] * length / step, 1.0
             )
@@ -111,10 +110,10 @@ class LARS(torch.optim.Optimizer):
 
 
 def warmup_cosine(step: int, warmup: float, total: float) -> float:
-    """The factor, 0..1, of the learning rate at ``step`` (from 0) of ``total``.
+    """Return the learning rate's factor, 0..1, at ``step`` (from 0) of ``total``.
 
-    It rises in a line over ``warmup`` steps, then falls by half a cosine to 0 (Loshchilov & Hutter
-    2017, "SGDR", equation 5, without restarts).
+    It rises linearly over ``warmup`` steps, then falls to 0 along half a cosine (Loshchilov &
+    Hutter 2017, "SGDR", equation 5, without restarts).
     """
     if step < warmup:
         return min(1.0, (step + 1) / warmup)
@@ -122,17 +121,17 @@ def warmup_cosine(step: int, warmup: float, total: float) -> float:
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of each group to ``lr`` times the group's own rate (see ``make``)."""
+    """Set each group's learning rate to ``lr`` times the group's own rate (see ``make``)."""
     for group in optimizer.param_groups:
-        group["lr"] = lr * group.get("rate", 1.0)  # states of former runs have no rate
+        group["lr"] = lr * group.get("rate", 1.0)  # saved states of older runs have no rate
 
 
 def plateau(
     optimizer: torch.optim.Optimizer, schedule: str
 ) -> torch.optim.lr_scheduler.ReduceLROnPlateau | None:
-    """What lowers the learning rate under the schedule ``plateau``; None under the others.
+    """Return the scheduler of the schedule ``plateau``; None for the others.
 
-    To a tenth, in the 11th epoch in a row without a lower loss.
+    It lowers the learning rate to a tenth in the 11th epoch in a row without a lower loss.
     """
     if schedule != "plateau":
         return None
@@ -144,10 +143,10 @@ def plateau(
 
 @torch.no_grad()
 def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """``average <- decay * average + (1 - decay) * model``, over parameters and buffers.
+    """Update ``average <- decay * average + (1 - decay) * model``: parameters and buffers.
 
-    BatchNorm's running statistics are averaged too, so that they belong to the averaged weights;
-    counters are copied.
+    BatchNorm's running statistics are averaged too, so that they fit the averaged weights; counters
+    are copied.
     """
     ours, theirs = average.state_dict(), model.state_dict()
     floats = [name for name, value in theirs.items() if value.is_floating_point()]
@@ -157,11 +156,11 @@ def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
 
 
 def warmed_up(decay: float, updates: int) -> float:
-    """``decay``, or less in the first updates: min(decay, (1 + n) / (10 + n)).
+    """Return ``decay``, or less in the first updates: min(decay, (1 + n) / (10 + n)).
 
-    So the weights of the start are soon forgotten. With a ``decay`` of 1 it is n / (n + 1), and the
-    average is the mean over all updates (Izmailov et al. 2018, "Averaging Weights Leads to Wider
-    Optima and Better Generalization", section 3.1, with every step's weights).
+    So the average soon forgets the initial weights. With a ``decay`` of 1 it is n / (n + 1), and
+    the average is the mean over all updates (Izmailov et al. 2018, "Averaging Weights Leads to
+    Wider Optima and Better Generalization", section 3.1, with the weights of every step).
     """
     if decay == 1:
         return updates / (updates + 1)

@@ -1,4 +1,4 @@
-"""A batch as a picture: what a network sees in training, after augmentation."""
+"""Show a training batch as a picture, as the network sees it after augmentation."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ from core import augment
 from core.cli import say
 from core.files import atomic_write, writable_file
 
-AT_MOST = 32  # pictures
+AT_MOST = 32  # pictures at most
 COLUMNS = 8
-SIDE = 128  # pixels that a picture has at least; smaller ones are shown enlarged
-LINE = 14  # pixels of a line of text
+SIDE = 128  # minimum side of a picture in pixels; smaller ones are enlarged
+LINE = 14  # height of a line of text in pixels
 
 
 def pictures(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Normalised images (N, 3, H, W) float as they would be seen: (N, 3, H, W) uint8 on the CPU."""
+    """Undo the normalisation of (N, 3, H, W) float images: (N, 3, H, W) uint8 on the CPU."""
     shown = images.cpu().float() * torch.tensor(std).view(1, -1, 1, 1)
     return augment.to_bytes(shown + torch.tensor(mean).view(1, -1, 1, 1))
 
 
 def write(path: Path, shown: Tensor, captions: Sequence[str] = ()) -> None:
-    """Write the first pictures (N, 3, H, W) uint8 to a PNG file, in rows, with their captions
-    below.
+    """Write the first pictures, (N, 3, H, W) uint8, in rows to a PNG file, with captions below.
 
     Raises InputError if ``path`` cannot be written.
     """

@@ -1,17 +1,18 @@
-"""Training by several processes, one a GPU or one a part of the CPU: ``torchrun ... -m p1.train``.
+"""Training in several processes, one per GPU or part of the CPU: ``torchrun ... -m p1.train``.
 
 Each process holds the whole data set and the whole network and works on its share of every batch;
-PyTorch's DistributedDataParallel averages their gradients. Rank 0 alone prints and writes. Without
-torchrun, what is here changes nothing. The flag ``--run`` needs ``torchrun --nproc-per-node 2 -m --
-p1.train``, as torchrun would take it for a short form of its own ``--run-path``.
+PyTorch's DistributedDataParallel averages the gradients. Only rank 0 prints and writes. Without
+torchrun, this module changes nothing. With the flag ``--run``, type
+``torchrun --nproc-per-node 2 -m -- p1.train``: without the ``--``, torchrun takes ``--run`` for a
+short form of its own ``--run-path``.
 
-torchrun starts all processes again (``--max-restarts``) when one of them ends with another status
-than 0. So they end with
-    0     done; or stopped and saved, which is 75 without torchrun, as it is not to be started again
-    2     bad input, in one line of one of them
-    75    another process was lost; the next start goes on from the last save
-torchrun's own status is 0 if theirs are, else 1. A signal to torchrun goes on to all of them, which
-have 30 seconds to save; torchrun then ends with 1.
+torchrun restarts all processes (``--max-restarts``) when one of them ends with a status other than
+0. So they end with
+    0     done; or stopped and saved (75 without torchrun), since no restart is wanted
+    2     bad input; one of the processes prints one line
+    75    another process was lost; the next start continues from the last save
+torchrun's own status is 0 if all of these are, otherwise 1. It passes signals on to all processes,
+which have 30 seconds to save; torchrun then ends with 1.
 """
 
 from __future__ import annotations
@@ -32,22 +33,22 @@ from core.cli import BAD_INPUT, STOPPED, InputError
 
 
 def rank() -> int:
-    """This process's number, from 0."""
+    """Return the number of this process, from 0."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def world_size() -> int:
-    """The number of processes."""
+    """Return the number of processes."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def restarts() -> int:
-    """How often torchrun has started the processes again, after one of them had failed."""
+    """Return how often torchrun has restarted the processes after a failure."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
 def launch() -> str:
-    """A name for this launch of torchrun, the same after its restarts; "" without torchrun."""
+    """Return a name for this launch of torchrun, the same after restarts; "" without torchrun."""
     of = os.environ.get("TORCHELASTIC_RUN_ID")
     return f"{of} of process {os.getppid()}" if of else ""
 
@@ -56,7 +57,7 @@ def launch() -> str:
 
 
 def entry(main: Callable[[], int | None]) -> None:
-    """``core.cli.entry`` for a training program; under torchrun, in the group of its processes."""
+    """Run ``main`` as ``core.cli.entry`` does; under torchrun, within the process group."""
     main = functools.partial(_in_memory, main)
     several = {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= os.environ.keys()
     if not several:
@@ -69,8 +70,8 @@ def entry(main: Callable[[], int | None]) -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
-    # Without C++'s own end: some ended there by SIGABRT, "terminate called without an active
-    # exception", as a thread of torch's was still alive. torchrun would start all of them again.
+    # Skip C++'s own shutdown: some processes aborted there (SIGABRT, "terminate called without an
+    # active exception"), as a thread of torch was still alive, and torchrun would restart them all.
     os._exit(status)
 
 
@@ -86,7 +87,7 @@ def _in_memory(main: Callable[[], int | None]) -> int | None:
 
 def _in_the_group(main: Callable[[], int | None]) -> int | None:
     store, number, count = next(distributed.rendezvous("env://"))
-    # torchrun's store still holds the addresses of processes that have failed.
+    # After a restart, torchrun's store still holds the addresses of failed processes.
     store = distributed.PrefixStore(f"start {restarts()}", store)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     distributed.init_process_group(backend, store=store, rank=number, world_size=count)
@@ -114,7 +115,7 @@ def _in_the_group(main: Callable[[], int | None]) -> int | None:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    # Nothing printed, warned or drawn as a progress bar; an exception's traceback comes after it.
+    # Suppresses prints, warnings and progress bars; the traceback of an exception is printed later.
     with (
         open(os.devnull, "w") as nowhere,
         contextlib.redirect_stdout(nowhere),
@@ -124,18 +125,18 @@ def _silence() -> Iterator[None]:
 
 
 def _is_first(store: distributed.Store) -> bool:
-    # Of the processes that fail, the first one speaks: it knows why, the others have only lost it.
+    # Only the first process to fail prints: it knows the reason; the others have merely lost it.
     try:
         if store.add("failed", 1) == 1:
             return True
-    except RuntimeError:  # the store was kept by a process that is lost
+    except RuntimeError:  # the process that hosted the store is lost
         pass
-    time.sleep(1)  # as soon as one ends, torchrun ends the others: the first must have spoken
+    time.sleep(1)  # torchrun ends the others as soon as one ends: let the first one print
     return False
 
 
 def _is_loss(error: RuntimeError) -> bool:
-    # gloo and nccl raise what they raise; of gloo's, only the message tells.
+    # Some errors of gloo have no class of their own; only the message identifies them.
     return isinstance(error, distributed.DistError) or any(
         words in str(error) for words in ("closed by peer", "reset by peer", "Broken pipe")
     )
@@ -145,10 +146,11 @@ def _is_loss(error: RuntimeError) -> bool:
 
 
 def choose(name: str) -> torch.device:
-    """``core.devices.choose`` for this process.
+    """Return the device of this process, as ``core.devices.choose`` does.
 
-    With several, ``auto`` and ``cuda`` are the GPU of its number (LOCAL_RANK). Raises InputError if
-    there is no such device, if there are fewer GPUs than processes, or if they would share one.
+    With several processes, ``auto`` and ``cuda`` mean the GPU with this process's number
+    (LOCAL_RANK). Raises InputError if there is no such device, if there are fewer GPUs than
+    processes, or if the processes would share one.
     """
     if world_size() > 1 and torch.cuda.is_available() and name != "cpu":
         local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
@@ -162,18 +164,17 @@ def choose(name: str) -> torch.device:
                 f"more processes than the {gpus} GPUs of this machine; "
                 f"start {gpus}, or --device cpu"
             )
-        torch.cuda.set_device(local)  # the one that "cuda" means from here on
-        # Not "auto": one process on the CPU would leave the others waiting for it.
+        torch.cuda.set_device(local)  # "cuda" means this GPU from here on
+        # Not "auto": the others would wait for a process that fell back to the CPU.
         return devices.choose("cuda")
     return devices.choose(name)
 
 
 def wrap(network: nn.Module, device: torch.device) -> nn.Module:
-    """The module that training calls in place of ``network``: it averages the gradients over the
-    processes.
+    """Return the module to train in place of ``network``: it averages gradients over processes.
 
-    Its parameters are those of ``network``, which is what to evaluate and save. On GPUs BatchNorm
-    becomes SyncBatchNorm, with the statistics of the whole batch.
+    It has the same parameters as ``network``, which is still the one to evaluate and save. On GPUs,
+    BatchNorm becomes SyncBatchNorm, with the statistics of the whole batch.
     NOTE: torch has none for the CPU, where each process normalises by its share of the batch.
     """
     if world_size() == 1:
@@ -187,15 +188,15 @@ def wrap(network: nn.Module, device: torch.device) -> nn.Module:
 
 
 def _mean_in_order(_, bucket):
-    # GradBucket -> Future[Tensor]; torch refuses annotations that are strings, as here.
-    # gloo's own sum of three or more adds a number's parts in an order that depends on where in the
-    # bucket it stands, and after its first step DistributedDataParallel fills the buckets anew: a
-    # run that goes on would end at other bits.
+    # GradBucket -> Future[Tensor]; torch refuses annotations that are strings, as in this file.
+    # With three or more processes, gloo adds a number's parts in an order that depends on its place
+    # in the bucket. DistributedDataParallel fills the buckets anew after its first step, so a
+    # resumed run would end with different bits.
     own = bucket.buffer()
     parts = [torch.empty_like(own) for _ in range(world_size())]
 
     def mean(gathered: torch.futures.Future) -> Tensor:
-        gathered.value()  # raises what the gathering has failed at
+        gathered.value()  # raises the error if the gathering has failed
         return own.copy_(sum(parts[1:], parts[0]) / world_size())
 
     return distributed.all_gather(parts, own, async_op=True).get_future().then(mean)
@@ -205,8 +206,8 @@ def _mean_in_order(_, bucket):
 def copy_buffers(network: nn.Module) -> None:
     """Give every process rank 0's buffers, in one message, after a step on different images.
 
-    So what is averaged, evaluated and saved is the same everywhere: DistributedDataParallel itself
-    does this only before its next forward pass. SyncBatchNorm's are the same already.
+    So what is averaged, evaluated and saved is the same everywhere; DistributedDataParallel itself
+    copies them only before its next forward pass. SyncBatchNorm's buffers are the same already.
     """
     buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
     if world_size() == 1 or not buffers or buffers[0].is_cuda:
@@ -223,14 +224,14 @@ def copy_buffers(network: nn.Module) -> None:
 
 
 def local_share(items: Any) -> Any:
-    """This process's share of a tensor or sequence; the shares of all processes make it up."""
+    """Return this process's share of a tensor or sequence; all shares together are the whole."""
     return items[rank() :: world_size()]
 
 
 def local_batch(index: Tensor) -> Tensor:
-    """This process's share of a batch, (batch,) to (batch / processes,) int64.
+    """Return this process's share of a batch: (batch,) to (batch / processes,) int64.
 
-    Raises InputError if the shares would not be of one size: they would not weigh the same.
+    Raises InputError if the shares would differ in size, since they would then differ in weight.
     """
     if len(index) % world_size():
         raise InputError(
@@ -241,15 +242,15 @@ def local_batch(index: Tensor) -> Tensor:
 
 
 def keys() -> tuple[int | str, ...]:
-    """Further keys for ``core.randomness``, so that draws differ between processes; () for one."""
+    """Return further keys for ``core.randomness``, so that draws differ per process; () for one."""
     return ("rank", rank()) if world_size() > 1 else ()
 
 
-# --- what they must agree on ----------------------------------------------------------------------
+# --- agreement between the processes --------------------------------------------------------------
 
 
 def total(counts: Tensor) -> Tensor:
-    """The sum over the processes of ``counts``, a tensor of any shape."""
+    """Return the sum of ``counts``, a tensor of any shape, over the processes."""
     if world_size() > 1:
         counts = counts.clone()
         distributed.all_reduce(counts)
@@ -257,14 +258,14 @@ def total(counts: Tensor) -> Tensor:
 
 
 def means(numbers: list[float]) -> list[float]:
-    """The mean of each number over the processes."""
+    """Return the mean of each number over the processes."""
     if world_size() == 1:
         return numbers
     return (total(torch.tensor(numbers, dtype=torch.float64)) / world_size()).tolist()
 
 
 def highest(*values: int) -> list[int]:
-    """Each value's maximum over the processes: if one of them must stop, all know."""
+    """Return each value's maximum over the processes: if one must stop, all know."""
     agreed = torch.tensor(values, dtype=torch.int64)
     if world_size() > 1:
         distributed.all_reduce(agreed, distributed.ReduceOp.MAX)
@@ -272,7 +273,7 @@ def highest(*values: int) -> list[int]:
 
 
 def from_rank_zero(make: Callable[[], str]) -> str:
-    """The text that ``make`` gives in rank 0, for all processes; only rank 0 calls it."""
+    """Call ``make`` in rank 0 only, and return its text in all processes."""
     texts = [make() if rank() == 0 else ""]
     if world_size() > 1:
         distributed.broadcast_object_list(texts, 0)
@@ -280,5 +281,5 @@ def from_rank_zero(make: Callable[[], str]) -> str:
 
 
 def barrier() -> None:
-    """Return when all processes have come here."""
+    """Wait until all processes have reached this point."""
     highest(0)

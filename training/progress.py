@@ -1,4 +1,4 @@
-"""How far the work is: a bar on a terminal, and elsewhere a line at least every minute."""
+"""Progress of the work: a bar on a terminal, elsewhere a line at least every minute."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tqdm import tqdm
 
 from core.cli import say
 
-TERMINAL = (100, 24)  # columns and rows of a terminal that does not tell its own
-SILENCE = 60.0  # seconds without a word, at most
+TERMINAL = (100, 24)  # columns and rows of a terminal that does not report its size
+SILENCE = 60.0  # seconds without output, at most
 T = TypeVar("T")
 
 
 class Bar:
-    """Counts up to ``total`` of ``unit``, beginning at ``done``; ``what`` names the work.
+    """Counts up to ``total`` of ``unit``, starting at ``done``; ``what`` names the work.
 
     On a terminal this is tqdm's bar on stderr, which disappears when it is closed. Elsewhere it
     prints a line on stdout at least every minute, provided that ``update`` is called that often.
@@ -45,7 +45,7 @@ class Bar:
             )
 
     def update(self, count: int, note: str = "") -> None:
-        """``count`` more are done. ``note``: shown behind the count, such as the loss."""
+        """Count ``count`` more as done. ``note``, such as the loss, is shown after the count."""
         self._done += count
         if self._tqdm is not None:
             self._tqdm.set_postfix_str(note, refresh=False)
@@ -61,12 +61,12 @@ class Bar:
             say(f"{self._what}: {', '.join(part for part in parts if part)}")
 
     def rate(self) -> float:
-        """How many a second since the beginning; 0 as long as that is not known."""
+        """Return the units per second since the start; 0 if that is not known yet."""
         seconds = time.monotonic() - self._start
         return (self._done - self._first) / seconds if seconds > 0 else 0.0
 
     def seconds_left(self) -> float:
-        """Seconds until ``total``; 0 as long as that is not known."""
+        """Return the seconds until ``total``; 0 if that is not known yet."""
         rate = self.rate()
         return (self.total - self._done) / rate if rate else 0.0
 
@@ -77,12 +77,12 @@ class Bar:
 
 
 def over(items: Sequence[T], what: str, unit: str = "batches") -> Iterator[T]:
-    """``items``, one after another, counted by a ``Bar``."""
+    """Yield ``items`` one by one, counted by a ``Bar``."""
     return counted(items, len(items), what, unit)
 
 
 def counted(items: Iterable[T], total: int, what: str, unit: str) -> Iterator[T]:
-    """``items``, of which there are ``total``, one after another, counted by a ``Bar``."""
+    """Yield ``items``, of which there are ``total``, one by one, counted by a ``Bar``."""
     bar = Bar(what, total, unit)
     try:
         for item in items:
@@ -93,17 +93,17 @@ def counted(items: Iterable[T], total: int, what: str, unit: str) -> Iterator[T]
 
 
 def terminal_size() -> tuple[int, int]:
-    """Columns and rows of the terminal behind stderr.
+    """Return the columns and rows of the terminal behind stderr.
 
-    Some, as in a container, say that they have none: then tqdm would show no bar at all.
+    Some terminals, as in a container, report 0 of each, and tqdm would show no bar at all.
     """
     try:
         columns, rows = os.get_terminal_size(sys.stderr.fileno())
-    except (OSError, ValueError):  # it is no real terminal
+    except (OSError, ValueError):  # not a real terminal
         return TERMINAL
     return columns or TERMINAL[0], rows or TERMINAL[1]
 
 
 def duration(seconds: float) -> str:
-    """Hours, minutes and seconds: ``1:02:03``."""
+    """Format seconds as hours, minutes and seconds, such as ``1:02:03``."""
     return str(datetime.timedelta(seconds=round(seconds)))

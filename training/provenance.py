@@ -1,4 +1,4 @@
-"""Where a run comes from: code, command and machine of its start, and of later, different ones."""
+"""Where a run comes from: code, command and machine of its first start and of later ones."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from core.randomness import seed_of
 from training import processes
 from training.optim import ENDLESS
 
-ALIASES = {"report": "original"}  # a recipe's former name, which committed runs have
-# How the sha256 of the published CIFAR-100 weights begins. All images of problem 1, the validation
-# images too, are in CIFAR-100's training split.
+ALIASES = {"report": "original"}  # former recipe names, which committed runs have
+# The first digits of the sha256 of the published CIFAR-100 weights. All images of problem 1,
+# including the validation images, are in CIFAR-100's training split.
 CONTAMINATED = "8a269f5e"
 PIECE = 2**24  # bytes that are digested together
 
 
 def start(device: torch.device) -> dict[str, Any]:
-    """What a reader of the log needs to know of this program's start.
+    """Return what a reader of the log needs to know about this start of the program.
 
-    ``processes`` is in it only if there are several.
+    ``processes`` is included only if there are several.
     """
     several = {"processes": processes.world_size()} if processes.world_size() > 1 else {}
     return (
@@ -50,10 +50,10 @@ def start(device: torch.device) -> dict[str, Any]:
 def continued(
     metadata: dict[str, Any], now: dict[str, Any], epoch: int, step: int
 ) -> dict[str, Any]:
-    """A run's ``metadata`` with a note that another start went on at ``step`` of ``epoch``.
+    """Return a run's ``metadata`` with a note that a new start continued it.
 
-    ``now``: what ``start`` tells of that start. Steps and epochs count from 1. A start that differs
-    from the one before only in its time is not noted.
+    It continued at ``step`` of ``epoch``, both from 1. ``now``: what ``start`` returned for it. A
+    start that differs from the previous one only in its time is not noted.
     """
     latest = metadata.get("continued", [metadata])[-1]
     names = ("command", "commit", "processes", "device", "torch")
@@ -66,17 +66,17 @@ def continued(
 
 
 def values(recipe: Any) -> dict[str, Any]:
-    """A recipe, which is a dataclass, as plain values, without the words about its source."""
+    """Return a recipe, which is a dataclass, as plain values, without its ``source``."""
     return {name: value for name, value in dataclasses.asdict(recipe).items() if name != "source"}
 
 
 def why_not_on(old: dict[str, Any], new: dict[str, Any], recipe: Any, epochs_done: int) -> str:
-    """Why a run with the identity ``old`` cannot go on as ``new``, whose recipe is ``recipe``; ""
-    if it can.
+    """Say why a run with the identity ``old`` cannot continue as ``new``; "" if it can.
 
-    An identity has recipe, data and seed as plain values. A run can go on if both are the same,
-    apart from a recipe's former name and fields that recipes did not have then. It can also go on
-    for more epochs if its schedule does not depend on their number.
+    An identity has recipe, data and seed as plain values; ``recipe`` is that of ``new``. A run can
+    continue if both are equal, apart from the patience, a recipe's former name and fields that
+    recipes did not have then. The number of epochs may change too, but not below ``epochs_done``,
+    if the schedule does not depend on it.
     """
     name = old["recipe"].get("name")
     former = old["recipe"] | {"name": ALIASES.get(name, name)}
@@ -106,13 +106,13 @@ def _differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, tupl
 
 
 def commits(metadata: dict[str, Any]) -> str:
-    """The commits that a run was made by, in their order: ``abc``, or ``abc, later def``."""
+    """List the commits that made a run, in order: ``abc``, or ``abc, later def``."""
     every = [one["commit"] for one in (metadata, *metadata.get("continued", []))]
     return ", later ".join(dict.fromkeys(every))
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """What a ``run.json`` tells; None if it is missing or broken."""
+    """Read a ``run.json``. Returns None if it is missing or broken."""
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -126,10 +126,10 @@ def read(path: Path) -> dict[str, Any] | None:
 
 
 def digest(*parts: Tensor | Path) -> str:
-    """A short digest of the content of tensors, (N, ...) on the CPU, and of files.
+    """Return a short digest of the content of tensors, (N, ...) on the CPU, and of files.
 
-    File names and times do not count, so a run goes on after its data were unpacked again. All
-    bytes are read: about a second for each GiB.
+    File names and times do not count, so a run can continue after its data was unpacked again. All
+    bytes are read, which takes about a second per GiB.
     """
     total = hashlib.blake2b(digest_size=8)
     with ThreadPoolExecutor() as pool:
@@ -137,7 +137,7 @@ def digest(*parts: Tensor | Path) -> str:
             if isinstance(part, Path):
                 pieces: list[Any] = [part.read_bytes()]
             else:
-                # Images as their bytes lie, channels last.
+                # Images are digested in their memory layout, channels last.
                 rows = part.movedim(1, -1) if part.ndim == 4 else part
                 total.update(f"{tuple(rows.shape)} {rows.dtype}".encode())
                 pieces = [
@@ -150,8 +150,11 @@ def digest(*parts: Tensor | Path) -> str:
 
 
 def initial_weights(name: str | None, file: Path | None) -> dict[str, Any]:
-    """Notes for a run: ``--pretrained``'s ``name``, the sha256 of the ``file`` that it means, and,
-    where that is a checkpoint of a run, what that run began from, and so on back to the first.
+    """Return notes on the weights from which a run starts.
+
+    ``name`` is the value of ``--pretrained`` and ``file`` the file that it means, whose sha256 is
+    noted. If that is a checkpoint of a run, the notes list what that run started from, back to the
+    first.
     """
     notes: dict[str, Any] = {"pretrained": str(name), "pretrained_sha256": None}
     if file is None:
@@ -164,9 +167,9 @@ def initial_weights(name: str | None, file: Path | None) -> dict[str, Any]:
 
 
 def origins(data: Any) -> list[str]:
-    """What the weights of a run, whose notes ``data`` has, go back to, the latest first.
+    """List what the weights of a run with the notes ``data`` go back to, latest first.
 
-    Each is a sha256, or of runs that did not record it the file's name; [] for random weights.
+    Each is a sha256 or, for runs that did not record it, a file name; [] means random weights.
     """
     if not isinstance(data, dict) or data.get("pretrained") in (None, "None"):
         return []
@@ -176,26 +179,26 @@ def origins(data: Any) -> list[str]:
 
 
 def is_contaminated(data: dict[str, Any]) -> bool:
-    """Whether the weights of a run with the notes ``data`` go back to those of CIFAR-100."""
+    """Return whether a run with the notes ``data`` goes back to weights from CIFAR-100."""
     return any(one.startswith(CONTAMINATED) or "cifar100" in one.lower() for one in origins(data))
 
 
 def sha256(path: Path) -> str:
-    """The digest of a file in hexadecimal digits, as manifests and publishers give it."""
+    """Return the sha256 of a file in hexadecimal, as manifests and publishers give it."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def fingerprint(paths: list[Path]) -> str:
-    """A short digest of the files' names, sizes and times, which changes when a file does."""
+    """Return a short digest of the files' names, sizes and times; it changes when a file does."""
     stats = [(path.name, path.stat()) for path in paths]
     texts = (f"{name}:{stat.st_size}:{stat.st_mtime_ns}" for name, stat in stats)
     return f"{seed_of(0, *texts):016x}"
 
 
 def commit() -> str:
-    """The commit that the code is of, with ``-dirty`` if it was changed since.
+    """Return the commit of the code, with ``-dirty`` if the code was changed since.
 
-    ``unknown`` outside a clone, also where the folder lies in another project's.
+    Returns ``unknown`` outside a clone, even if the folder is inside another project's clone.
     """
     root = Path(__file__).resolve().parents[1]
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
@@ -205,5 +208,5 @@ def commit() -> str:
         return subprocess.run(
             command, cwd=root, env=environment, capture_output=True, text=True, check=True
         ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):  # OSError: there is no git
+    except (OSError, subprocess.CalledProcessError):  # OSError: git is not installed
         return "unknown"

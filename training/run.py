@@ -1,18 +1,18 @@
-"""A training run: its folder, its log, and the promise that an interruption loses nothing.
+"""A training run: its folder, its log, and saved states from which it continues.
 
-A run's folder holds
-    run.json         recipe, data, seed, command, commit, machine; and the later ones that went on
-    log.jsonl        a line an epoch
+A run's folder contains
+    run.json         recipe, data, seed, command, commit, machine; and later starts
+    log.jsonl        one line per epoch
     last.pt best.pt  checkpoints for inference, of the last epoch and of the best one
-    snapshots/       checkpoints of the first epoch and of some between, evenly spread
-    state.pt         all that the next start needs to go on as if nothing had happened
+    snapshots/       checkpoints of the first epoch and of some in between, evenly spaced
+    state.pt         all that the next start needs to continue as if nothing had happened
     .lock            held by the program that is training in the folder
-The loops stay in the problems' files. A loop is
+The training loops are in the problems' files. A loop is
     for epoch in run.epochs(...):
         for index in run.batches(...):
             ...
             run.step(loss=loss)      # may save, or save and end the program
-        run.begin_evaluation()       # the same
+        run.begin_evaluation()       # may do the same
         ...
         run.end_epoch(network.state_dict(), accuracy=...)
 """
@@ -39,25 +39,25 @@ from core.randomness import batches, seed_of, steps_per_epoch
 from training import processes, provenance, runfolder
 from training.progress import Bar, duration
 
-CHECK_EVERY = 25  # steps between two looks at the losses; a look waits for the GPU
-STATE = {  # what a state.pt holds
+CHECK_EVERY = 25  # steps between reads of the losses; a read waits for the GPU
+STATE = {  # the fields of a state.pt
     "identity": dict, "epoch": int, "next_step": int, "total_steps": int, "sums": dict,
     "history": list, "state": dict,
 }  # fmt: skip
-ONE_REQUEST = 1.0  # seconds in which a further signal is the same request, sent to all processes
+ONE_REQUEST = 1.0  # a signal within so many seconds is the same request, sent to all processes
 
 
 class Run:
-    """The state of a training run, resumed by itself when its folder holds one.
+    """The state of a training run, which resumes by itself if its folder holds one.
 
-    ``recipe``: a frozen dataclass. ``data``: plain values that identify the data set; a run goes on
-    only with the same. ``notes``: more about the data for ``run.json``, which may change.
-    ``model``: the fields of ``checkpoint.Checkpoint`` that describe the network. ``state``: what
-    changes during training, by name: objects with ``state_dict`` and ``load_state_dict``.
-    ``watch``: the logged value whose maximum (with ``better=min``, its minimum) marks the best
-    epoch. ``stop_at``: the time to stop, by ``time.monotonic``. ``save_minutes``: between saves.
-    Raises InputError if the folder holds a run of another recipe, data set or seed (it names the
-    differences), or if another program is training in it.
+    ``recipe``: a frozen dataclass. ``data``: plain values that identify the data set; a run
+    continues only with the same data. ``notes``: more about the data for ``run.json``; they may
+    change. ``model``: the fields of ``checkpoint.Checkpoint`` that describe the network. ``state``:
+    what changes during training, by name: objects with ``state_dict`` and ``load_state_dict``.
+    ``watch``: the logged value whose maximum (or minimum, with ``better=min``) marks the best
+    epoch. ``stop_at``: when to stop, by ``time.monotonic``. ``save_minutes``: between saves. Raises
+    InputError if the folder holds a run with another recipe, data set or seed (the message lists
+    the differences), or if another program is training in it.
     """
 
     def __init__(
@@ -88,28 +88,28 @@ class Run:
         self.history: list[dict[str, Any]] = []
         self._sums: dict[str, float] = {}
         self._unread: list[tuple[int, dict[str, torch.Tensor]]] = []
-        self._shown = ""  # the latest known values of a step, in words
+        self._shown = ""  # the latest known values of a step, as text
         self._bar: Bar | None = None
         self._total_epochs = 0
         self._state, self._save_every, self._stop_at = state, 60 * save_minutes, stop_at
         self._epoch_start = self._saved_at = self._steps_done_at = time.monotonic()
-        self._saved_step = 0  # of total_steps
-        self._earlier_seconds = 0.0  # of the epoch before this start
-        self._evaluations: list[float] = []  # since this start, how many seconds each has taken
-        self._has_moved = False  # by a step, since this start
-        self.stop_signal: int | None = None  # the one that asked to stop, if one did
+        self._saved_step = 0  # the value of total_steps at the last save
+        self._earlier_seconds = 0.0  # spent on this epoch before this start
+        self._evaluations: list[float] = []  # seconds that each took, since this start
+        self._has_moved = False  # whether a step was taken since this start
+        self.stop_signal: int | None = None  # the signal that asked to stop, if any
         self._asked_at = math.inf
         self._lock: IO[bytes] | None = None
         if processes.rank() == 0:
             if fresh:
                 runfolder.start_over(folder)
-            self._lock = runfolder.claim(folder)  # until the run is done or stopped
+            self._lock = runfolder.claim(folder)  # held until the run is done or stopped
         processes.barrier()
         self._start, self._continues = provenance.start(device), False
         self._metadata = self._start
         if (folder / "state.pt").exists():
             self._resume()
-        elif (folder / "log.jsonl").exists():  # is written after the first state.pt
+        elif (folder / "log.jsonl").exists():  # written only after the first state.pt
             raise InputError(
                 f"{folder} holds a run without its state.pt, so it cannot go on; "
                 "name another --run, or --fresh"
@@ -120,16 +120,16 @@ class Run:
             signal.signal(number, self._on_signal)
 
     def epochs(self, total: int, patience: int = 0, patience_from: int = 0) -> Iterator[int]:
-        """Yield the numbers (from 0) of the epochs that are left, until ``is_over``.
+        """Yield the numbers (from 0) of the remaining epochs, until ``is_over``.
 
-        Ends the program where it was asked to stop.
+        Ends the program if it was asked to stop.
         """
         self._total_epochs = total
         self._epoch_start = time.monotonic() - self._earlier_seconds
         while not is_over(self.history, self.watch, self.better, total, patience, patience_from):
             if why := self._agreed()[0]:
                 self._stop(why)
-            if self._continues:  # only now: a run that is done keeps what it was made by
+            if self._continues:  # only now, so that a finished run keeps its metadata
                 say(f"resumed {self.folder} at epoch {self.epoch + 1}, step {self.next_step + 1}")
                 self._metadata = provenance.continued(
                     self._metadata, self._start, self.epoch + 1, self.next_step + 1
@@ -146,12 +146,12 @@ class Run:
         self._release()
 
     def batches(self, count: int, batch_size: int, at_least: int = 1) -> Iterator[torch.Tensor]:
-        """Yield the image indices, (batch,) int64, of each batch that is left of this epoch.
+        """Yield the image indices, (batch,) int64, of each remaining batch of this epoch.
 
-        ``count``: images of the data set. ``batch_size``: of all processes together; each gets its
-        share. Before each batch torch's own generators, which dropout uses, are seeded for this
+        ``count``: images in the data set. ``batch_size``: of all processes together; each gets its
+        share. Before each batch, torch's own generators, which dropout uses, are seeded for this
         step. Raises InputError if the processes cannot share a batch evenly, or if a process gets
-        fewer images than ``at_least``: a BatchNorm over one value a channel needs two.
+        fewer images than ``at_least``: a BatchNorm over one value per channel needs two.
         """
         steps = steps_per_epoch(count, batch_size)
         self._show_epoch(steps, min(count, batch_size))
@@ -168,17 +168,17 @@ class Run:
             yield share
 
     def keys(self) -> tuple[int | str, ...]:
-        """(seed, epoch, step) of the current batch; of several processes, with the rank.
+        """Return (seed, epoch, step) of the current batch; with several processes, also the rank.
 
         They are the arguments of ``randomness.generator``.
         """
         return self.seed, self.epoch, self.next_step, *processes.keys()
 
     def step(self, **values: torch.Tensor) -> None:
-        """End a step: keep its ``values`` for the log; save if it is time; stop if asked to.
+        """End a step: keep its ``values`` for the log, save if it is time, stop if asked to.
 
-        ``values``: scalar tensors; the log has their means over the epoch and over the processes.
-        Several processes save, or stop, after the same step: as soon as one of them has to. Raises
+        ``values``: scalar tensors; the log gets their means over the epoch and the processes.
+        Several processes save or stop after the same step, as soon as one of them has to. Raises
         InputError, which names the step, if a value is not finite.
         """
         self._unread.append(
@@ -203,7 +203,8 @@ class Run:
 
         Saves if a kill during the evaluation would lose too much work, and stops if the time left
         is too short for it: the next start then begins with the evaluation. The longest evaluation
-        so far tells how long it takes; before the first, it is assumed to be long.
+        since this start is the estimate. Without one, it saves in any case and stops only if no
+        time is left.
         """
         self._close_bar()
         self._steps_done_at = now = time.monotonic()
@@ -218,9 +219,9 @@ class Run:
             self._save()
 
     def _agreed(self) -> tuple[str, bool]:
-        # Why all processes have to stop now (a signal's name, --max-minutes, or ""), and whether it
-        # is time to save: in one message, as there is one a step. Time runs out only after the
-        # first step of this start, so that every start makes progress.
+        # Returns why all processes must stop now (a signal's name, --max-minutes, or ""), and
+        # whether it is time to save. Both are in one message, since there is one per step. Time
+        # runs out only after the first step of this start, so that every start makes progress.
         now = time.monotonic()
         number, over, due = processes.highest(
             self.stop_signal or 0,
@@ -245,11 +246,11 @@ class Run:
     def end_epoch(self, weights: dict[str, torch.Tensor], **metrics: float) -> None:
         """End an epoch: write its log line, with ``metrics``, and the run's state.
 
-        ``weights`` become ``last.pt``; ``best.pt`` too if ``watch`` is the best so far; and a
-        snapshot if this epoch is one to keep.
+        ``weights`` are saved as ``last.pt``, as ``best.pt`` too if ``watch`` is the best so far,
+        and as a snapshot if this epoch is one to keep.
         """
         means = {name: self.mean(name) for name in self._read_values()}
-        # Numpy's floats would not be read back.
+        # checkpoint.read would refuse numpy's floats.
         metrics = {name: float(value) for name, value in metrics.items()}
         self._evaluations.append(time.monotonic() - self._steps_done_at)
         line = {"epoch": self.epoch + 1, "steps": self.total_steps, **means, **metrics}
@@ -272,12 +273,12 @@ class Run:
         if processes.rank() == 0:
             checkpoint.save(self.folder / "last.pt", final)
             if is_best:
-                # The best epoch's weights are given up only when the state knows of a better one:
-                # after a kill between the two the epoch is done again, which on a GPU, or by other
-                # processes, may not come out as well.
+                # The old best.pt is replaced only after state.pt knows of a better epoch: after a
+                # kill between the two, the epoch is repeated and may come out worse on a GPU or
+                # with another number of processes.
                 checkpoint.save(self._next_best, final)
             runfolder.keep_snapshot(self.folder, self.epoch, final)
-        now = time.monotonic()  # what is still to be saved is the next epoch's
+        now = time.monotonic()  # the time for saving counts for the next epoch
         line["seconds"], self._epoch_start = round(now - self._epoch_start, 1), now
         self._save()
         if is_best and processes.rank() == 0:
@@ -286,16 +287,16 @@ class Run:
         say("  ".join(f"{name} {value:.4g}" for name, value in line.items()))
 
     def mean(self, name: str) -> float:
-        """The mean over this epoch's steps so far of one of the values given to ``step``."""
+        """Return the mean, over this epoch's steps so far, of a value given to ``step``."""
         return self._read_values()[name] / self.next_step
 
     def best_epoch(self) -> int:
-        """The first epoch (from 1) with the best ``watch`` so far; 0 if there is none yet."""
+        """Return the first epoch (from 1) with the best ``watch`` so far; 0 before the first."""
         return best_line(self.history, self.watch, self.better)["epoch"] if self.history else 0
 
     def _release(self) -> None:
         if self._lock:
-            with contextlib.suppress(OSError):  # it holds nothing
+            with contextlib.suppress(OSError):  # there is no data to lose
                 self._lock.close()
 
     @property
@@ -303,7 +304,7 @@ class Run:
         return self.folder / "best.next.pt"
 
     def _settle_best(self) -> None:
-        # After a kill: best.next.pt becomes best.pt, unless the state does not know its epoch.
+        # After a kill: rename best.next.pt to best.pt if the state knows its epoch, or remove it.
         if processes.rank() == 0 and self._next_best.exists():
             made = checkpoint.read(self._next_best).get("made")
             if isinstance(made, dict) and made.get("epoch") == self.best_epoch():
@@ -312,7 +313,7 @@ class Run:
                 self._next_best.unlink()
 
     def _read_values(self) -> dict[str, float]:
-        # The sums of the steps' values so far.
+        # Returns the sums of the steps' values so far.
         flat = [value.item() for _, values in self._unread for value in values.values()]
         numbers = iter(processes.means(flat))
         for step, values in self._unread:
@@ -329,7 +330,7 @@ class Run:
         return self._sums
 
     def _show_epoch(self, steps: int, images: int) -> None:
-        # Begin to show an epoch's progress; ``images``: of a step.
+        # Starts the display of an epoch's progress; ``images``: per step.
         self._images = images
         what = f"epoch {self.epoch + 1} of {self._total_epochs or '?'}"
         self._bar = Bar(what, steps * images, "images", done=self.next_step * images)
@@ -383,11 +384,11 @@ class Run:
         self.epoch, self.next_step = saved["epoch"], saved["next_step"]
         self.total_steps = self._saved_step = saved["total_steps"]
         self._sums, self.history = saved["sums"], saved["history"]
-        self._earlier_seconds = saved.get("seconds", 0.0)  # older states have none
+        self._earlier_seconds = saved.get("seconds", 0.0)  # older states lack it
         try:
             for name, part in self._state.items():
                 if name == "scaler" and name not in saved["state"]:
-                    continue  # the run began on a device that needs none
+                    continue  # the run began on a device that needs no scaler
                 part.load_state_dict(saved["state"][name])
         except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]  # the code has changed
@@ -397,7 +398,7 @@ class Run:
             ) from error
         self._metadata = provenance.read(self.folder / "run.json") or self._start
         self._continues = True
-        self._data = self._metadata.get("data", self._data)  # with the notes of its first start
+        self._data = self._metadata.get("data", self._data)  # keeps the notes of the first start
 
     def _write_metadata(self) -> None:
         what = self.identity | {"data": self._data}
@@ -420,7 +421,7 @@ class Run:
 
 
 def wrong_fields(saved: dict[str, Any]) -> list[str]:
-    """The fields of a ``state.pt`` that are missing or of another type than a run's state has."""
+    """List the fields of a ``state.pt`` that are missing or have the wrong type."""
     wrong = [name for name, kind in STATE.items() if not isinstance(saved.get(name), kind)]
     if not wrong:
         if not isinstance(saved["identity"].get("recipe"), dict):
@@ -435,9 +436,9 @@ def _in_words(values: dict[str, float]) -> str:
 
 
 def best_line(history: list[dict[str, Any]], watched: str, better: Callable) -> dict[str, Any]:
-    """The first line of ``history`` (one line at least) with the best value ``watched``.
+    """Return the first line of ``history`` (at least one line) with the best value ``watched``.
 
-    ``better``: max or min. A line whose value is NaN is the best one only if all are NaN.
+    ``better``: max or min. A line whose value is NaN is the best only if all are NaN.
     """
     numbers = [line for line in history if not math.isnan(line[watched])]
     return better(numbers or history, key=lambda line: line[watched])
@@ -451,10 +452,11 @@ def is_over(
     patience: int,
     patience_from: int = 0,
 ) -> bool:
-    """Whether a run has come to its end: ``epochs`` are done, or ``patience`` without a better one.
+    """Return whether a run has ended: by its number of ``epochs`` or by early stopping.
 
-    A ``patience`` of 0 never ends a run. The first ``patience_from`` epochs are left out: they do
-    not count as waiting, and later epochs are not compared with them.
+    It stops early after ``patience`` epochs without a better one; 0 turns this off. The first
+    ``patience_from`` epochs are ignored: they do not count as waiting, and later epochs are not
+    compared with them.
     """
     compared = history[patience_from:]
     waited = len(history) - best_line(compared, watched, better)["epoch"] if compared else 0

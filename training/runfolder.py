@@ -1,4 +1,4 @@
-"""A training run's folder: one program's at a time; older runs are kept aside, snapshots few."""
+"""The folder of a training run: one program at a time uses it, and older runs are set aside."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ MAX_SNAPSHOTS = 8
 
 
 def claim(folder: Path) -> IO[bytes] | None:
-    """Make ``folder`` if need be, ``lock`` it, and remove what killed programs were writing.
+    """Create ``folder`` if necessary, ``lock`` it, and remove partial files of killed programs.
 
-    Raises InputError if it cannot be made or written to, or if another program holds it.
+    Raises InputError if it cannot be created or written to, or if another program holds it.
     """
     writable_folder(folder / "snapshots")
     held = lock(folder)
@@ -29,10 +29,10 @@ def claim(folder: Path) -> IO[bytes] | None:
 
 
 def lock(folder: Path) -> IO[bytes] | None:
-    """Hold ``folder`` as this program's own until it ends; None where the file system has no locks.
+    """Lock ``folder`` for this program until it ends; None if the file system has no locks.
 
-    Raises InputError if another program holds it. If there are several processes, the lock's file
-    names their launch.
+    Raises InputError if another program holds it. With several processes, the lock file names their
+    launch.
     """
     file = open(folder / ".lock", "a+b", buffering=0)  # noqa: SIM115  # held open
     try:
@@ -55,15 +55,16 @@ def lock(folder: Path) -> IO[bytes] | None:
 
 
 def start_over(folder: Path) -> None:
-    """Keep the older run in ``folder``, if there is one, aside.
+    """Set aside the older run in ``folder``, if there is one.
 
-    A run that the same torchrun began, before it started its processes again, is not an older one.
-    Raises InputError if another program is training in the folder.
+    A run that the same launch of torchrun began before a restart is not an older one. Raises
+    InputError if another program is training in the folder.
     """
     if not any((folder / name).exists() for name in ("run.json", "state.pt")):
         return
     with contextlib.suppress(OSError):
-        # A first start has begun nothing; in a container the next launch has this one's name.
+        # Only after a restart, since a first start has begun no run; in a container, the next
+        # launch may have the same name as this one.
         if processes.restarts() and (folder / ".lock").read_text() == processes.launch():
             return
     held = lock(folder)
@@ -73,8 +74,8 @@ def start_over(folder: Path) -> None:
 
 
 def set_aside(folder: Path) -> Path:
-    """Rename a run's folder to the first free of FOLDER.old-1, FOLDER.old-2, ...: the new name."""
-    folder, number = Path(os.path.abspath(folder)), 1  # a link itself is renamed
+    """Rename a run's folder to the first free name: FOLDER.old-1, FOLDER.old-2, ...; return it."""
+    folder, number = Path(os.path.abspath(folder)), 1  # a link itself is renamed, not its target
     while (aside := folder.with_name(f"{folder.name}.old-{number}")).exists():
         number += 1
     os.rename(folder, aside)
@@ -82,10 +83,10 @@ def set_aside(folder: Path) -> Path:
 
 
 def keep_snapshot(folder: Path, epoch: int, final: checkpoint.Checkpoint) -> None:
-    """Save ``final``, of ``epoch`` (from 1), if that is one to keep, and drop those that are not.
+    """Save ``final`` of ``epoch`` (from 1) if it is one to keep, and delete those that are not.
 
-    Epochs 1, 1+k, 1+2k, ... are kept; when they grow too many, k doubles. So they stay few and
-    evenly spread however long the run turns out to be. The last epoch is ``last.pt``.
+    Epochs 1, 1+k, 1+2k, ... are kept; when there are too many, k doubles. So they stay few and
+    evenly spaced, however long the run turns out to be. The last epoch is in ``last.pt``.
     """
     spacing = 1
     while (epoch - 1) // spacing >= MAX_SNAPSHOTS:
