@@ -1,9 +1,9 @@
-"""A look at the homework's data before training: ``python3 check_data.py hw1_data``.
+"""Check the homework's data before training: ``python3 check_data.py hw1_data``.
 
-Prints for each split how many images it has, their sizes, how the classes are balanced, what is
-double and what cannot be read, and which images of a validation split are in the training split
-too: two images are the same if all their pixels are. Exit status 3 if a file cannot be used, else
-0.
+Prints for each split the number of images, their sizes, the class balance, the numbers of
+duplicates and unreadable files, and which images of a validation split are in the training split
+too. Two images are the same if all their pixels are. The exit status is 3 if a file cannot be used,
+otherwise 0.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-import core  # noqa: F401  # says in one line what this Python lacks
+import core  # noqa: F401  # reports in one line what this Python lacks
 from core import images
 from core.cli import PARTIAL, InputError, Parser, answer, entry, some
 from core.files import list_files, readable_folder
@@ -30,7 +30,7 @@ HEADER = ("split", "images", "sizes", "classes", "images a class", "double", "un
 
 @dataclasses.dataclass
 class Split:
-    """What was found in the files of a split. ``shares``: of problem 3's pixels, by class."""
+    """What was found in the files of a split. ``pixels``: problem 3's, counted by class."""
 
     name: str
     digests: dict[Path, bytes] = dataclasses.field(default_factory=dict)  # of the pixels
@@ -40,7 +40,7 @@ class Split:
     bad: list[str] = dataclasses.field(default_factory=list)
 
     def row(self) -> tuple[str, ...]:
-        """The split's line of the table."""
+        """Return the split's line of the table."""
         counts = self.labels.values()
         spread = f"{min(counts)} to {max(counts)}" if counts else "-"
         return (
@@ -120,8 +120,11 @@ def look(
     label_of: Callable[[str], object] | None = None,
     read: Callable[[Path], np.ndarray] = images.read_rgb,
 ) -> Split:
-    """Read all ``paths``. ``label_of``: an image's label by its name. ``read``: (H, W, 3) uint8, or
-    (H, W, 4) with the class as the fourth channel."""
+    """Read and count all ``paths``.
+
+    ``label_of``: an image's label by its name. ``read``: (H, W, 3) uint8, or (H, W, 4) with the
+    class as the fourth channel.
+    """
     split = Split(f"{folder.parent.name}/{folder.name}")
 
     def one(path: Path) -> np.ndarray | str:
@@ -150,7 +153,7 @@ def look(
 
 
 def sizes(counted: collections.Counter) -> str:
-    """One size as 32x32; several as the range of widths and of heights."""
+    """Format one size as 32x32; several as the range of widths and of heights."""
     if len(counted) < 2:
         return "".join(f"{width}x{height}" for height, width in counted)
     heights, widths = ([size[k] for size in counted] for k in (0, 1))

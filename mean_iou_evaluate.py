@@ -2,20 +2,20 @@
 
     python3 mean_iou_evaluate.py -g <ground truth folder> -p <prediction folder> [--verbose]
 
-IoU = TP / (TP + FP + FN) of a class, counted over the pixels of the whole set. mean_iou is the
-mean over the classes 0 to 5. Unknown does not count in the mean, but a class that is predicted on
-unknown pixels has false positives there. A colour channel is on from 128 up. A pixel's colour says
-its class; pure red is no class's colour, so it is unknown.
+The IoU of a class is TP / (TP + FP + FN), counted over the pixels of the whole set. mean_iou is the
+mean over the classes 0 to 5. Unknown is not part of the mean, but a class that is predicted on
+unknown pixels gets false positives there. A colour channel is on from 128 up. The colour of a pixel
+gives its class; pure red is not the colour of a class, so it is unknown.
 
-On valid input the digits printed are those of the course's script. It has faults that this one does
-not share:
-- a red pixel has no row in its table and gets whatever lay in memory: here it is unknown;
-- a class that is in neither folder makes its mean NaN: here the class is left out, and stderr says
-  so;
-- it pairs two sorted lists, whatever the names: here masks are paired by name, and one that is
-  missing, extra, of another size or unreadable stops the run and is named;
-- it takes 512x512 RGB only: here any size and colour mode;
-- it holds all masks at once, 8 bytes a pixel: here it holds only their counts, so memory does not
+On valid input, this script prints the same digits as the course's script. That script has faults
+that this one does not share:
+- a red pixel has no row in its table and gets whatever is in memory: here it is unknown;
+- a class that occurs in neither folder makes its mean NaN: here the class is left out, and a note
+  on stderr says so;
+- it pairs two sorted lists, whatever the names: here masks are paired by name, and a mask that is
+  missing, extra, unreadable or of another size stops the run and is named;
+- it accepts only 512x512 RGB: here any size and colour mode;
+- it holds all masks at once, 8 bytes per pixel: here only the counts are held, so memory does not
   grow with the set.
 """
 
@@ -43,12 +43,12 @@ except ModuleNotFoundError as error:
     sys.exit(2)
 
 CLASSES = ("urban", "agriculture", "rangeland", "forest", "water", "barren", "unknown")
-UNKNOWN = 6  # no class of the mean
+UNKNOWN = 6  # not part of the mean
 CLASS_OF_CODE = (6, 4, 3, 0, 6, 2, 1, 5)  # the code is 4 red + 2 green + blue
-THREADS = 2  # each one more costs 3 to 4 MB
+THREADS = 2  # each additional one costs 3 to 4 MB
 AHEAD = 32  # pairs handed to the threads at a time
-MAX_PIXELS = 2**28  # of a mask: 1 GiB as Pillow holds it
-AT_ONCE = 2**20  # pixels of a pair that are counted at a time
+MAX_PIXELS = 2**28  # per mask: 1 GiB in Pillow
+AT_ONCE = 2**20  # pixels of a pair counted at a time
 NAMES_TOLD = 5
 BAD_INPUT = 2  # exit status; nothing was printed on stdout
 
@@ -78,7 +78,7 @@ def main() -> None:
     )
     parser.add_argument("--verbose", action="store_true", help="also print all counts, on stderr")
     args = parser.parse_args()
-    # Pillow's, on oddities of a file that it decodes nevertheless.
+    # Pillow warns about odd files that it decodes anyway.
     warnings.simplefilter("ignore")
     keep_freed_memory()
     matrix = confusion(args.labels, args.pred)
@@ -96,26 +96,26 @@ def main() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to use freed blocks again.
+    """Tell glibc to reuse freed blocks.
 
-    To ask the system for new blocks for each mask takes a quarter of the time.
+    Requesting new blocks from the system for each mask takes a quarter of the time.
     """
-    with contextlib.suppress(OSError, AttributeError, TypeError):  # elsewhere than on glibc
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # not on glibc
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(-4, 0)  # M_MMAP_MAX of malloc.h
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
 def note(text: str) -> None:
-    """Print on stderr. The figures are printed even where that cannot be written."""
-    with contextlib.suppress(OSError, AttributeError):  # AttributeError: it is closed
+    """Print on stderr. The scores are printed even if that fails."""
+    with contextlib.suppress(OSError, AttributeError):  # AttributeError: stderr is closed
         print(text, file=sys.stderr, flush=True)
 
 
 def mean_iou(matrix: list[list[int]]) -> tuple[float, list[float]]:
-    """The mean over classes 0..5 and each one's IoU, from a confusion matrix of 7 rows.
+    """Return the mean IoU over classes 0..5, and each one's IoU, from a 7x7 confusion matrix.
 
-    A class that is nowhere has IoU NaN and is left out of the mean; the mean of no class is NaN.
+    A class that never occurs has IoU NaN and is left out of the mean; the mean of no class is NaN.
     """
     ious = []
     for c in range(UNKNOWN):
@@ -126,9 +126,9 @@ def mean_iou(matrix: list[list[int]]) -> tuple[float, list[float]]:
 
 
 def confusion(truths: Path, predictions: Path) -> list[list[int]]:
-    """Pixels of two folders of masks by true class (7 rows) and predicted class (7 columns).
+    """Count two folders' pixels by true class (7 rows) and predicted class (7 columns).
 
-    Raises InputError if the folders do not hold the same names, or masks that cannot be compared.
+    Raises InputError if the folders do not hold the same names, or if masks cannot be compared.
     """
     names = paired_names(truths, predictions)
     counts = [0] * 64
@@ -150,15 +150,15 @@ def confusion(truths: Path, predictions: Path) -> list[list[int]]:
             "write these masks anew"
         )
     matrix = [[0] * len(CLASSES) for _ in CLASSES]
-    for codes, pixels in enumerate(counts):  # adds red up with unknown
+    for codes, pixels in enumerate(counts):  # counts red with unknown
         matrix[CLASS_OF_CODE[codes >> 3]][CLASS_OF_CODE[codes & 7]] += pixels
     return matrix
 
 
 def paired_names(truths: Path, predictions: Path) -> list[str]:
-    """The names that both folders' masks have, sorted.
+    """Return the sorted names of the masks, which must be the same in both folders.
 
-    Raises InputError if one folder has a name that the other has not.
+    Raises InputError if one folder has a name that the other does not have.
     """
     true_names, predicted_names = mask_names(truths), mask_names(predictions)
     missing, extra = sorted(true_names - predicted_names), sorted(predicted_names - true_names)
@@ -177,9 +177,9 @@ def paired_names(truths: Path, predictions: Path) -> list[str]:
 
 
 def mask_names(folder: Path) -> set[str]:
-    """The ``*_mask.png`` of a folder or, if it has none, its ``*.png``.
+    """Return the names of a folder's ``*_mask.png`` or, if it has none, of its ``*.png``.
 
-    Hidden files do not count. Raises InputError if there are no masks.
+    Hidden files are ignored. Raises InputError if there are no masks.
     """
     try:
         files = [
@@ -202,9 +202,9 @@ def mask_names(folder: Path) -> set[str]:
 
 
 def count(truth_path: Path, predicted_path: Path) -> list[int]:
-    """Pixels of a pair of masks by 8 * true code + predicted code, 64 numbers. Raises BadPair.
+    """Count a pair's pixels by 8 * true code + predicted code: 64 numbers. Raises BadPair.
 
-    All steps are Pillow's, in C: 1.0 ms for 512 x 512 pixels, where imageio and numpy take 2.5.
+    Pillow does all steps in C: 1.0 ms for 512 x 512 pixels, where imageio and numpy take 2.5.
     """
     truth, predicted = read(truth_path), read(predicted_path)
     if truth.size != predicted.size:
@@ -217,12 +217,12 @@ def count(truth_path: Path, predicted_path: Path) -> list[int]:
     for top in range(0, height, rows):
         box = (0, top, width, min(top + rows, height))
         pair = [image if rows >= height else image.crop(box) for image in (truth, predicted)]
-        # Each channel gets the six bits of its share in both codes, and the three are added up.
+        # Map each channel of both masks to its bits of the joint code, then add them all up.
         bits = [image.point(shares) for image, shares in zip(pair, SHARES, strict=True)]
         red, green, blue = ImageChops.add_modulo(*bits).split()
         joint = ImageChops.add_modulo(ImageChops.add_modulo(red, green), blue).tobytes()
-        joint += bytes([64]) * (-len(joint) % 4)  # no pixel's
-        # The four channels' histograms take half as long as one of all.
+        joint += bytes([64]) * (-len(joint) % 4)  # padding: a code that no pixel has
+        # Histograms of four channels take half as long as one of all bytes.
         found = Image.frombytes("RGBA", (len(joint) // 4, 1), joint).histogram()
         counts = [n + sum(found[code::256]) for code, n in enumerate(counts)]
     return counts
@@ -232,12 +232,12 @@ def _on(value: int) -> list[int]:
     return [0] * 128 + [value] * 128  # a channel is on from 128 up
 
 
-# What a channel's value adds to the joint code: of the true mask and of the predicted one.
+# What a channel that is on adds to the joint code: in the true mask and in the predicted one.
 SHARES = (_on(32) + _on(16) + _on(8), _on(4) + _on(2) + _on(1))
 
 
 def read(path: Path) -> Image.Image:
-    """A mask in RGB, from every colour mode: alpha is dropped, 16 bits become the upper 8.
+    """Read a mask of any colour mode as RGB: alpha is dropped, 16 bits become the upper 8.
 
     Raises BadPair if it cannot be read.
     """
@@ -248,19 +248,19 @@ def read(path: Path) -> Image.Image:
             file.load()
             image: Image.Image = file
             bytes_of_pixel = {"I;16": 2, "I": 4}.get(image.mode)
-            if bytes_of_pixel:  # Pillow would clip 16 bits to 255 instead of scaling them
+            if bytes_of_pixel:  # Pillow would clip 16-bit values to 255 instead of scaling them
                 upper = image.tobytes()[1::bytes_of_pixel]
                 image = Image.frombytes("L", image.size, upper)
             return image if image.mode == "RGB" else image.convert("RGB")
     except BadPair:
         raise
-    except Exception as error:  # Pillow's decoders raise nearly everything on a broken file
+    except Exception as error:  # Pillow can raise almost anything on a broken file
         reason = getattr(error, "strerror", None) or "Pillow cannot decode it"
         raise BadPair(f"{path} cannot be read ({reason})") from error
 
 
 def table(matrix: list[list[int]], ious: list[float]) -> str:
-    """All counts in words: per class IoU and pixels, then the confusion matrix."""
+    """Format all counts: IoU and pixels per class, then the confusion matrix."""
     lines = [f"{'':14}{'IoU':>8}{'true pixels':>16}{'predicted':>16}"]
     for c, name in enumerate(CLASSES):
         iou = f"{ious[c]:.5f}" if c < UNKNOWN else "-"
@@ -288,7 +288,7 @@ def first_of(items: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS is the bound
+    Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS is checked instead
     try:
         main()
     except InputError as error:
