@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-BAD_INPUT = 2  # nothing was written
+BAD_INPUT = 2  # an exit status; nothing was written
 PARTIAL = 3  # everything was written, but some rows or masks are the documented fallback
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: stopped and saved; the same command continues
 

@@ -56,7 +56,7 @@ def link_target(path: Path) -> Path:
     Raises Unwritable if it is under /dev, /proc or /sys (but not /dev/shm), or if the links are
     circular.
     """
-    for _ in range(40):  # as many as Linux follows
+    for _ in range(40):  # the limit that Linux has too
         path = Path(os.path.realpath(path.parent), path.name)
         system = {"dev", "proc", "sys"} & set(path.parts[1:2])
         if system and path.parts[1:3] != ("dev", "shm"):

@@ -190,8 +190,8 @@ def wrap(network: nn.Module, device: torch.device) -> nn.Module:
 def _mean_in_order(_, bucket):
     # GradBucket -> Future[Tensor]; torch refuses annotations that are strings, as in this file.
     # With three or more processes, gloo adds a number's parts in an order that depends on its place
-    # in the bucket. DistributedDataParallel fills the buckets anew after its first step, so a
-    # resumed run would end with different bits.
+    # in the bucket. DistributedDataParallel refills the buckets after its first step, so a resumed
+    # run would end with different bits.
     own = bucket.buffer()
     parts = [torch.empty_like(own) for _ in range(world_size())]
 
@@ -204,7 +204,7 @@ def _mean_in_order(_, bucket):
 
 @torch.no_grad()
 def copy_buffers(network: nn.Module) -> None:
-    """Give every process rank 0's buffers, in one message, after a step on different images.
+    """Copy rank 0's buffers to every process, in one message, after a step on different images.
 
     So what is averaged, evaluated and saved is the same everywhere; DistributedDataParallel itself
     copies them only before its next forward pass. SyncBatchNorm's buffers are the same already.
