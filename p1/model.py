@@ -9,7 +9,6 @@ Model C is EfficientNet-Lite; the network itself enlarges the images.
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from core import checkpoint
 from core.augment import logits as logits  # re-exported: every problem's model module has it
 from core.cli import InputError
-from core.efficientnet_lite import EfficientNetLite, imagenet_file, load_imagenet
+from core.efficientnet_lite import EfficientNetLite, load_imagenet
 
 ARCHITECTURE = "mobilenet_v2_x1_4_32"
 FEATURES = 1792  # width of MobileNetV2's penultimate layer: 1280 * 1.4
@@ -83,19 +82,6 @@ def features(network: Any, images: Tensor) -> Tensor:
     (N, 3, 32, 32) -> (N, 1792) for MobileNetV2, (N, 1280) for EfficientNet-Lite.
     """
     return nn.functional.adaptive_avg_pool2d(network.features(images), 1).flatten(1)
-
-
-def pretrained_file(network: nn.Module, name: str) -> Path:
-    """The file that ``--pretrained NAME`` refers to.
-
-    ``imagenet`` refers to a file in an installed package. Raises InputError if that package is
-    missing or ``network`` is not an EfficientNet-Lite.
-    """
-    if name != "imagenet":
-        return Path(name)
-    if not isinstance(network, EnlargedEfficientNet):
-        raise InputError("--pretrained imagenet is for model C; name a file of weights for B")
-    return imagenet_file(network.backbone.variant)
 
 
 def load_pretrained(

@@ -43,6 +43,7 @@ class Recipe:
     architecture: str = ARCHITECTURE  # see p1.model.build
     backbone_rate: float = 1.0  # multiplies the learning rate of the backbone
     drop_path: float = 0.0  # EfficientNet-Lite: probability of dropping the last block
+    pretrained: str = ""  # initial weights, unless --pretrained names others; "": random
     cutmix: float = 0.0  # probability that a box of another image is pasted into an image
 
 
@@ -70,18 +71,20 @@ HOUR_A = Recipe(
     jitter=(0.0, 0.0, 0.0, 0.0), rotation=0, mean=CIFAR100_MEAN, std=CIFAR100_STD, average=0.998,
     flip_test=True, bf16=True,
 )  # fmt: skip
-HOUR_B = dataclasses.replace(HOUR_A, model="B", epochs=8, lr=0.02)
+HOUR_B = dataclasses.replace(
+    HOUR_A, model="B", pretrained="runs/p1_pretrain_hour/last.pt", epochs=8, lr=0.02
+)
 
 BEST_A = dataclasses.replace(
     HOUR_A, name="best", source="a long cosine, CutMix, averaged weights", epochs=80,
     warmup_epochs=2, average=0.999, cutmix=0.5,
 )  # fmt: skip
-# A second cosine that starts from the shipped weights of hour: a fifth of best's time.
+# A second cosine that starts where hour ends: a fifth of best's time.
 LONG_A = dataclasses.replace(
-    BEST_A, name="long", source="after hour: --pretrained checkpoints/p1_a.pt", epochs=16, lr=0.05,
-    warmup_epochs=1, average=0.998, cutmix=0.25,
+    BEST_A, name="long", source="after hour", pretrained="runs/p1_A_hour/last.pt", epochs=16,
+    lr=0.05, warmup_epochs=1, average=0.998, cutmix=0.25,
 )  # fmt: skip
-BEST_B = dataclasses.replace(BEST_A, model="B", epochs=60, lr=0.05)
+BEST_B = dataclasses.replace(BEST_A, model="B", pretrained=HOUR_B.pretrained, epochs=60, lr=0.05)
 
 BEST_C = Recipe(
     name="best", model="C", source="from ImageNet weights, on images enlarged to 128 pixels",
@@ -89,12 +92,14 @@ BEST_C = Recipe(
     warmup_epochs=0.5, weight_decay=0.02, decay_vectors=False, label_smoothing=0.1, crop_padding=4,
     jitter=(0.0, 0.0, 0.0, 0.0), rotation=0, mean=MEAN, std=STD, average=0.998, flip_test=True,
     bf16=True, architecture="efficientnet_lite0_128", backbone_rate=0.25, drop_path=0.1, cutmix=0.5,
+    pretrained="imagenet",
 )  # fmt: skip
 
 # Starts where the recipe best ends. Mixes fewer images, because test images are not mixed.
 LARGE_C = dataclasses.replace(
-    BEST_C, name="large", source="after best: --pretrained runs/p1_C_best/last.pt, at 192 pixels",
-    epochs=4, lr=8e-4, cutmix=0.25, architecture="efficientnet_lite0_192",
+    BEST_C, name="large", source="after best, on images enlarged to 192 pixels",
+    pretrained="runs/p1_C_best/last.pt", epochs=4, lr=8e-4, cutmix=0.25,
+    architecture="efficientnet_lite0_192",
 )  # fmt: skip
 
 # For model B's initial weights, trained on other images and labels: see p1/pretrain.py.
@@ -108,16 +113,11 @@ DEMO_A = dataclasses.replace(
     HOUR_A, name="demo", source="for the drawn data of demo.sh: a minute", epochs=6, batch_size=32,
     lr=0.05, average=0.95,
 )  # fmt: skip
-DEMO_B = dataclasses.replace(DEMO_A, model="B", lr=0.02)
-DEMO_C = dataclasses.replace(
-    BEST_C, name="demo", source=DEMO_A.source, epochs=5, average=0.95,
-    architecture="efficientnet_lite0_64",
-)  # fmt: skip
 
 RECIPES = {
     "original": {"A": ORIGINAL_A, "B": ORIGINAL_B},
     "hour": {"A": HOUR_A, "B": HOUR_B},
-    "demo": {"A": DEMO_A, "B": DEMO_B, "C": DEMO_C},
+    "demo": {"A": DEMO_A},
     "best": {"A": BEST_A, "B": BEST_B, "C": BEST_C},
     "long": {"A": LONG_A},
     "large": {"C": LARGE_C},

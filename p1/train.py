@@ -14,7 +14,7 @@ from core import augment, checkpoint, devices
 from core.cli import InputError, say
 from core.randomness import generator, seed_of, steps_per_epoch
 from p1 import data
-from p1.model import build, load_pretrained, pretrained_file
+from p1.model import build, load_pretrained
 from p1.recipes import RECIPES, Recipe
 from training import cache, flags, loop, mixing, optim, preview, processes
 from training.provenance import digest, initial_weights
@@ -32,13 +32,14 @@ def arguments() -> tuple[argparse.Namespace, Recipe]:
     parser.add_argument(
         "--pretrained",
         help="initial weights; A: a checkpoint of model A, to train it on; B: file of a state dict "
-        "or a checkpoint of p1; C: imagenet, or a checkpoint of model C",
+        "or a checkpoint of p1; C: imagenet, or a checkpoint of model C; none: random weights (as "
+        "the recipe says)",
     )
     flags.tune_flag(parser)
     args = parser.parse_args()
     recipes = {name: models[args.model] for name, models in RECIPES.items() if args.model in models}
     recipe = flags.choose_recipe(parser, args, recipes, f"p1_{args.model}")
-    if args.model == "B" and not args.pretrained:
+    if args.model == "B" and not (args.pretrained or recipe.pretrained):
         raise InputError("model B needs --pretrained FILE (bash hw1_download.sh pretrained)")
     return args, recipe
 
@@ -57,7 +58,7 @@ def main() -> None:
 
     torch.manual_seed(seed_of(args.seed, "weights"))
     network = build(recipe.architecture, len(data.CLASSES), recipe.drop_path)
-    source = pretrained_file(network, args.pretrained) if args.pretrained else None
+    source = flags.initial_weights(args, recipe, network)
     if source and args.model == "A":
         require_from_scratch(source)
     if source:
@@ -78,13 +79,12 @@ def main() -> None:
 
 
 def require_from_scratch(source: Path) -> None:
-    """Raise InputError unless ``source`` is a checkpoint of model A.
+    """Raise InputError unless ``source`` is a checkpoint of model A itself.
 
-    Model A is trained from scratch: from random weights or from another checkpoint of model A.
+    The score of model A stands for training from scratch, on problem 1's images alone.
     """
-    file = checkpoint.read(source)
-    recipe = file.get("recipe")
-    if not isinstance(recipe, dict) or recipe.get("model") != "A":
+    saved = checkpoint.load(source, "p1")
+    if saved.recipe.get("model") != "A" or saved.classes != data.CLASSES:
         raise InputError(
             f"{source} is no checkpoint of model A, which is trained from scratch: "
             "leave out --pretrained, or take --model B"

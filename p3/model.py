@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from core import checkpoint
 from core.cli import InputError
-from core.efficientnet_lite import EfficientNetLite, imagenet_file, load_imagenet
+from core.efficientnet_lite import EfficientNetLite, load_imagenet
 
 CLASSES = 7
 SMALLEST = 32  # the smallest side in pixels that the networks accept
@@ -197,19 +196,6 @@ def build(architecture: str, classes: int = CLASSES, drop_path: float = 0.0) -> 
         raise InputError(f"problem 3 has no network {architecture!r}")
     make = ARCHITECTURES[architecture]
     return make(classes, drop_path=drop_path) if drop_path else make(classes)
-
-
-def pretrained_file(network: nn.Module, name: str | None) -> Path | None:
-    """The file that ``--pretrained NAME`` refers to, or None without that flag.
-
-    ``imagenet`` refers to a file in an installed package. Raises InputError if that package is
-    missing or ``network`` has no EfficientNet-Lite.
-    """
-    if name != "imagenet":
-        return Path(name) if name else None
-    if not isinstance(network, DeepLabv3Plus):
-        raise InputError("--pretrained imagenet is for model C; name a file of weights for A and B")
-    return imagenet_file(network.backbone.variant)
 
 
 def load_pretrained(network: nn.Module, weights: dict[str, Tensor], source: str) -> str:

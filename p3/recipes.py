@@ -43,6 +43,7 @@ class Recipe:
     # crop covers before it is resized to ``crop``; zeros: a crop of ``crop`` pixels, not resized
     backbone_rate: float = 1.0  # multiplies the learning rate of the backbone
     drop_path: float = 0.0  # EfficientNet-Lite: probability of dropping the last block
+    pretrained: str = ""  # initial weights, unless --pretrained names others; "": random
     jaccard: float = 0.0  # weight of the soft Jaccard loss, added to cross entropy
     test_scales: tuple[float, ...] = (1.0,)  # for validation and test: see p3.model.logits
     rotate_test: bool = False
@@ -78,54 +79,49 @@ BEST_C = Recipe(
     jitter=(0.25, 0.25, 0.25, 0.05), ignore_unknown=True, optimiser="adamw", lr=1.5e-3,
     schedule="cosine", warmup_epochs=1, weight_decay=0.02, decay_vectors=False, mean=MEAN, std=STD,
     average=0.995, flip_test=True, bf16=True, crop_area=(0.2, 1.0), backbone_rate=0.27,
-    drop_path=0.1, jaccard=0.5, test_scales=(0.5, 0.75),
+    drop_path=0.1, jaccard=0.5, test_scales=(0.5, 0.75), pretrained="imagenet",
 )  # fmt: skip
 
 # The same from scratch: B on crops of the same scales; A on crops near the image's own scale,
 # because one pixel of its last feature map covers 32 pixels of its input.
 BEST_B = dataclasses.replace(
     BEST_C, model="B", source="crops and tests at several scales", epochs=60, lr=1e-3,
-    backbone_rate=1.0, drop_path=0.0, mean=IMAGENET_MEAN, std=IMAGENET_STD,
+    backbone_rate=1.0, drop_path=0.0, mean=IMAGENET_MEAN, std=IMAGENET_STD, pretrained="",
 )  # fmt: skip
 BEST_A = dataclasses.replace(
     BEST_B, model="A", epochs=30, lr=1e-4, crop_area=(0.15, 0.6), test_scales=(0.75, 1.0)
 )
 
 # A second cosine, with more weight on the Jaccard loss, which is closer to the metric. C starts
-# where best ends and B where hour ends: pass their weights with --pretrained.
+# where best ends, B where hour ends.
 LONG_C = dataclasses.replace(
-    BEST_C, name="long", source="after best: --pretrained runs/p3_C_best/last.pt", epochs=16,
+    BEST_C, name="long", source="after best", pretrained="runs/p3_C_best/last.pt", epochs=16,
     lr=8e-4, average=0.997, jaccard=1.0,
 )  # fmt: skip
 # Two more epochs at a low learning rate, so that the log contains the score with quarter turns.
 TURNED_C = dataclasses.replace(
-    LONG_C, name="turned", source="after long: --pretrained runs/p3_C_long/last.pt", epochs=2,
+    LONG_C, name="turned", source="after long", pretrained="runs/p3_C_long/last.pt", epochs=2,
     lr=1e-4, warmup_epochs=0.25, flip_test=False, rotate_test=True,
 )  # fmt: skip
 # A constant learning rate and the mean of the weights over all steps: see training.optim.warmed_up.
 MEAN_C = dataclasses.replace(
-    TURNED_C, name="mean", source="after turned: --pretrained checkpoints/p3_c.pt", epochs=8,
+    TURNED_C, name="mean", source="after turned", pretrained="runs/p3_C_turned/last.pt", epochs=8,
     lr=4e-4, schedule="constant", warmup_epochs=0, average=1.0,
 )  # fmt: skip
 LONG_B = dataclasses.replace(
-    BEST_B, name="long", source="after hour: --pretrained runs/p3_B_hour/last.pt", epochs=20,
+    BEST_B, name="long", source="after hour", pretrained="runs/p3_B_hour/last.pt", epochs=20,
     average=0.997, jaccard=1.0,
 )  # fmt: skip
 
-DEMO_B = dataclasses.replace(
-    HOUR_B, name="demo", source="for the drawn data of demo.sh: a minute or two", epochs=10,
-    batch_size=8, average=0.9,
-)  # fmt: skip
-DEMO_A = dataclasses.replace(DEMO_B, model="A", lr=1e-4)
 DEMO_C = dataclasses.replace(
     BEST_C, name="demo", source="for the drawn data of demo.sh, from the weights that ship",
-    epochs=3, batch_size=8, lr=3e-4, average=0.9,
+    pretrained="checkpoints/p3_c.pt", epochs=3, batch_size=8, lr=3e-4, average=0.9,
 )  # fmt: skip
 
 RECIPES = {
     "original": {"A": ORIGINAL_A, "B": ORIGINAL_B},
     "hour": {"A": HOUR_A, "B": HOUR_B},
-    "demo": {"A": DEMO_A, "B": DEMO_B, "C": DEMO_C},
+    "demo": {"C": DEMO_C},
     "best": {"A": BEST_A, "B": BEST_B, "C": BEST_C},
     "long": {"B": LONG_B, "C": LONG_C},
     "turned": {"C": TURNED_C},

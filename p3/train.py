@@ -13,7 +13,7 @@ from core import augment, checkpoint, devices
 from core.cli import InputError, say
 from core.randomness import generator, seed_of, steps_per_epoch
 from p3 import data
-from p3.model import OF_MODEL, build, load_pretrained, logits, pretrained_file
+from p3.model import OF_MODEL, build, load_pretrained, logits
 from p3.recipes import RECIPES, Recipe
 from training import cache, flags, loop, optim, preview, processes, progress
 from training.provenance import digest, initial_weights
@@ -30,8 +30,8 @@ def arguments() -> tuple[argparse.Namespace, Recipe]:
     )
     parser.add_argument(
         "--pretrained",
-        help="A, B: file of torchvision's state dict; C: imagenet; each: a checkpoint of the same "
-        "model; without it, from scratch",
+        help="initial weights; A, B: file of torchvision's state dict; C: imagenet; each: a "
+        "checkpoint of the same model; none: random weights (as the recipe says)",
     )
     flags.tune_flag(parser)
     args = parser.parse_args()
@@ -63,7 +63,7 @@ def main() -> None:
 
     torch.manual_seed(seed_of(args.seed, "weights"))
     network = build(OF_MODEL[args.model], drop_path=recipe.drop_path)
-    source = pretrained_file(network, args.pretrained)
+    source = flags.initial_weights(args, recipe, network)
     if source:
         say(load_pretrained(network, checkpoint.read_weights(source), str(source)))
     network = devices.prepare(network, device)

@@ -39,9 +39,8 @@ NAMES = {
 }
 MAKE = {
     "A": "python3 -m p1.train --model A --recipe hour",
-    "B": "python3 -m p1.pretrain --recipe hour && python3 -m p1.train --model B --recipe hour "
-    "--pretrained runs/p1_pretrain_hour/last.pt",
-    "C": "python3 -m p1.train --model C --recipe best --pretrained imagenet",
+    "B": "python3 -m p1.pretrain --recipe hour && python3 -m p1.train --model B --recipe hour",
+    "C": "python3 -m p1.train --model C --recipe best",
 }
 
 

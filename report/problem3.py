@@ -39,7 +39,7 @@ NAMES = {
 MAKE = {
     "A": "python3 -m p3.train --model A --recipe hour",
     "B": "python3 -m p3.train --model B --recipe hour",
-    "C": "python3 -m p3.train --model C --recipe best --pretrained imagenet",
+    "C": "python3 -m p3.train --model C --recipe best",
 }
 CAPTIONS = {
     "A": "Model A. Dense layers fc6 and fc7 of VGG16 are convolutions; one transposed "

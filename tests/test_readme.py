@@ -31,7 +31,7 @@ TRAINING = {
     "python3 -m p1.train --model A --recipe best": f"{ONE_EPOCH} --run runs/p1_A_best",
     "python3 -m p2.pretrain --recipe original": f"{ONE_EPOCH} --run runs/p2_byol_original",
     "python3 -m p2.train --setting C --recipe original": ONE_EPOCH,
-    "python3 -m p3.train --model C --recipe best --pretrained imagenet": f"{ONE_EPOCH} {CROP}",
+    "python3 -m p3.train --model C --recipe best": f"{ONE_EPOCH} {CROP}",
     "python3 -m report": "--device cpu",
     "python3 -m checkpoints.export --checkpoint checkpoints/p1_a.pt --onnx p1_a.onnx": "",
     "python3 -m checkpoints.ship runs/p1_A_best/last.pt p1_a.pt": "--folder shipped",

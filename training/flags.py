@@ -19,11 +19,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from torch import nn
+
 from core import cli
 from core.cli import InputError
+from core.efficientnet_lite import EfficientNetLite, imagenet_file
 from training.provenance import ALIASES
 
-IDENTITY = ("name", "model", "source")  # recipe fields that --set may not change
+IDENTITY = ("name", "model", "source", "pretrained")  # recipe fields that --set may not change
 SYNONYMS = {  # what other projects call a recipe's field
     "learning_rate": "lr", "bs": "batch_size", "wd": "weight_decay", "optimizer": "optimiser",
     "optim": "optimiser", "scheduler": "schedule", "lr_schedule": "schedule",
@@ -101,6 +104,31 @@ def tune_flag(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="hold out a tenth of the training split and validate on that, to choose a recipe",
     )
+
+
+def initial_weights(args: argparse.Namespace, recipe: Any, network: nn.Module) -> Path | None:
+    """Return the file that ``--pretrained`` or else the recipe names; None for random weights.
+
+    ``imagenet`` is a file in an installed package. Sets ``args.pretrained`` to the name used.
+    Raises InputError if ``network`` has no EfficientNet-Lite backbone for it, if the package is
+    missing, or if the recipe's file is not there.
+    """
+    given, args.pretrained = args.pretrained, args.pretrained or recipe.pretrained
+    if args.pretrained in ("", "none"):
+        args.pretrained = None
+        return None
+    if args.pretrained == "imagenet":
+        backbone = getattr(network, "backbone", None)
+        if not isinstance(backbone, EfficientNetLite):
+            raise InputError("--pretrained imagenet is for model C; name a file of weights")
+        return imagenet_file(backbone.variant)
+    path = Path(args.pretrained)
+    if not given and not path.is_file():
+        raise InputError(
+            f"recipe {recipe.name} starts from {path}, which is not there; train it first (see "
+            "--recipe list), or name another file: --pretrained"
+        )
+    return path
 
 
 def run_folder(args: argparse.Namespace, prefix: str, recipe: Any) -> Path:
@@ -265,7 +293,9 @@ def _listed(recipe: Any, prefix: str) -> str:
     # Describes a recipe: its source, its committed runs, and the command to train with it.
     former = [old for old, new in ALIASES.items() if new == recipe.name]
     found = [_measured(RESULTS / f"{prefix}_{name}") for name in (recipe.name, *former)]
-    lines = [f"{recipe.name}: {recipe.source}", *(line for line in found if line)]
+    start = getattr(recipe, "pretrained", "")
+    lines = [f"{recipe.name}: {recipe.source}", *([f"starts from {start}"] if start else [])]
+    lines += [line for line in found if line]
     asked = ("--recipe", "list", "--recipe=list")
     command = ["python3", *(word for word in sys.orig_argv[1:] if word not in asked)]
     return "\n    ".join([*lines, f"{shlex.join(command)} --recipe {recipe.name}"])

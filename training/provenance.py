@@ -66,8 +66,12 @@ def continued(
 
 
 def values(recipe: Any) -> dict[str, Any]:
-    """Return a recipe, which is a dataclass, as plain values, without its ``source``."""
-    return {name: value for name, value in dataclasses.asdict(recipe).items() if name != "source"}
+    """Return a recipe, which is a dataclass, as plain values, without ``source`` and ``pretrained``.
+
+    A run identifies its initial weights by their digest, not by a name.
+    """
+    left_out = ("source", "pretrained")
+    return {key: value for key, value in dataclasses.asdict(recipe).items() if key not in left_out}
 
 
 def why_not_on(old: dict[str, Any], new: dict[str, Any], recipe: Any, epochs_done: int) -> str:

@@ -208,7 +208,7 @@ def run(tmp_path, p3_checkpoint):
     """A run of model B with three epochs and their checkpoints; only the middle one differs."""
     folder = tmp_path / "runs" / "p3_B_trial"
     (folder / "snapshots").mkdir(parents=True)
-    recipe = dataclasses.asdict(RECIPES["demo"]["B"]) | {"epochs": 3}
+    recipe = dataclasses.asdict(RECIPES["hour"]["B"]) | {"epochs": 3}
     fields = {"data": {"pretrained": "None"}, "seed": 4, "command": "python3 -m p3.train"}
     write_run(folder, lines_of(IOUS), recipe, **fields)
     for name in ("snapshots/epoch_0001.pt", "last.pt"):

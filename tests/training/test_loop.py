@@ -1,7 +1,9 @@
 """What the training loops share: changed recipes, schedules, the step, the hold-out."""
 
+import argparse
 import dataclasses
 import math
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -12,8 +14,11 @@ from torch import nn
 
 from core import devices
 from core.cli import InputError
+from core.efficientnet_lite import imagenet_file
+from p1 import model as p1_model
 from p1 import recipes as p1
 from p2 import recipes as p2
+from p3 import model as p3_model
 from p3 import recipes as p3
 from training import flags, loop, optim
 
@@ -110,6 +115,32 @@ def test_a_recipe_is_found_by_its_former_name_and_another_one_is_refused():
     assert flags.named(p1.RECIPES, "report") is p1.RECIPES["original"]
     with pytest.raises(InputError, match="no recipe 'bets'. Did you mean best"):
         flags.named(p1.RECIPES, "bets")
+
+
+def start_of(network, given, named):
+    """What ``--pretrained given`` and a recipe that names ``named`` start from."""
+    args = argparse.Namespace(pretrained=given)
+    recipe = argparse.Namespace(name="x", pretrained=named)
+    return flags.initial_weights(args, recipe, network), args.pretrained
+
+
+def test_a_training_starts_from_what_the_recipe_names_unless_the_flag_names_another(tmp_path):
+    network, file = nn.Linear(1, 1), tmp_path / "last.pt"
+    with pytest.raises(InputError, match=r"recipe x starts from .*last.pt, which is not there"):
+        start_of(network, None, str(file))
+    file.touch()
+    assert start_of(network, None, str(file)) == (file, str(file))
+    assert start_of(network, "other.pt", str(file)) == (Path("other.pt"), "other.pt")
+    assert start_of(network, "none", str(file)) == (None, None)
+    assert start_of(network, None, "") == (None, None)
+
+
+def test_only_model_c_starts_from_imagenet():
+    for network in (p1_model.mobilenet_v2(50), p3_model.DeepLabv3()):
+        with pytest.raises(InputError, match="model C"):
+            start_of(network, "imagenet", "")
+    file, name = start_of(p1_model.build("efficientnet_lite0_64", 50), None, "imagenet")
+    assert file == imagenet_file("lite0") and name == "imagenet"
 
 
 @pytest.mark.parametrize("schedule", ["constant", "plateau", "cosine", "linear"])

@@ -303,6 +303,15 @@ def test_model_b_starts_from_weights_made_of_other_images(call, tiny, tmp_path):
     status, _, err = call(p1.main, *second, "--pretrained", tmp_path / "first/last.pt")
     assert status == 2 and "holds another run: data.pretrained_file was" in err
 
+    model_a = ("--data", tiny / "p1_data", *words("--model A --batch-size 50"), *flags)
+    start = ("--run", tmp_path / "on", "--pretrained")
+    status, _, err = call(p1.main, *model_a, *start, tmp_path / "second/last.pt")
+    assert status == 2 and "no checkpoint of model A, which is trained from scratch" in err
+    scratch = tmp_path / "scratch"
+    assert call(p1.main, *model_a, "--run", scratch)[0] == 0
+    status, out, _ = call(p1.main, *model_a, *start, scratch / "last.pt")
+    assert status == 0 and f"the whole network from {scratch / 'last.pt'}" in out
+
     (tmp_path / "labels.csv").write_text("filename,label\nnowhere.jpg,a\n")
     status, _, err = call(p1_pretrain.main, "--data", tmp_path, "--run", tmp_path / "third", *flags)
     assert status == 2 and "nowhere.jpg" in err
