@@ -179,8 +179,7 @@ def separation(
             "By this measure, PCA's picture has less than half the score of the full features at "
             "{little:0} of {stages:0} stages. t-SNE's picture improves by more than chance in "
             "{rises:0} of {steps:0} steps from stage to stage, and is better than PCA's by more "
-            "than chance at {ahead:0} of {stages:0} stages. More than chance means that the 95 % "
-            "intervals do not overlap. "
+            "than chance at {ahead:0} of {stages:0} stages (the 95 % intervals do not overlap). "
         ),
         verdict(found.numbers),
     )

@@ -60,12 +60,11 @@ def section(site: Site) -> list[Block]:
     return [
         Heading("Problem 2: pre-training without labels, and five settings"),
         Text(
-            "A ResNet50 is pre-trained on mini, by BYOL without the labels or in the usual way "
-            "with them. Then the classes of office are learned in five settings, A to E. The "
-            "figures here are of hw1_data's p2_data as it lies here. ",
-            "The project's own copy is a stand-in (Tiny-ImageNet and Caltech-101), so its figures "
-            "and the original "
-            "report's, which are of the course's data, cannot be compared one by one.",
+            "A ResNet50 is pre-trained on the images of mini, either by BYOL, without labels, or "
+            "in the usual way, with labels. Then it learns the classes of office in five settings, "
+            "A to E. The scores here are for the data in hw1_data's p2_data. The project's own "
+            "copy of these is a stand-in (Tiny-ImageNet and Caltech-101), so its scores cannot be "
+            "compared one by one with the original report's, which are for the course's data.",
         ),
         *method(site),
         *pretrained(site, figures.pretraining(runs, settings)),
@@ -106,12 +105,12 @@ def train_command(name: str, settings: dict[str, RunLog]) -> str:
 def compared(
     site: Site, settings: dict[str, RunLog], measured: dict[str, Measured]
 ) -> Iterator[Block]:
-    yield Heading("The settings A to E", 3)
+    yield Heading("Settings A to E", 3)
     for name in SETTINGS:
         run = settings.get(name)
         if run is None:
             yield Gap(
-                f"a run of setting {name} with the others' recipe, seed and data.",
+                f"a run of setting {name} with the same recipe, seed and data as the others.",
                 train_command(name, settings),
             )
         elif not run.is_finished:
@@ -149,10 +148,11 @@ def compared(
         "initial weights",
     )
     caption = (
-        "Validation accuracy, its epoch in brackets; Wilson's interval of the last epoch's. "
-        "float32: last.pt through the steps of hw1_2.sh, where the training may have computed in "
-        "bfloat16. The best epoch was chosen on the same images, which flatters it. All rows "
-        "have one recipe, one seed, and the same training and validation images."
+        "Validation accuracy, with the epoch in brackets. The interval is Wilson's, for the last "
+        "epoch. The column float32 has the accuracy of last.pt by the steps of hw1_2.sh; training "
+        "may have computed in bfloat16. The best epoch was chosen on the same images, so its "
+        "accuracy is too optimistic. All rows share one recipe, one seed, and the same training "
+        "and validation images."
     )
     yield Table(caption, header, rows, tuple(settings.values()))
 
@@ -182,15 +182,15 @@ def is_right(answer: Measured) -> np.ndarray:
 def differences(
     site: Site, done: dict[str, RunLog], measured: dict[str, Measured]
 ) -> Iterator[Block]:
-    yield Heading("What the settings differ by", 3)
+    yield Heading("Differences between the settings", 3)
     if done and office(site) is None:
         yield Gap(
-            "the settings' answers image by image, as the images of office are not here.", FETCH
+            "the settings' predictions image by image, as the images of office are not here.", FETCH
         )
     for name, run in done.items():
         if office(site) and name not in measured:
             yield Gap(
-                f"setting {name}'s answers image by image, as its last.pt is not here.",
+                f"setting {name}'s predictions image by image, as its last.pt is not here.",
                 run.metadata["command"],
             )
     found: dict[str, Measured] = {}
@@ -204,7 +204,7 @@ def differences(
     ]
     if absent:
         yield Text(
-            f"Not to be had without the settings that are missing above: {', '.join(absent)}."
+            f"These differences need the settings that are missing above: {', '.join(absent)}."
         )
     if not found:
         return
@@ -222,22 +222,25 @@ def differences(
         rows.append((f"{first} - {second}: {what}", signed(one, "points"), ends, finding, original))
     yield Text(
         *next(iter(measured.values())).words(
-            "Points of accuracy, by which the first setting is above the second on the same "
-            "{images:0} images (office/val), in float32. The interval is a paired bootstrap: "
-            "10,000 resamples of the images, seed 0. A difference is called clear if its interval "
-            "does not hold 0, and not otherwise. The interval is about which images were drawn; "
-            "each setting was trained once, so how much another seed would move it is not in it."
+            "By how many points of accuracy the first setting is above the second on the same "
+            "{images:0} images (office/val), in float32. The interval comes from a paired "
+            "bootstrap: 10,000 resamples of the images, seed 0. A difference is called clear only "
+            "if its interval does not contain 0. The interval covers the choice of images. It does "
+            "not cover the choice of the seed, as each setting was trained only once."
         )
     )
     known = figures.digests(office(site))
     if any(run.metadata["data"]["val"] not in known for run in used):
         yield Text(
-            "The digest of the validation set in these runs' run.json is not that of the images "
-            "and labels here (of older runs: of the files' names, sizes and times)."
+            "The digest of the validation set in the run.json of some of these runs does not match "
+            "the images and labels here (for older runs: the names, sizes and times of the files)."
         )
-    header = ("difference", "points", "95 % interval", "by the rule", "original report")
+    header = ("difference", "points", "95 % interval", "finding", "original report")
     yield Table(
-        "Differences between the settings; the last column's are of other data.", header, rows, used
+        "Differences between the settings. Those in the last column are for other data.",
+        header,
+        rows,
+        used,
     )
     figure = figures.difference_chart(
         {
@@ -247,7 +250,7 @@ def differences(
     )
     yield Drawing(
         figure,
-        "The same, drawn: grey where 0 is inside.",
+        "The same differences, drawn. An interval that contains 0 is grey.",
         "A dot and its interval for each difference",
         used,
     )
@@ -259,8 +262,8 @@ def differences(
     ]
     if others:
         yield Text(
-            "Also a difference of two pre-trainings, as the settings began from different files: "
-            f"{', '.join(others)}."
+            "Also a difference between two pre-training runs, as the settings started from "
+            f"different files: {', '.join(others)}."
         )
 
 
@@ -298,10 +301,9 @@ def summary(found: dict[str, Measured]) -> list[str | Value]:
     for name, one in found.items():
         first, second = name.split(" - ")
         theirs = originals(first, second)
-        same = "the same" if theirs * one.numbers["points"] > 0 else "the opposite"
-        what = (
-            f"Clear, with {same} sign as in the original report" if is_clear(one) else "Not clear"
-        )
+        agrees = theirs * one.numbers["points"] > 0
+        sign = "the same sign as in" if agrees else "the opposite sign to"
+        what = f"Clear, with {sign} the original report" if is_clear(one) else "Not clear"
         groups.setdefault(what, []).append(name)
     said: list[str | Value] = []
     for what, names in groups.items():
@@ -330,7 +332,7 @@ def curves(settings: dict[str, RunLog]) -> Iterator[Block]:
     drawn = {name: run for name, run in settings.items() if len(run.history) > 1}
     if not drawn:
         return
-    yield Heading("How the settings trained", 3)
+    yield Heading("Training of the settings", 3)
     runs, names = tuple(drawn.values()), ", ".join(drawn)
     yield Grid(
         *(
@@ -374,8 +376,9 @@ def together(site: Site, done: dict[str, RunLog], measured: dict[str, Measured])
             for k in range(len(names), -1, -1)
         ]
         yield Table(
-            f"Validation images by how many of {', '.join(names)} label them rightly.",
-            ("rightly in", "images"),
+            f"Validation images by how many of the settings {', '.join(names)} label them "
+            "correctly.",
+            ("labelled correctly by", "images"),
             rows,
             runs,
         )
@@ -395,7 +398,7 @@ def together(site: Site, done: dict[str, RunLog], measured: dict[str, Measured])
         for k in shown
     ]
     caption = (
-        f"Images labelled rightly of the {FEW} classes that go best and the {FEW} that go "
-        "worst, over these settings."
+        f"How many images of a class each setting labels correctly, for the {FEW} classes with the "
+        f"best and the {FEW} with the worst results over all these settings."
     )
     yield Table(caption, ("class", "images", *names), rows, runs)

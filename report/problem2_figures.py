@@ -114,7 +114,7 @@ def method(byol: BYOL) -> Figure:
         3.3,
         0.5,
         "loss: 2 - 2 cos(prediction, target)",
-        "and the same with the views exchanged",
+        "plus the same with the views swapped",
     )
     charts.arrow(axes, (online, heights["predictor"]), (online, 0.84))
     charts.arrow(axes, (target, heights["projector"]), (target, 0.84))

@@ -23,25 +23,25 @@ TRAIN = {
 LOGGED = {  # values in the logs of pre-training runs, besides the probe
     "loss": "training loss",
     "spread": "spread of the projections",
-    "train_accuracy": "accuracy on the training's images",
+    "train_accuracy": "accuracy on the training images",
 }
 
 
 def method(site: Site) -> Iterator[Block]:
     networks = figures.networks()
     sizes = site.measures.of("p2/byol/parameters", [], lambda: figures.parameters(networks))
-    yield Heading("BYOL, the method", 3)
+    yield Heading("How BYOL works", 3)
     caption = (
-        "The online network learns to predict, from one view, what the target network makes "
-        "of the other. "
+        "From one view, the online network learns to predict what the target network computes "
+        "from the other. "
     )
     more = (
-        "The target has no gradients; it is a moving average (EMA) of the online network. "
-        "Pre-training keeps the backbone."
+        "The target gets no gradients; it is a moving average (EMA) of the online network. "
+        "After pre-training only the backbone is kept."
     )
     alt = (
-        "Two columns: view 1 through the online backbone, projector and predictor; view 2 "
-        "through the target's backbone and projector and a stop-gradient; both end in the loss"
+        "Two columns: view 1 passes the online backbone, projector and predictor; view 2 passes "
+        "the target's backbone and projector and a stop-gradient; both end in the loss"
     )
     yield Drawing(figures.method(networks), caption + more, alt)
     shapes = {
@@ -53,31 +53,31 @@ def method(site: Site) -> Iterator[Block]:
     rows.append(
         (
             "target: backbone and projector",
-            "as the online ones",
+            "as in the online network",
             sizes.value("target", 0),
             "average",
         )
     )
-    rows.append(("all with gradients", "", sizes.value("trained", 0), ""))
+    rows.append(("all that have gradients", "", sizes.value("trained", 0), ""))
     yield Table(
-        "BYOL's parts, counted in the modules.", ("part", "sizes", "parameters", "moved by"), rows
+        "The parts of BYOL, read from its modules.",
+        ("part", "sizes", "parameters", "updated by"),
+        rows,
     )
 
 
 def pretrained(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
-    yield Heading("The two pre-trainings", 3)
+    yield Heading("The two pre-training runs", 3)
     for start in ("byol", "labels"):
         if start not in runs:
-            yield Gap(
-                f"a run of the pre-training {STARTS[start]}.", TRAIN[start].format(recipe="hour")
-            )
+            yield Gap(f"a pre-training run ({STARTS[start]}).", TRAIN[start].format(recipe="hour"))
         elif not runs[start].is_finished:
             yield unfinished(runs[start])
     if not runs:
         return
     yield recipes.table(
-        "How the backbones were pre-trained, as recorded in the runs; below, means over the last "
-        "epoch.",
+        "How the backbones were pre-trained, as recorded in the runs. Loss, spread and accuracy "
+        "are means over the last epoch.",
         [STARTS[start] for start in runs],
         [recipes.made(site, run, "random") | logged_at_the_end(run) for run in runs.values()],
         runs.values(),
@@ -85,17 +85,17 @@ def pretrained(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
     if "byol" in runs:
         views = [recipes.in_words(view) for view in runs["byol"].metadata["recipe"]["views"]]
         yield recipes.table(
-            "BYOL's two views. Each is mirrored with probability a half too, and every image has "
-            "its own draws.",
+            "BYOL's two views. In addition, each is mirrored with probability 1/2. Every image "
+            "gets its own random draws.",
             [f"view {k + 1}" for k in range(len(views))],
             views,
             (runs["byol"],),
         )
     yield Text(
         "The two losses are of different kinds: BYOL's lies between 0 and 8, the other is a "
-        "cross entropy. The spread watches for a collapse: the standard deviation of the "
-        "normalised projections times the root of their size, about 1 where they point "
-        "everywhere, 0 where all images have become one."
+        "cross entropy. The spread shows whether the projections have collapsed. It is the "
+        "standard deviation of the normalised projections times the square root of their size: "
+        "about 1 if they point in all directions, 0 if they are the same for all images."
     )
     drawn = []
     for start, run in runs.items():
@@ -111,7 +111,7 @@ def pretrained(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
                 figure.axes[0].xaxis.get_major_locator().set_params(integer=True)
                 drawn.append(
                     Drawing(
-                        figure, f"Pre-training {what}.", f"Curve over the epochs, {what}", (run,)
+                        figure, f"Pre-training, {what}.", f"Curve over the epochs, {what}", (run,)
                     )
                 )
     if drawn:
@@ -151,12 +151,12 @@ def probes(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
         elif there and last(run).is_file():
             probe = measure(f"{name_of(run)}/knn", run, last(run))
             rows.append(
-                (STARTS[start], probe.value("knn"), between(probe), "by this report, from last.pt")
+                (STARTS[start], probe.value("knn"), between(probe), "by this report, on last.pt")
             )
         elif not there:
             yield Gap(
-                f"the kNN probe of the pre-training {STARTS[start]}, as the images of office are "
-                "not here.",
+                f"the kNN probe of a pre-training run ({STARTS[start]}), as the images of office "
+                "are not here.",
                 FETCH,
             )
         else:
@@ -176,13 +176,13 @@ def probes(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
         )
     if rows:
         caption = (
-            f"kNN probe: office/val by the {knn.NEIGHBOURS} nearest features of office/train, "
-            "nothing trained on them. The random backbone is the one that the pre-trainings of "
-            "this seed began with: what they have to be above."
+            f"kNN probe: the images of office/val are classified by the {knn.NEIGHBOURS} nearest "
+            "features of office/train, without any training on them. The random backbone is the "
+            "one from which pre-training with this seed starts: pre-training has to beat it."
         )
         yield Table(
             caption,
-            ("backbone from", "accuracy", "95 % interval", "measured"),
+            ("pre-training", "accuracy", "95 % interval", "measured"),
             rows,
             tuple(runs.values()),
         )

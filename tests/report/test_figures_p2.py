@@ -317,11 +317,11 @@ def test_the_section_says_what_is_missing_and_how_to_make_it(five):
         " --backbone runs/p2_supervised_hour/last.pt"
     )
     assert any(
-        "setting E's answers" in what and command == "train p2_E_hour"
+        "setting E's predictions" in what and command == "train p2_E_hour"
         for what, command in found.items()
     )
     assert any(
-        "pre-training with labels" in what and "p2.supervise" in command
+        "a pre-training run (with labels)" in what and "p2.supervise" in command
         for what, command in found.items()
     )
     assert any("C - E" in text for text in paragraphs(blocks))
@@ -365,7 +365,7 @@ def test_what_is_not_finished_is_said_with_the_command_that_goes_on(five):
 
 def test_a_difference_that_is_one_of_pretrainings_too_is_named(five):
     """E began from another file than C; D is missing."""
-    said = "Also a difference of two pre-trainings"
+    said = "Also a difference between two pre-training runs"
     assert not [
         text for text in paragraphs(problem2.section(site_of(five))) if text.startswith(said)
     ]
