@@ -42,13 +42,14 @@ MAKE = {
     "C": "python3 -m p3.train --model C --recipe best",
 }
 CAPTIONS = {
-    "A": "Model A. Dense layers fc6 and fc7 of VGG16 are convolutions; one transposed "
-    "convolution brings the scores of the classes to the pixels.",
-    "B": "Model B. SE: with squeeze and excitation. Five branches side by side read the same "
-    "map, three of them 3×3 convolutions of different dilation, one the map's mean: atrous "
-    "spatial pyramid pooling (ASPP). They are concatenated.",
-    "C": "Model C. ASPP by separable convolutions (one of each channel alone, then one of 1×1). "
-    "Its result is enlarged and joined with the backbone's features of stride 4.",
+    "A": "Model A. The dense layers fc6 and fc7 of VGG16 become convolutions. One transposed "
+    "convolution brings the class scores to the resolution of the image.",
+    "B": "Model B. SE stands for squeeze and excitation. In atrous spatial pyramid pooling (ASPP), "
+    "five parallel branches read the same map: three are 3×3 convolutions of different dilation, "
+    "and one takes the mean of the map. Their outputs are concatenated.",
+    "C": "Model C. ASPP with separable convolutions (each channel by itself, then a 1×1 "
+    "convolution). Its output is enlarged and concatenated with the backbone's features of "
+    "stride 4.",
 }
 
 
@@ -58,9 +59,9 @@ def section(site: Site) -> list[Block]:
     return [
         Heading("Problem 3: land cover in satellite images"),
         Text(
-            "Each pixel of a 512×512 satellite image gets one of seven classes. The score is the "
-            "mean IoU of the six classes but unknown, their pixels counted over all validation "
-            f"images together. {models[0].upper()}{models[1:]}. {CHOICE}"
+            "Each pixel of a 512×512 satellite image belongs to one of seven classes. The score is "
+            "the mean IoU of the six classes other than unknown, with the pixels of all validation "
+            f"images counted together. {models[0].upper()}{models[1:]}. {CHOICE}"
         ),
         *(
             Gap(f"a run of model {model}, {name}.", MAKE[model])
@@ -110,10 +111,10 @@ def networks(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
     counted = site.measures.of("p3/networks", [], compute)
     yield Heading("The networks", 3)
     yield Text(
-        "Drawn from the models themselves: a forward pass of one 512×512 image gives every "
-        "shape. A box says what it is and its output, as channels × height×width. At its right "
-        "are its parameters and the multiply-adds of its convolutions. Orange: with dilated "
-        "convolutions."
+        "The drawings are made from the models themselves: a forward pass of one 512×512 image "
+        "gives every shape. A box names its layers and the shape of their output, channels × "
+        "height×width. To its right are its parameters and the multiply-adds of its convolutions. "
+        "Orange boxes have dilated convolutions."
     )
     yield Grid(
         *(
@@ -126,25 +127,23 @@ def networks(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
         )
     )
     momenta: list[Parts] = [
-        counted.value(f"{model}_momentum", 2)
-        if f"{model}_momentum" in counted.numbers
-        else "has none"
+        counted.value(f"{model}_momentum", 2) if f"{model}_momentum" in counted.numbers else "none"
         for model in NAMES
     ]
     rows: list[tuple[Parts, ...]] = [
         (what, *(counted.value(f"{model}_{name}", digits) for model in NAMES))
         for what, name, digits in (
             ("parameters", "parameters", 0),
-            ("multiply-adds of an image, billions", "billions", 1),
-            ("coarsest map, stride", "stride", 0),
+            ("multiply-adds per image, billions", "billions", 1),
+            ("stride of the coarsest map", "stride", 0),
             ("largest dilation", "dilation", 0),
         )
     ]
-    rows.append(("least momentum of a BatchNorm", *momenta))
+    rows.append(("smallest momentum of a BatchNorm", *momenta))
     caption = counted.words(
-        "The networks for 7 classes. The momentum is a batch's share in the statistics that "
-        "evaluation uses: with torchvision's for B, {published_momentum:2}, these lag far behind "
-        "the weights in a short training from scratch."
+        "The networks for 7 classes. The momentum is the share of one batch in the running "
+        "statistics that evaluation uses. With torchvision's momentum for B, "
+        "{published_momentum:2}, these lag far behind the weights in a short training from scratch."
     )
     yield Table(caption, ("", *NAMES), rows)
     rows = []
@@ -156,9 +155,9 @@ def networks(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
             cells = (counted.value(f"{key}_{SIZE}", 2), cut)
             rows.append((f"{model}, dilation {dilation}", *cells))
     yield Table(
-        "How many of a dilated kernel's nine taps fall on the map and not on its padding, in the "
-        "mean over the map, for an image and for a crop as in the training, where it has crops. "
-        "At a value of 1 only the kernel's centre is left: the other eight see zeros and do not "
+        "How many of the nine taps of a dilated kernel fall on the map and not on its padding, on "
+        "average over the map. The last column is for a crop, if training uses crops. At a value "
+        "of 1, only the centre of the kernel is left: the other eight taps see zeros and do not "
         "learn.",
         ("branch", f"{SIZE}×{SIZE}", "crop"),
         rows,
@@ -206,10 +205,10 @@ def scores(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
     rows.append(("mean", *(logged(run, line, "mean_iou") for _, _, run, line, _ in lines)))
     rows.append(("epoch", *(f"{line['epoch']}, {which}" for *_, line, which in lines)))
     rows.append(("original report's mean", *(originals(model) for _, model, *_ in lines)))
-    rows.append(("initial weights of ours", *(initial(run) for _, _, run, *_ in lines)))
+    rows.append(("our initial weights", *(initial(run) for _, _, run, *_ in lines)))
     yield Table(
-        "Validation IoU, as logged in training. The best epoch was chosen on the same images, "
-        "which flatters it.",
+        "Validation IoU, as logged during training. The best epoch was chosen on the same images, "
+        "so its scores are too optimistic.",
         ("class", *(name for name, *_ in lines)),
         rows,
         tuple(runs.values()),
@@ -243,21 +242,21 @@ def initial(run: RunLog) -> Parts:
     """Say in a table cell where a run's initial weights came from."""
     source = run.pretrained
     if source == "imagenet":
-        return "ImageNet, the backbone"
+        return "ImageNet, backbone only"
     return (Code(source),) if source else "random, from scratch"
 
 
 def training(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
     if not runs:
         return
-    yield Heading("How they trained", 3)
+    yield Heading("Training curves and recipes", 3)
     every = tuple(runs.values())
     named = " and ".join(runs)
     curves = []
     for name, what, unit in (
         ("loss", "Training loss", "cross entropy"),
         ("mean_iou", "Validation mean IoU", "mean IoU"),
-        ("lr", "Learning rate at each epoch's end", "learning rate"),
+        ("lr", "Learning rate at the end of each epoch", "learning rate"),
     ):
         series = {model: run.column(name) for model, run in runs.items()}
         if name != "lr" or any(len(set(values)) > 1 for _, values in series.values()):
@@ -272,7 +271,7 @@ def training(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
         )
     yield Grid(*curves)
     yield recipes.table(
-        "How the runs were made, from their run.json.",
+        "How the models were trained, from run.json.",
         runs,
         [recipes.made(site, run, initial(run)) for run in every],
         every,

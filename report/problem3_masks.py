@@ -24,7 +24,7 @@ FETCH = "bash hw1_download.sh data"
 def masks(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
     if not runs:
         return
-    yield Heading("Masks at the first, a middle and the last stage", 3)
+    yield Heading("Masks at the first, middle and last stage of training", 3)
     folder = site.data / "p3_data" / "validation"
     paths = {name: folder / f"{name}_sat.jpg" for name in site.images}
     there = {
@@ -35,21 +35,22 @@ def masks(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
     absent = [name for name in paths if name not in there]
     if absent:
         yield Gap(
-            f"the masks of validation {', '.join(absent)}, as image or mask is not in {folder}.",
+            f"the masks of validation {', '.join(absent)}, as the image or its true mask is not in "
+            f"{folder}.",
             FETCH,
         )
     if there:
         yield Text(
             "Validation images, their true masks, and the masks that the checkpoints of up to "
-            "three epochs give, in float32. The last layer compares the first of these epochs "
-            "with the last: which pixels became right, which became wrong. Scores are of the one "
-            "image; accuracy is over the pixels that are not unknown in the truth."
+            "three epochs predict, in float32. The last layer compares the first of these epochs "
+            "with the last: which pixels became right and which became wrong. Scores are for the "
+            "single image. The accuracy leaves out the pixels whose true class is unknown."
         )
     for model in sorted(runs, reverse=True):
         run, stages = runs[model], runs[model].stages()
         if not stages:
             yield Gap(
-                f"masks by model {model}: {run.name} is here without its checkpoints.",
+                f"the masks of model {model}: the checkpoints of {run.name} are not here.",
                 run.metadata["command"],
             )
         elif there:
@@ -69,7 +70,7 @@ def staged(
                 site, f"{run.name}/epoch_{epoch:04d}/mask_{name}", file, path, predict
             )
     lines = {line["epoch"]: line for line in run.history}
-    of_set: list[Part] = [f"Model {model} over the whole validation set, as logged:"]
+    of_set: list[Part] = [f"Model {model} on the whole validation set, as logged:"]
     for epoch in stages:
         of_set += [
             f"{' ' if epoch == min(stages) else ', '}epoch {epoch} mean IoU ",
@@ -77,8 +78,8 @@ def staged(
         ]
     *first, last = MASK_STAGES
     original = (
-        f" The original report has {', '.join(map(str, first))} and {last} at the three "
-        "stages of its model B."
+        f" The original report gives {', '.join(map(str, first))} and {last} for the three stages "
+        "of its model B."
     )
     yield Text(*of_set, ".", *([original] if model == "B" else []))
     first, last = min(stages), max(stages)
@@ -102,8 +103,8 @@ def staged(
         if any(one.numbers[key(kind)] for one in shares.values())
     ]
     yield Table(
-        f"Model {model}, shares of each image's pixels: right or wrong at epoch {first}"
-        + (f" and at epoch {last}." if last > first else ", the only one that is kept."),
+        f"Model {model}, shares of the pixels of each image: right or wrong at epoch {first}"
+        + (f" and at epoch {last}." if last > first else ", the only epoch that was kept."),
         ("image", *kinds),
         [(name, *(one.value(key(kind)) for kind in kinds)) for name, one in shares.items()],
         (run,),
@@ -190,8 +191,8 @@ def hardest(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
     hard = min(known, key=known.__getitem__)
     yield Heading("The hardest class", 3)
     said: list[Part] = [
-        f"Model {model} finds {hard} hardest: in its last epoch's log that class has the lowest "
-        "IoU, "
+        f"Model {model} finds {hard} hardest: in the log of the last epoch, this class has the "
+        "lowest IoU, "
     ]
     said += [logged(run, run.last, f"iou_{hard}"), "."]
     file = run.checkpoints().get(run.last["epoch"])
@@ -200,7 +201,7 @@ def hardest(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
         what = f"the confusion matrix of model {model}"
         if file is None:
             yield Gap(
-                f"{what}: {run.name} is here without its last checkpoint.", run.metadata["command"]
+                f"{what}: the last checkpoint of {run.name} is not here.", run.metadata["command"]
             )
         if not folder.is_dir():
             yield Gap(f"{what}: there is no folder {folder}.", FETCH)
@@ -229,23 +230,23 @@ def hardest(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
     )
     yield Text(*said, *taken_for(hard, measured))
     bf16 = (
-        "logged in training, where the machine may have computed in bfloat16"
+        "logged during training, which may have computed in bfloat16"
         if run.metadata["recipe"]["bf16"]
         else "logged"
     )
     yield Text(
-        f"The matrix is of {run.name}'s epoch {run.last['epoch']}",
+        f"The matrix is for epoch {run.last['epoch']} of {run.name}",
         *measured.words(
-            " over all {images:0} validation images, in float32 as hw1_3.sh computes. Its mean IoU "
-            "is {mean_iou} "
+            " over all {images:0} validation images, computed in float32 as in hw1_3.sh. Its mean "
+            "IoU is {mean_iou} "
         ),
         f"({bf16}: ",
         logged(run, run.last, "mean_iou"),
         ").",
     )
     caption = (
-        "Per cent of each true class's pixels (a row) by the class predicted. A dot: less "
-        "than half a per cent."
+        "Each row shows, in per cent, which classes were predicted for the pixels of one true "
+        "class. A dot means less than half a per cent."
     )
     figure = figures.matrix(predictions.rows_of(measured.arrays["counts"]))
     yield Drawing(
@@ -260,14 +261,14 @@ def taken_for(hard: str, measured: Measured) -> Parts:
     }
     order = sorted((other for other in ways if ways[other] > 0), key=lambda other: -ways[other])[:3]
     said: list[Part] = [
-        " Of all validation pixels the share ",
+        " Its share of all validation pixels is ",
         measured.value(f"share_of_{hard}", 3),
-        f" is {hard}. Of these ",
+        ". Of its pixels, the share ",
     ]
-    said += [measured.value(f"{hard}_as_{hard}", 3), " are found"]
+    said += [measured.value(f"{hard}_as_{hard}", 3), " is found"]
     for index, other in enumerate(order):
         said += [
-            ", " if index else "; the others are taken mostly for ",
+            ", " if index else "; the others are mostly taken for ",
             f"{other} (",
             measured.value(f"{hard}_as_{other}", 3),
             ")",
@@ -275,9 +276,9 @@ def taken_for(hard: str, measured: Measured) -> Parts:
     said.append(".")
     if f"precision_of_{hard}" in measured.numbers:
         said += [
-            f" Of the pixels predicted as {hard}, ",
+            f" Of the pixels predicted as {hard}, the share ",
             measured.value(f"precision_of_{hard}", 3),
-            " are it.",
+            " is correct.",
         ]
     return tuple(said)
 

@@ -23,7 +23,7 @@ def _yes(value: bool) -> str:
 
 
 def _range(values: Sequence[float]) -> str:
-    return "all of it" if tuple(values) == (1, 1) else "{:g} to {:g}".format(*values)
+    return "all" if tuple(values) == (1, 1) else "{:g} to {:g}".format(*values)
 
 
 def _one_of(**words: str) -> Callable[[Any], str]:
@@ -32,12 +32,15 @@ def _one_of(**words: str) -> Callable[[Any], str]:
 
 WORDS: dict[str, tuple[str, Callable[[Any], str]]] = {  # setting -> (name, how to write its value)
     "architecture": ("network", str),
-    "batch_size": ("batch", str),
+    "batch_size": ("batch size", str),
     "crop_padding": ("random crop", _or_none("after padding by {}")),
-    "crop": ("seen of an image", lambda side: f"{side}×{side} at random" if side else "all of it"),
+    "crop": (
+        "training input",
+        lambda side: f"random {side}×{side} crop" if side else "whole image",
+    ),
     "crop_scale": ("random crop, share of the area", _range),
-    "crop_last": ("crop comes", lambda last: "last" if last else "first"),
-    "symmetry": ("symmetries", _one_of(square="all eight of the square", flip="left and right")),
+    "crop_last": ("order of the crop", lambda last: "last" if last else "first"),
+    "symmetry": ("symmetries", _one_of(square="all eight of the square", flip="left-right flip")),
     "jitter": ("jitter: brightness, contrast, saturation, hue", _list),
     "jitter_p": ("jitter, probability", "{:g}".format),
     "rotation": ("random rotation", _or_none("up to {:g}° either way")),
@@ -46,11 +49,11 @@ WORDS: dict[str, tuple[str, Callable[[Any], str]]] = {  # setting -> (name, how 
     "blur_sigma": ("blur, sigma in pixels", _range),
     "blur_p": ("blur, probability", "{:g}".format),
     "solarize_p": ("solarize, probability", "{:g}".format),
-    "mean": ("channels' mean", _list),
-    "std": ("channels' standard deviation", _list),
+    "mean": ("mean of the channels", _list),
+    "std": ("standard deviation of the channels", _list),
     "crop_area": (
-        "share of an image's area that is cut and resized",
-        lambda area: _range(area) if any(area) else "none: cut as it is",
+        "share of an image's area that is cropped and resized",
+        lambda area: _range(area) if any(area) else "none: cropped without resizing",
     ),
     "cutmix": ("CutMix, probability", _or_none()),
     "ignore_unknown": (
@@ -60,12 +63,12 @@ WORDS: dict[str, tuple[str, Callable[[Any], str]]] = {  # setting -> (name, how 
     "jaccard": ("weight of the soft Jaccard term", _or_none()),
     "label_smoothing": ("label smoothing", _or_none()),
     "optimiser": ("optimiser", str),
-    "drop_path": ("last block left out, probability", _or_none()),
+    "drop_path": ("drop path, probability at the last block", _or_none()),
     "lr": ("learning rate", "{:g}".format),
-    "backbone_rate": ("backbone's learning rate by that of the rest", "{:g}".format),
+    "backbone_rate": ("factor on the backbone's learning rate", "{:g}".format),
     "schedule": (
         "schedule",
-        _one_of(plateau="a tenth after 10 epochs in a row without a lower training loss"),
+        _one_of(plateau="divided by 10 in the 11th epoch in a row without a lower training loss"),
     ),
     "plateau_from": ("plateau and patience count from epoch", _or_none("{}")),
     "warmup_epochs": ("warm-up, epochs", _or_none()),
@@ -78,12 +81,12 @@ WORDS: dict[str, tuple[str, Callable[[Any], str]]] = {  # setting -> (name, how 
         "averaged weights",
         lambda decay: "mean over all steps" if decay == 1 else _or_none("decay {:g}")(decay),
     ),
-    "flip_test": ("mirrored too at validation", _yes),
-    "rotate_test": ("in four quarter turns at validation", _yes),
+    "flip_test": ("averaged with the mirror image at validation", _yes),
+    "rotate_test": ("averaged over four quarter turns at validation", _yes),
     "test_scales": ("image sizes at validation", _list),
     "bf16": (
         "number format",
-        lambda bf16: "bfloat16 where the machine has it" if bf16 else "float32",
+        lambda bf16: "bfloat16 if the machine supports it" if bf16 else "float32",
     ),
     "probe_every": ("epochs between two kNN probes", _or_none("{}")),
 }
