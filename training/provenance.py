@@ -66,7 +66,7 @@ def continued(
 
 
 def values(recipe: Any) -> dict[str, Any]:
-    """Return a recipe, which is a dataclass, as plain values, without ``source`` and ``pretrained``.
+    """Return a recipe (a dataclass) as plain values, without ``source`` and ``pretrained``.
 
     A run identifies its initial weights by their digest, not by a name.
     """

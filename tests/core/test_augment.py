@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as F
@@ -140,35 +140,41 @@ def test_a_crop_of_a_padded_image_is_black_outside():
     assert (drawn == 0).any(1).any(1).any(1).float().mean() > 0.9
 
 
-BOXES = [
-    (0, 0, 33, 47),
-    (3, 5, 20, 30),
-    (10, 2, 5, 7),
-    (32, 46, 1, 1),
-    (0, 10, 33, 4),
-    (7, 0, 9, 47),
-]
-
-
-@pytest.mark.parametrize("size", [4, 8, 19, 64])
-def test_resized_crop_equals_torchvision_smaller_and_larger(size):
-    images = photos(len(BOXES), 33, 47)
-    theirs = one_by_one(
-        images, lambda image, i: F.resized_crop(image, *BOXES[i], [size, size], antialias=True)
+def span(side):
+    """(start, length) of a part of a side, which may be all of it or one pixel."""
+    return st.integers(1, side).flatmap(
+        lambda length: st.tuples(st.integers(0, side - length), st.just(length))
     )
-    ours = augment.resized_crop(images, *torch.tensor(BOXES).T, size)
+
+
+def box(rows, columns):
+    """(top, left, height, width) from two spans."""
+    return rows[0], columns[0], rows[1], columns[1]
+
+
+BOXES = st.lists(st.builds(box, span(33), span(47)), min_size=1, max_size=6)
+
+
+@given(boxes=BOXES, size=st.integers(1, 64))
+@example(boxes=[(0, 0, 33, 47), (32, 46, 1, 1)], size=19)
+def test_resized_crop_equals_torchvision_smaller_and_larger(boxes, size):
+    images = photos(len(boxes), 33, 47)
+    theirs = one_by_one(
+        images, lambda image, i: F.resized_crop(image, *boxes[i], [size, size], antialias=True)
+    )
+    ours = augment.resized_crop(images, *torch.tensor(boxes).T, size)
     close(ours, theirs)
     assert ours.is_contiguous(memory_format=torch.channels_last) and ours.dtype == torch.float32
 
 
-@pytest.mark.parametrize("size", [4, 8, 19, 64])
-def test_the_mask_of_a_resized_crop_is_torchvisions_nearest_one(size):
-    masks = bytes_of(photos(len(BOXES), 33, 47, channels=1)) % 7
+@given(boxes=BOXES, size=st.integers(1, 64))
+def test_the_mask_of_a_resized_crop_is_torchvisions_nearest_one(boxes, size):
+    masks = bytes_of(photos(len(boxes), 33, 47, channels=1)) % 7
     nearest = F.InterpolationMode.NEAREST
     theirs = one_by_one(
-        masks, lambda mask, i: F.resized_crop(mask, *BOXES[i], [size, size], interpolation=nearest)
+        masks, lambda mask, i: F.resized_crop(mask, *boxes[i], [size, size], interpolation=nearest)
     )
-    ours = augment.resized_crop_nearest(masks, *torch.tensor(BOXES).T, size)
+    ours = augment.resized_crop_nearest(masks, *torch.tensor(boxes).T, size)
     assert torch.equal(ours, theirs) and ours.dtype == torch.uint8
 
 

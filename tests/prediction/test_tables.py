@@ -5,6 +5,8 @@ import os
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from core.cli import InputError
 from p1 import score as p1_score
@@ -102,11 +104,15 @@ def test_rows_are_written_to_the_byte(tmp_path):
     ).read_bytes() == b'filename,label\n0_450.png,0\n"odd, ""name"".png",3\n'
 
 
-def test_a_name_with_a_line_break_is_one_row(tmp_path):
-    names = ["a\rb.png", "c\nd.png", "e\r\nf.png"]
-    write_rows(tmp_path / "out.csv", ("filename", "label"), [(name, "1") for name in names])
-    rows = read_rows(tmp_path / "out.csv", ("filename", "label"))
-    assert [row["filename"] for row in rows] == names
+NAME = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
+
+
+@given(names=st.lists(NAME.filter(lambda name: name == name.strip()), min_size=1, max_size=9))
+@example(names=["a\rb.png", "c\nd.png", "e\r\nf.png", '"', "=1+1", "#"])
+def test_a_csv_gives_back_every_name_that_was_written_to_it(tmp_path_factory, names):
+    path = tmp_path_factory.getbasetemp() / "names.csv"
+    write_rows(path, ("filename", "label"), [(name, "1") for name in names])
+    assert [row["filename"] for row in read_rows(path, ("filename", "label"))] == names
 
 
 def test_score_joins_on_the_name_and_not_on_the_order():

@@ -5,6 +5,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from core.cli import InputError
@@ -193,9 +195,14 @@ def test_without_a_warmup_the_first_step_is_whole():
     assert warmup_cosine(0, 0, 10) == 1.0
 
 
-@pytest.mark.parametrize("warmup", [0.5, 2.5, 19.5])
-def test_a_warmup_of_broken_steps_never_exceeds_one(warmup):
-    assert max(warmup_cosine(step, warmup, 100) for step in range(100)) <= 1.0
+@given(warmup=st.floats(0, 50), rest=st.integers(1, 200))
+def test_a_rate_rises_to_at_most_one_and_then_only_falls_to_zero(warmup, rest):
+    total = math.ceil(warmup) + rest
+    factors = [warmup_cosine(step, warmup, total) for step in range(total + 1)]
+    top = min(math.ceil(warmup), total)
+    assert all(0 < factor <= 1 for factor in factors[:-1]) and factors[-1] == 0
+    assert factors[:top] == sorted(factors[:top])
+    assert factors[top:] == sorted(factors[top:], reverse=True)
 
 
 # --- averaged weights ---
