@@ -18,6 +18,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+# Of ImageNet, as torchvision's weights use them.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GREY = (0.2989, 0.587, 0.114)  # ITU-R 601-2 luma, rounded as in torchvision
 
 

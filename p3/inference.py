@@ -31,7 +31,6 @@ ROOT = Path(__file__).resolve().parents[1]
 # its size, the mask has the size of the course's images.
 FALLBACK = data.CLASSES.index("agriculture")
 FALLBACK_SIZE = (512, 512)
-LEAST = 32  # the smallest side in pixels that the networks accept
 # An image with a side longer than TILE pixels is segmented in tiles, to bound the memory. Where
 # two tiles overlap, the MARGIN pixels at their borders are not used.
 TILE, MARGIN = 1280, 256  # in_tiles needs TILE >= 4 * MARGIN
@@ -206,10 +205,10 @@ def classify(network: nn.Module, batch: Tensor, views: Views, confidence: bool =
     import torch
     from torch import nn
 
-    from p3.model import logits
+    from p3.model import SMALLEST, logits
 
     height, width = batch.shape[2:]
-    pads = (0, max(0, LEAST - width), 0, max(0, LEAST - height))
+    pads = (0, max(0, SMALLEST - width), 0, max(0, SMALLEST - height))
     batch = nn.functional.pad(batch, pads, mode="replicate") if any(pads) else batch
     out = logits(network, batch, views.flip, views.scales, views.rotate)[:, :, :height, :width]
     # argmax would take 1.3 times as long, and 10 times in contiguous layout.

@@ -8,9 +8,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from core.augment import IMAGENET_MEAN, IMAGENET_STD
 from core.efficientnet_lite import MEAN, STD
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclasses.dataclass(frozen=True)

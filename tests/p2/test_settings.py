@@ -10,7 +10,7 @@ import torch
 from conftest import log, same, words
 from torch import nn
 
-from core import checkpoint
+from core import augment, checkpoint
 from demo.draw import draw_p2
 from p2 import frozen, model, pretrain, recipes, supervise, train
 from training.provenance import digest
@@ -57,7 +57,7 @@ def backbone_file(path, seed):
     """A checkpoint as ``p2.pretrain`` writes it, with random weights."""
     torch.manual_seed(seed)
     path.parent.mkdir(parents=True, exist_ok=True)
-    mean_std = (recipes.IMAGENET_MEAN, recipes.IMAGENET_STD)
+    mean_std = (augment.IMAGENET_MEAN, augment.IMAGENET_STD)
     fields = checkpoint.Checkpoint(
         "p2", model.BACKBONE, (), 128, *mean_std, False, {}, {}, {}, one_layer().state_dict()
     )
