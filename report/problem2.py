@@ -63,7 +63,7 @@ def section(site: Site) -> list[Block]:
             "A ResNet50 is pre-trained on the images of mini, either by BYOL, without labels, or "
             "in the usual way, with labels. Then it learns the classes of office in five settings, "
             "A to E. The scores here are for the data in hw1_data's p2_data. The project's own "
-            "copy of these is a stand-in (Tiny-ImageNet and Caltech-101), so its scores cannot be "
+            "p2_data is a stand-in (Tiny-ImageNet and Caltech-101), so its scores cannot be "
             "compared one by one with the original report's, which are for the course's data.",
         ),
         *method(site),

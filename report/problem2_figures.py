@@ -310,7 +310,7 @@ def other_starts(settings: dict[str, RunLog]) -> list[tuple[str, str]]:
 def pretraining(runs: list[RunLog], settings: dict[str, RunLog]) -> dict[str, RunLog]:
     """Return the pre-training run of each start: byol, labels.
 
-    It is the run that ``settings`` started from, or else the longest.
+    It is the run that ``settings`` started from, or the longest if there is none.
     """
     kinds = {
         "byol": lambda about: "views" in about["recipe"],
