@@ -152,7 +152,9 @@ class _Page:
         match block:
             case Heading():
                 level, text = block.level, escape(block.text)
-                return f'<h{level} id="{anchor(block.text)}">{text}</h{level}>'
+                # Chapters have names of their own; their parts may be called alike.
+                id_of = f' id="{anchor(block.text)}"' if level == 2 else ""
+                return f"<h{level}{id_of}>{text}</h{level}>"
             case Text():
                 return f"<p>{inline(block.parts)}</p>"
             case Grid():

@@ -20,9 +20,9 @@ RECORDED = {  # fields that run.json must have, and their types
     "torch": str,
 }  # fmt: skip
 CHOICE = (
-    "Of a model's runs one is shown: from weights that have not seen the validation images, then "
-    "finished, where there is such a one, then with the best last epoch. So it is chosen by a "
-    "validation score."
+    "If a model has several runs, the one shown is the finished run with the best last epoch among "
+    "those whose initial weights had not seen the validation images. This choice looks at "
+    "validation scores, so it is slightly optimistic."
 )
 
 

@@ -308,7 +308,7 @@ def test_the_first_table_marks_what_is_contaminated_or_unfinished_and_says_how_i
     run_of("p1_B_hour", 0.6, "mine.pt", epochs=1)
     rows, rules = glance(tmp_path, tmp_path)
     assert rows[model][0] == "accuracy 0.6000" and rules.endswith(
-        "chosen by a validation score. So chosen here: p1_B_hour."
+        "slightly optimistic. Chosen here: p1_B_hour."
     )
 
 

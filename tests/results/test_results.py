@@ -21,14 +21,12 @@ def test_a_run_from_contaminated_weights_is_shown_and_marked_only_where_there_is
     assert "0.9700 (1), contaminated" in (
         row := row_of("model B: the same", tmp_path)
     ) and row.endswith("p1_B_report |")
-    assert "So chosen here" not in glance(tmp_path)
+    assert "Chosen here" not in glance(tmp_path)
     run_of(tmp_path / "p1_B_hour", 0.5, "runs/p1_pretrain_hour/last.pt")
     assert "| 0.5000 (1) |" in (row := row_of("model B: the same", tmp_path)) and row.endswith(
         "p1_B_hour |"
     )
-    assert glance(tmp_path).endswith(
-        "So it is chosen by a validation score. So chosen here: p1_B_hour."
-    )
+    assert glance(tmp_path).endswith("slightly optimistic. Chosen here: p1_B_hour.")
 
 
 def test_a_run_that_is_not_finished_is_shown_and_marked_only_where_there_is_no_other(tmp_path):
