@@ -39,12 +39,12 @@ def test_files_that_are_broken_or_crafted_are_read_or_refused():
     assert int(inputs) > 1300 and faults == "0"
 
 
-@pytest.mark.slow  # 15 times as many files
+@pytest.mark.exhaustive  # 15 times as many files
 def test_many_files_that_are_broken_or_crafted_are_read_or_refused():
     assert re.match(r"(\d+) inputs, 0 faults, ", harness("mutations", "--count", "1500"))
 
 
-@pytest.mark.slow  # starts each program anew at every step
+@pytest.mark.exhaustive  # starts each program anew at every step
 def test_every_kind_of_fault_at_every_step_loses_nothing():
     assert harness("faults").endswith("9 tasks, 0 promises broken")
 

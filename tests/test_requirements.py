@@ -182,7 +182,7 @@ def lowest(tmp_path_factory):
     return folder / "bin"
 
 
-@pytest.mark.slow  # some 3 GB are downloaded, unless uv has them in its cache
+@pytest.mark.exhaustive  # some 3 GB are downloaded, unless uv has them in its cache
 def test_the_graders_path_works_with_the_lowest_versions(lowest, tiny, tmp_path):
     office, scenes = tiny / "p2_data/office", tiny / "p3_data/validation"
     labels, more, masks = tmp_path / "1.csv", tmp_path / "2.csv", tmp_path / "masks"

@@ -4,7 +4,6 @@ import copy
 import dataclasses
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -602,9 +601,6 @@ def drawn(tmp_path_factory):
     torch.save(
         make_backbone().state_dict(), folder / "p2_data" / "pretrain_model_SL.pt"
     )  # what setting D starts from
-    shutil.copy(
-        folder / "p2_data" / "office" / "train.csv", folder / "p2_data" / "office" / "labels.csv"
-    )  # for p1.pretrain
     images = enumerate(sorted((folder / "p2_data" / "mini" / "train").iterdir()))
     rows = "".join(f"{k},{path.name},{k % 2}\n" for k, path in images)
     (folder / "p2_data" / "mini" / "labels.csv").write_text(f"id,filename,label\n{rows}")
@@ -613,7 +609,7 @@ def drawn(tmp_path_factory):
 
 PROGRAMS = {
     "p1.train": ("p1_data", "hour", 10),
-    "p1.pretrain": ("p2_data/office", "hour", 10),
+    "p1.pretrain": ("p2_data/mini", "hour", 4),
     "p3.train": ("p3_data", "original", 4),
     "p2.pretrain": ("p2_data", "hour", 4),
     "p2.supervise": ("p2_data", "hour", 4),
