@@ -114,7 +114,7 @@ LONG_B = dataclasses.replace(
 
 DEMO_C = dataclasses.replace(
     BEST_C, name="demo", source="for the drawn data of demo.sh, from the weights that ship",
-    pretrained="checkpoints/p3_c.pt", epochs=3, batch_size=8, lr=3e-4, average=0.9,
+    pretrained="checkpoints/p3_c.pt", epochs=2, batch_size=8, lr=3e-4, average=0.9,
 )  # fmt: skip
 
 RECIPES = {
