@@ -25,7 +25,7 @@ from p2 import data as p2
 from p3 import data as p3
 from training import progress
 
-HEADER = ("split", "images", "sizes", "classes", "images a class", "double", "unreadable")
+HEADER = ("split", "images", "sizes", "classes", "images per class", "duplicates", "unreadable")
 
 
 @dataclasses.dataclass
@@ -67,7 +67,7 @@ def main() -> int:
     found = [split for pair in pairs for split in pair if split]
     if not found:
         raise InputError(
-            f"{folder} has none of p1_data, p2_data, p3_data; name the course's folder"
+            f"{folder} contains none of p1_data, p2_data, p3_data; give the course's data folder"
         )
     for cells in (HEADER, ("---",) * len(HEADER), *(split.row() for split in found)):
         answer(f"| {' | '.join(cells)} |")
@@ -83,7 +83,7 @@ def main() -> int:
             seen = set(train.digests.values())
             both = [path.name for path, digest in val.digests.items() if digest in seen]
             answer(
-                f"{val.name}: {len(both)} of {len(val.digests)} images are in {train.name} too"
+                f"{val.name}: {len(both)} of {len(val.digests)} images are also in {train.name}"
                 + (f": {some(both)}" if both else "")
             )
     return PARTIAL if any(split.bad for split in found) else 0

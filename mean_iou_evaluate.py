@@ -89,7 +89,7 @@ def main() -> None:
     if len(absent) == UNKNOWN:
         note("note: all pixels of both folders are unknown, so there is no class to take a mean of")
     elif absent:
-        note(f"note: left out of the mean, being in neither folder: class {', '.join(absent)}")
+        note(f"note: in neither folder, so left out of the mean: class {', '.join(absent)}")
     for c, iou in enumerate(ious):
         print(f"class #{c} : {iou:1.5f}")
     print(f"\nmean_iou: {mean:f}\n")
@@ -147,7 +147,7 @@ def confusion(truths: Path, predictions: Path) -> list[list[int]]:
     if faults:
         raise InputError(
             f"{quantity(faults, 'pair')} cannot be compared: {first_of(faults)}; "
-            "write these masks anew"
+            "write these masks again"
         )
     matrix = [[0] * len(CLASSES) for _ in CLASSES]
     for codes, pixels in enumerate(counts):  # counts red with unknown
@@ -165,7 +165,8 @@ def paired_names(truths: Path, predictions: Path) -> list[str]:
     wrong = []
     if missing:
         wrong.append(
-            f"{quantity(missing, 'mask')} of {truths} missing in {predictions}: {first_of(missing)}"
+            f"{quantity(missing, 'mask')} of {truths} missing from {predictions}: "
+            f"{first_of(missing)}"
         )
     if extra:
         wrong.append(
@@ -188,16 +189,16 @@ def mask_names(folder: Path) -> set[str]:
             if not entry.name.startswith(".") and entry.is_file()
         ]
     except FileNotFoundError as error:
-        raise InputError(f"no folder {folder}; name a folder of *.png masks") from error
+        raise InputError(f"no folder {folder}; give a folder of *.png masks") from error
     except NotADirectoryError as error:
-        raise InputError(f"{folder} is not a folder; name a folder of *.png masks") from error
+        raise InputError(f"{folder} is not a folder; give a folder of *.png masks") from error
     except OSError as error:
         raise InputError(
-            f"cannot list the folder {folder} ({error.strerror}); name one that can be read"
+            f"cannot list the folder {folder} ({error.strerror}); give one that can be read"
         ) from error
     names = {name for name in files if name.lower().endswith(".png")}
     if not names:
-        raise InputError(f"no *.png mask in {folder}; name the folder that holds the masks")
+        raise InputError(f"no *.png mask in {folder}; give the folder that contains the masks")
     return {name for name in names if name.lower().endswith("_mask.png")} or names
 
 

@@ -9,7 +9,7 @@ for file in "${requirements[@]}"; do
 done
 if ! $installed; then
   python3 -c 'import sys; sys.exit(sys.version_info < (3, 10) and f"Python 3.10 or newer is needed; this is {sys.version}")'
-  echo "making $venv"
+  echo "creating $venv"
   python3 -m venv "$venv"
   # uv is ten times as fast, but ignores pip's own configuration: indexes, folders of wheels,
   # constraints.
@@ -17,7 +17,7 @@ if ! $installed; then
   if command -v uv >/dev/null && ! python3 -m pip config list 2>/dev/null | grep -qE 'index|find-links|constraint'; then
     installer=(uv pip install --python "$venv/bin/python3")
   fi
-  echo "installing ${requirements[*]}: a minute or more, some 6 GB (PyTorch brings its CUDA libraries)"
+  echo "installing ${requirements[*]}: a minute or more, about 6 GB (PyTorch includes its CUDA libraries)"
   # Without a terminal, pip and uv print nothing while they download and copy.
   (while sleep 8 &>/dev/null; do echo "still installing: $SECONDS s so far"; done) &
   still=$!

@@ -61,25 +61,26 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = Parser(prog="python3 -m benchmarks", description=__doc__)
-    parser.add_argument(
-        "parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; without one, all"
-    )
-    parser.add_argument("--repeats", type=positive, default=3, help="turns (%(default)s)")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (all)")
+    parser.add_argument("--repeats", type=positive, default=3, help="number of turns (%(default)s)")
     parser.add_argument(
         "--share",
         type=float,
         default=1.0,
-        help="of the course's numbers of images (%(default)s); less only shows that it runs",
+        help="fraction of the course's images (%(default)s); less than 1 only shows that it runs",
     )
     for problem, name in (("p1", "p1_c.pt"), ("p2", "p2_c.pt"), ("p3", "p3_c.pt")):
         checkpoint = ROOT / "checkpoints" / name
         parser.add_argument(f"--{problem}", type=Path, default=checkpoint, metavar="CHECKPOINT")
     parser.add_argument(
-        "--write", action=argparse.BooleanOptionalAction, default=True, help="results.json, README"
+        "--write",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="write results.json and README.md",
     )
     args = parser.parse_args()
     if foreign := set(args.parts) - set(PARTS):
-        parser.error(f"no part {', '.join(sorted(foreign))}; there are {', '.join(PARTS)}")
+        parser.error(f"unknown part {', '.join(sorted(foreign))}; choose from {', '.join(PARTS)}")
     args.parts = [part for part in PARTS if part in (args.parts or PARTS)]
     return args
 

@@ -25,11 +25,15 @@ EVERY = 0.2  # seconds between two counts of the open files
 
 def main() -> None:
     parser = Parser(prog="benchmarks.load", description=__doc__)
-    parser.add_argument("problems", nargs="*", metavar="PROBLEM", help=f"of {', '.join(IMAGES)}")
-    parser.add_argument("--share", type=float, default=1.0, help="of the images (%(default)s)")
+    parser.add_argument("problems", nargs="*", metavar="PROBLEM", help=f"{', '.join(IMAGES)} (all)")
+    parser.add_argument(
+        "--share", type=float, default=1.0, help="fraction of the images (%(default)s)"
+    )
     args = parser.parse_args()
     if foreign := set(args.problems) - set(IMAGES):
-        parser.error(f"no problem {', '.join(sorted(foreign))}; there are {', '.join(IMAGES)}")
+        parser.error(
+            f"unknown problem {', '.join(sorted(foreign))}; choose from {', '.join(IMAGES)}"
+        )
     say("| problem | images | seconds | peak MiB | most open files |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory(prefix="load.") as folder:
         for problem in args.problems or IMAGES:

@@ -91,12 +91,14 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     parser = Parser(prog="python3 -m benchmarks.naive", description=__doc__)
     parser.add_argument("problem", choices=["p1", "p2", "p3"])
-    parser.add_argument("--checkpoint", type=Path, required=True, help="as pN.train writes it")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="a checkpoint that pN.train wrote"
+    )
     parser.add_argument(
         "--images",
         type=Path,
         required=True,
-        help="folder; p3's images must be of one size within a batch",
+        help="folder; for p3, all images of a batch must have the same size",
     )
     parser.add_argument("--table", type=Path, help="p2: csv with the columns id and filename")
     parser.add_argument(
@@ -105,7 +107,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=32, help="%(default)s")
     args = parser.parse_args()
     if (args.problem == "p2") != (args.table is not None):
-        raise InputError("--table CSV belongs to p2, and p2 needs it")
+        raise InputError("--table CSV is required for p2, and only p2 accepts it")
     return args
 
 

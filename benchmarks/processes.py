@@ -104,9 +104,7 @@ def same_pixels(ours: Path, theirs: Path) -> float:
     for name in names:
         first, second = (np.asarray(Image.open(folder / name)) for folder in (ours, theirs))
         if first.shape != second.shape:
-            raise InputError(
-                f"the two programs' {name} are not of one size; nothing can be compared"
-            )
+            raise InputError(f"the two programs' {name} differ in size; nothing can be compared")
         pixels = (first == second).all(axis=-1)
         equal, count = equal + int(pixels.sum()), count + pixels.size
     return equal / count

@@ -42,12 +42,12 @@ def main() -> None:
     parser = Parser(prog="python3 -m benchmarks.steps", description=__doc__)
     parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"{', '.join(GROUPS)} (all)")
     parser.add_argument(
-        "--repeats", type=positive, default=3, help="of every program (%(default)s)"
+        "--repeats", type=positive, default=3, help="runs of each program (%(default)s)"
     )
     parser.add_argument("--program", help=argparse.SUPPRESS)  # time this one, in this process
     args = parser.parse_args()
     if unknown := set(args.groups) - GROUPS.keys():
-        raise InputError(f"no group {sorted(unknown)[0]}; there are {', '.join(GROUPS)}")
+        raise InputError(f"unknown group {sorted(unknown)[0]}; choose from {', '.join(GROUPS)}")
     if args.program:
         print(json.dumps(seconds(args.groups[0], args.program)))
         return

@@ -35,20 +35,19 @@ def unpack(archive: Path, folder: Path) -> None:
             top = stage / "hw1_data" if (stage / "hw1_data").is_dir() else stage
             missing = [part for part in PARTS if not (top / part).is_dir()]
             if missing:
-                raise BadArchive(f"it holds no {', '.join(missing)}")
+                raise BadArchive(f"it does not contain {', '.join(missing)}")
             for part in PARTS:
                 if (folder / part).exists():
-                    say(f"kept {folder / part}, which was there already")
+                    say(f"kept {folder / part}, which already existed")
                 else:
                     os.rename(top / part, folder / part)
                     say(f"unpacked {folder / part}")
-        say(f"{archive} is not needed any more")
+        say(f"{archive} is no longer needed")
     except Exception as error:  # every kind of damage raises another exception
         why = str(error) or type(error).__name__
         raise BadArchive(
             f"cannot unpack {archive}: {why}; if it is not the course's archive, delete it and "
-            "start "
-            "again"
+            "start again"
         ) from error
 
 
@@ -98,13 +97,13 @@ def _extract(archive: Path, folder: Path) -> None:
             total += size
             if total > room or count > MAX_FILES:
                 raise BadArchive(
-                    f"it holds more than {MAX_FILES:,} files or {room:,} bytes, for which there "
-                    "is room"
+                    f"it contains more than {MAX_FILES:,} files, or more than the {room:,} bytes "
+                    "for which there is room"
                 )
             path = PurePosixPath(name.replace("\\", "/"))
             if path.is_absolute() or ".." in path.parts or not is_plain:
                 raise BadArchive(
-                    f"it is not safe: {name!r} is a link, a device or a path that leads out"
+                    f"it is not safe: {name!r} is a link, a device or a path out of the folder"
                 )
         # The filter also makes owners and permissions safe; Python has it since 3.10.12.
         opened.extractall(

@@ -89,16 +89,17 @@ class Wanted:
 
 def main() -> int:
     parser = Parser(
-        prog=PROGRAM, description="Make sure that the files of a manifest are there and right."
+        prog=PROGRAM,
+        description="Check the files that a manifest lists; download what is missing or wrong.",
     )
     parser.add_argument(
         "what",
         nargs="?",
         choices=list(FOLDERS),
         default="checkpoints",
-        help="%(default)s, if not said",
+        help="which files (%(default)s)",
     )
-    parser.add_argument("name", nargs="?", help="only the file of this name (all)")
+    parser.add_argument("name", nargs="?", help="only the file with this name (all)")
     parser.add_argument(
         "--manifest", type=Path, default=ROOT / "checkpoints" / "manifest.json", help="%(default)s"
     )
@@ -106,14 +107,14 @@ def main() -> int:
         "--to",
         type=Path,
         metavar="FOLDER",
-        help="where the files belong (the repository's folder for them)",
+        help="folder for the files (the repository's own)",
     )
     parser.add_argument(
         "--timeout",
         type=positive,
         default=30,
         metavar="SECONDS",
-        help="of a server's silence (%(default)s)",
+        help="how long a server may be silent (%(default)s)",
     )
     args = parser.parse_args()
 
@@ -126,7 +127,7 @@ def main() -> int:
             raise InputError(f"no {args.name} in {args.what}; the manifest lists {there}")
     folder = args.to or ROOT / FOLDERS[args.what]
     if args.what == "data" and all((folder / part).is_dir() for part in PARTS):
-        say(f"nothing to do: {folder} holds {', '.join(PARTS)} already")
+        say(f"nothing to do: {folder} already contains {', '.join(PARTS)}")
         return 0
     if not listed:
         say(f"nothing to do: {args.manifest} lists no {args.what}")
@@ -188,9 +189,8 @@ def obtain(wanted: Wanted, folder: Path, timeout: int) -> Path:
             say(f"{wanted.name} is {fault}")
         if not wanted.source:
             raise Failed(
-                f"{path} is {fault}; it ships with the repository and lies on no server. Restore "
-                "it "
-                f"there: git checkout -- {FOLDERS['checkpoints']}"
+                f"{path} is {fault}; it ships with the repository and is on no server; restore it "
+                f"with: git checkout -- {FOLDERS['checkpoints']}"
             )
         writable_folder(folder)
         with _alone(path):
@@ -201,16 +201,16 @@ def obtain(wanted: Wanted, folder: Path, timeout: int) -> Path:
                 except (Failed, OSError, ImportError) as error:
                     digest = f"begins with {wanted.sha256}" if wanted.sha256 else "is not known"
                     raise Failed(
-                        f"cannot fetch {wanted.name} from {wanted.source}: {error}; by hand: open "
-                        "that "
-                        f"address in a browser and place the file at {path} (its sha256 {digest})"
+                        f"cannot fetch {wanted.name} from {wanted.source}: {error}; to do it by "
+                        f"hand, open that address in a browser and save the file as {path} "
+                        f"(its sha256 {digest})"
                     ) from error
     say(f"{done} {wanted.name} ({description})")
     if 0 < (digits := len(wanted.sha256)) < 64:
         warn(f"{wanted.name}: only the first {digits} digits of its sha256 are known and verified")
     if not wanted.sha256:
         verified = "only its size was" if wanted.bytes is not None else "nothing could be"
-        warn(f"{wanted.name}: the manifest knows no hash, so {verified} verified")
+        warn(f"{wanted.name}: the manifest has no hash, so {verified} verified")
     return path
 
 
@@ -239,7 +239,7 @@ def _alone(path: Path) -> Iterator[None]:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                say(f"another download of {path} is at work; waiting for it")
+                say(f"waiting for another process that is downloading {path}")
                 fcntl.flock(handle, fcntl.LOCK_EX)
         if not lock.exists() or not os.path.samestat(os.fstat(handle), lock.stat()):
             os.close(handle)  # its former holder removed it, and another process may hold a new one
@@ -301,7 +301,7 @@ def _from_server(wanted: Wanted, part: Path, timeout: int) -> bool:
                 elif not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
                     part.unlink(missing_ok=True)
                     raise requests.RequestException(
-                        "the server sent another range than the one asked for"
+                        "the server sent a different range from the one requested"
                     )
                 length = response.headers.get("Content-Length", "")
                 total = have + int(length) if length.isdigit() else wanted.bytes
@@ -358,7 +358,7 @@ def _plain(error: Any, timeout: int) -> str:
     reason = str(getattr(error.args[0] if error.args else None, "reason", None) or error)
     if "Failed to resolve" in reason or "unreachable" in reason:
         return "there is no network, or no such server"
-    return "the connection broke off" if "IncompleteRead" in reason else reason
+    return "the connection was lost" if "IncompleteRead" in reason else reason
 
 
 def _from_drive(wanted: Wanted, part: Path, timeout: int) -> bool:
@@ -388,7 +388,7 @@ def _from_drive(wanted: Wanted, part: Path, timeout: int) -> bool:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     if not done or not part.is_file():
-        raise Failed("gdown brought nothing")
+        raise Failed("gdown downloaded nothing")
     return False
 
 

@@ -25,9 +25,13 @@ OPSET = 18
 
 def arguments() -> argparse.Namespace:
     parser = Parser(description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="what pN.train has written")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="a checkpoint that pN.train wrote"
+    )
     parser.add_argument("--onnx", type=Path, required=True, help="file to write")
-    parser.add_argument("--size", type=positive, help="problem 3: the images' side in pixels (512)")
+    parser.add_argument(
+        "--size", type=positive, help="problem 3: side of the images in pixels (512)"
+    )
     return parser.parse_args()
 
 
@@ -42,7 +46,7 @@ def main() -> None:
     model = load(args.checkpoint)
     problem = model.checkpoint.problem
     if args.size and problem != "p3":
-        raise InputError(f"--size is for problem 3; {args.checkpoint} is of {problem}")
+        raise InputError(f"--size is for problem 3; {args.checkpoint} is a checkpoint of {problem}")
     side = args.size or SIZE[problem]
     images = torch.zeros(2, 3, side, side, dtype=torch.uint8)
     exported = io.BytesIO()

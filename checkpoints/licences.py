@@ -16,7 +16,7 @@ from core.cli import Parser, answer, entry
 
 ROOT = Path(__file__).resolve().parents[1]
 REQUIREMENTS = ("requirements.txt", "requirements-dev.txt")
-UNKNOWN = "says no licence"
+UNKNOWN = "no licence stated"
 
 
 def main() -> None:

@@ -35,7 +35,7 @@ def main() -> None:
         "--data",
         type=Path,
         default=Path("hw1_data"),
-        help="the data whose validation images it is scored on (%(default)s)",
+        help="data set whose validation images it is scored on (%(default)s)",
     )
     parser.add_argument("--folder", type=Path, default=FOLDER, help="%(default)s")
     args = parser.parse_args()
@@ -52,8 +52,10 @@ def main() -> None:
         file.write((json.dumps(manifest, indent=2) + "\n").encode())
     with atomic_write(args.folder / "README.md") as file:
         file.write(table.encode())
-    by_script = f"{fields['graded']:.4f}" if fields["graded"] is not None else "no images for it"
-    say(f"{args.name}: {fields['bytes']:,} bytes, {fields['score']}; by the script {by_script}")
+    by_script = (
+        f"{fields['graded']:.4f}" if fields["graded"] is not None else "no validation images"
+    )
+    say(f"{args.name}: {fields['bytes']:,} bytes, {fields['score']}; graders' script: {by_script}")
 
 
 def describe(source: Path, name: str, data: Path = Path("hw1_data")) -> dict[str, Any]:
@@ -67,13 +69,14 @@ def describe(source: Path, name: str, data: Path = Path("hw1_data")) -> dict[str
     packed = source.read_bytes()
     if len(packed) > checkpoint.MAX_BYTES:
         raise InputError(
-            f"{source} has {len(packed):,} bytes; at most {checkpoint.MAX_BYTES:,} may lie in the "
-            "repository"
+            f"{source} has {len(packed):,} bytes; a file in the repository may have at most "
+            f"{checkpoint.MAX_BYTES:,}"
         )
     metric = next((score for score in ("accuracy", "mean_iou") if score in saved.scores), None)
     if metric is None:
         raise InputError(
-            f"{source} is {saved.architecture} without a score; name what pN.train wrote"
+            f"{source} is {saved.architecture} without a score; give a checkpoint "
+            "that pN.train wrote"
         )
     made, value = saved.made, saved.scores[metric]
     network = models.load(source).network

@@ -103,7 +103,7 @@ def load(path: Path, problem: str) -> Checkpoint:
     version = fields.pop("format")
     if not isinstance(version, int) or version != FORMAT:
         raise InputError(
-            f"{path} has another version's format; use the code it was made with, or train again"
+            f"{path} has the format of another version; use the code that wrote it, or train again"
         )
     if fields.get("problem") != problem and _is_text(fields.get("problem")):
         raise InputError(f"{path} is a checkpoint of {fields['problem']}, not of {problem}")
@@ -122,7 +122,7 @@ def load(path: Path, problem: str) -> Checkpoint:
     ]
     if faults:
         raise InputError(
-            f"{path} is not a whole checkpoint ({some(sorted(faults))}); fetch or train it again"
+            f"{path} is not a complete checkpoint ({some(sorted(faults))}); fetch or train it again"
         )
     return Checkpoint(**fields | {name: tuple(fields[name]) for name in LISTS})
 
@@ -155,11 +155,11 @@ def _is_finite(value: Any) -> bool:
 
 # Field of a file -> a description of what it must be, and the test for it.
 SCHEMA: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "problem": ("a text", _is_text),
-    "architecture": ("a text", _is_text),
-    "classes": ("a list of texts", lambda value: _is_list(value, _is_text)),
+    "problem": ("a string", _is_text),
+    "architecture": ("a string", _is_text),
+    "classes": ("a list of strings", lambda value: _is_list(value, _is_text)),
     "input_size": (
-        "None or a number from 1 up",
+        "None or an integer of at least 1",
         lambda value: value is None or type(value) is int and value > 0,
     ),
     "mean": ("three finite numbers", lambda value: _is_list(value, _is_number, 3)),
@@ -170,13 +170,13 @@ SCHEMA: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "flip_test": ("True or False", lambda value: isinstance(value, bool)),
     "rotate_test": ("True or False", lambda value: isinstance(value, bool)),
     "test_scales": (
-        "finite numbers above 0",
+        "a list of finite numbers above 0",
         lambda value: _is_list(value, functools.partial(_is_number, above=0)) and len(value) > 0,
     ),
-    "recipe": ("values by name", _is_named),
-    "scores": ("values by name", _is_named),
-    "made": ("values by name", _is_named),
-    "weights": ("finite tensors by name", lambda value: _is_named(value, _is_finite)),
+    "recipe": ("a dict with string keys", _is_named),
+    "scores": ("a dict with string keys", _is_named),
+    "made": ("a dict with string keys", _is_named),
+    "weights": ("a dict of finite tensors", lambda value: _is_named(value, _is_finite)),
 }
 
 
@@ -186,14 +186,14 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     if "format" in content and "weights" in content:
         content = content["weights"]
     if not _is_named(content, lambda value: isinstance(value, torch.Tensor)):
-        raise InputError(f"{path} holds more than tensors by name; name a file of bare weights")
+        raise InputError(f"{path} contains more than named tensors; give a file of weights only")
     return content
 
 
 def read(path: Path) -> dict[str, Any]:
     """Load plain data by name onto the CPU with ``torch.load``. Every failure is an InputError."""
     if not path.is_file():
-        hint = _how_to_restore(path) or "bash hw1_download.sh checks those that ship"
+        hint = _how_to_restore(path) or "to check those that ship, run: bash hw1_download.sh"
         raise InputError(f"no checkpoint {path}; {hint}")
     try:
         path.open("rb").close()
@@ -206,13 +206,12 @@ def read(path: Path) -> dict[str, Any]:
         raise
     except Exception as error:  # a broken or truncated file can raise almost anything, even OSError
         foreign = isinstance(error, pickle.UnpicklingError)
-        why = "it holds more than plain weights" if foreign else "it is cut short or damaged"
+        why = "it contains more than plain weights" if foreign else "it is truncated or damaged"
         hint = _how_to_restore(path) or "fetch it again or train it again"
         raise InputError(f"cannot load {path}: {why}; {hint}") from error
     if not _is_named(content):
         raise InputError(
-            f"{path} holds a {type(content).__name__}, not weights by their names; "
-            "name another file"
+            f"{path} contains a {type(content).__name__}, not named weights; choose another file"
         )
     return content
 
@@ -223,7 +222,11 @@ def _how_to_restore(path: Path) -> str:
     if path.resolve().parent != SHIPPED or not manifest.is_file():
         return ""
     ships = f'"name": "{path.name}"' in manifest.read_text(encoding="utf-8", errors="replace")
-    return "it ships with the repository: git checkout -- checkpoints" if ships else ""
+    return (
+        "it ships with the repository; restore it with: git checkout -- checkpoints"
+        if ships
+        else ""
+    )
 
 
 # The classes and functions that pickled weights may name. torch allows a few more; two of these,

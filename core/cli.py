@@ -27,7 +27,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Always raise InputError."""
-        raise InputError(f"{message}; --help says more")
+        raise InputError(f"{message}; see --help")
 
 
 def entry(main: Callable[[], int | None]) -> None:
@@ -85,7 +85,7 @@ def answer(text: str) -> None:
     try:
         print(text, flush=True)
     except OSError as error:
-        raise InputError(f"cannot write on stdout: {error.strerror}") from error
+        raise InputError(f"cannot write to stdout: {error.strerror}") from error
 
 
 def say(message: str) -> None:
@@ -118,7 +118,7 @@ def _write(stream: TextIO, message: str, end: str = "\n") -> None:
 def file_path(text: str) -> Path:
     """An argparse type: the path of a file to write. ``out/`` is refused, as it is a folder."""
     if text.endswith(os.sep):
-        raise argparse.ArgumentTypeError(f"{text} is a folder; name a file")
+        raise argparse.ArgumentTypeError(f"{text} is a folder; give a file name")
     return Path(text)
 
 
@@ -126,7 +126,7 @@ def positive(text: str) -> int:
     """An argparse type: an integer of at least 1."""
     value = int(text)
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 up")
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
     return value
 
 

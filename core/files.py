@@ -60,11 +60,11 @@ def link_target(path: Path) -> Path:
         path = Path(os.path.realpath(path.parent), path.name)
         system = {"dev", "proc", "sys"} & set(path.parts[1:2])
         if system and path.parts[1:3] != ("dev", "shm"):
-            raise Unwritable(f"cannot write {path}: it is the system's; name another file")
+            raise Unwritable(f"cannot write {path}: it belongs to the system; choose another file")
         if not os.path.islink(path):
             return path
         path = path.parent / os.readlink(path)
-    raise Unwritable(f"cannot write {path}: its links lead in a circle; name another file")
+    raise Unwritable(f"cannot write {path}: its symbolic links form a loop; choose another file")
 
 
 def remove_abandoned(folder: Path) -> None:
@@ -87,12 +87,12 @@ def writable_file(path: Path) -> Path:
     except (FileNotFoundError, NotADirectoryError):
         mode = stat.S_IFREG  # it will be a regular file
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}; name another file") from error
+        raise InputError(f"cannot write {path}: {error.strerror}; choose another file") from error
     if stat.S_ISDIR(mode):
-        raise InputError(f"the output {path} is a folder; name a file")
+        raise InputError(f"the output {path} is a folder; give a file name")
     if not stat.S_ISREG(mode):
         raise InputError(
-            f"the output {path} is a device, which a new file would replace; name a file"
+            f"the output {path} is a device, which a new file would replace; choose a regular file"
         )
     output_folder(target.parent)
     return path
@@ -109,12 +109,12 @@ def output_folder(path: Path) -> Path:
         while not _exists(existing):
             existing = existing.parent
         if not existing.is_dir():
-            raise InputError(f"the output folder {path} cannot be made: a file is in the way")
+            raise InputError(f"cannot create the output folder {path}: a file is in the way")
         # Ask the file system itself, since os.access allows root everything.
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        raise InputError(f"cannot write in {existing}: {error.strerror}") from error
+        raise InputError(f"cannot write to {existing}: {error.strerror}") from error
     remove_abandoned(path)
     return path
 
@@ -134,7 +134,7 @@ def writable_folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"the output folder {path} cannot be made: {error.strerror}") from error
+        raise InputError(f"cannot create the output folder {path}: {error.strerror}") from error
     return path
 
 

@@ -109,7 +109,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         with Image.open(path, formats=FORMATS) as image:
             if not _is_allowed(image):
                 raise ValueError(
-                    f"{image.width} x {image.height} pixels, but {MAX_PIXELS:,} at most"
+                    f"{image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are allowed"
                 )
             with _pixels_at_once.hold(image.width * image.height):
                 image.load()
@@ -160,7 +160,7 @@ def find(
     for source in sources:
         if os.path.isfile(source):
             if not source.name.lower().endswith(SUFFIXES):
-                raise InputError(f"{source} is not a folder, nor one of *{', *'.join(SUFFIXES)}")
+                raise InputError(f"{source} is neither a folder nor one of *{', *'.join(SUFFIXES)}")
             found.append(source)
             continue
         if glob.has_magic(str(source)) and not os.path.exists(source):
@@ -171,7 +171,7 @@ def find(
         else:
             paths = list_files(source, SUFFIXES)
         if not (paths := select(paths)):
-            raise InputError(f"no image, or only masks, in {source}")
+            raise InputError(f"no images, or only masks, in {source}")
         found += paths
     return list(dict.fromkeys(found))
 
@@ -208,7 +208,7 @@ def decoded(
                 raise InputError(f"{path} is {size_of(image)}, but {paths[0]} is {size_of(first)}")
             yield image
     except BadImage as error:
-        raise InputError(f"{error}; a training set must be whole") from error
+        raise InputError(f"{error}; every image of a training set must be readable") from error
 
 
 def size_of(image: np.ndarray) -> str:

@@ -78,7 +78,7 @@ class Demo:
 
     def __init__(self, out: Path) -> None:
         self.out = out
-        self.rows: list[tuple[str, str, str, str]] = [("what", "expected", "came out", "seconds")]
+        self.rows: list[tuple[str, str, str, str]] = [("what", "expected", "result", "seconds")]
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:
@@ -91,7 +91,7 @@ class Demo:
     def draw(self, name: str, parameters: Parameters) -> Path:
         """Draw into the folder ``name``, unless that is done already; return the folder."""
         folder = self.out / name
-        with self.timed(f"{name} drawn"), Alive(f"drawing {folder}"):
+        with self.timed(f"draw {name}/"), Alive(f"drawing {folder}"):
             draw_all(folder, parameters)
         return folder
 
@@ -125,7 +125,7 @@ class Demo:
         folder = self.out / "runs" / name
         data = self.out / "data" / f"{module[:2]}_data"
         command = ["python3", "-m", module, "--recipe", "demo", "--data", data, "--run", folder]
-        with self.timed(f"{name} trained"):
+        with self.timed(f"train {name}"):
             self.run(f"training {name}", *command, *flags)
         return folder
 
@@ -171,7 +171,7 @@ def main() -> None:
         "--out",
         type=Path,
         default=ROOT / "demo_out",
-        help="%(default)s; a second run goes on there",
+        help="%(default)s; a second run continues there",
     )
     out = parser.parse_args().out.resolve()
     start = time.perf_counter()
@@ -188,8 +188,8 @@ def main() -> None:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
         say("  ".join(cells).rstrip())
     minutes = (time.perf_counter() - start) / 60
-    say(f"\nall in {minutes:.1f} minutes on {os.cpu_count()} cores; everything lies in {out}")
-    say(f"to look at: {out / 'report' / 'report.html'}")
+    say(f"\ndone in {minutes:.1f} minutes on {os.cpu_count()} cores; everything is in {out}")
+    say(f"open in a browser: {out / 'report' / 'report.html'}")
 
 
 def show_shipped(demo: Demo) -> None:
@@ -217,7 +217,7 @@ def train_all(demo: Demo) -> None:
     # From random weights, a few minutes are not enough to learn rangeland and water.
     start = ROOT / "checkpoints" / "p3_c.pt"
     run = demo.train("p3_C_demo", "p3.train", "--pretrained", start, "--model", "C")
-    demo.grade("p3 C, trained on from p3_c.pt", EXPECTED["p3"], data, run / "last.pt")
+    demo.grade("p3 C, trained further from p3_c.pt", EXPECTED["p3"], data, run / "last.pt")
 
 
 def show_report(demo: Demo) -> None:
@@ -226,7 +226,7 @@ def show_report(demo: Demo) -> None:
     shown = [path.name.split("_")[0] for path in scenes]
     folders = ["--runs", demo.out / "runs", "--out", demo.out / "report"]
     command = ["python3", "-m", "report", *folders, "--data", demo.out / "data"]
-    with demo.timed("report made"):
+    with demo.timed("make the report"):
         demo.run("making the report", *command, "--images", *shown)
 
 

@@ -35,37 +35,35 @@ P1, MINI, OFFICE, P3, OFFICE_ORDER = range(
 class Parameters:
     """Everything that a drawing depends on; also the command's flags and their defaults."""
 
-    seed: int = dataclasses.field(default=0, metadata={"help": "of everything random"})
+    seed: int = dataclasses.field(default=0, metadata={"help": "seed of all random numbers"})
     p1_train: int = dataclasses.field(
-        default=40, metadata={"help": "problem 1: training images a class"}
+        default=40, metadata={"help": "problem 1: training images per class"}
     )
     p1_val: int = dataclasses.field(
-        default=10, metadata={"help": "problem 1: validation images a class"}
+        default=10, metadata={"help": "problem 1: validation images per class"}
     )
     p2_unlabelled: int = dataclasses.field(
         default=1500, metadata={"help": "problem 2: images without labels"}
     )
     p2_classes: int = dataclasses.field(
-        default=65, metadata={"help": "problem 2: classes of the labelled images, 65 at most"}
+        default=65, metadata={"help": "problem 2: classes of the labelled images, at most 65"}
     )
     p2_train: int = dataclasses.field(
-        default=20, metadata={"help": "problem 2: training images a class"}
+        default=20, metadata={"help": "problem 2: training images per class"}
     )
     p2_val: int = dataclasses.field(
-        default=4, metadata={"help": "problem 2: validation images a class"}
+        default=4, metadata={"help": "problem 2: validation images per class"}
     )
     p3_train: int = dataclasses.field(default=120, metadata={"help": "problem 3: training scenes"})
     p3_val: int = dataclasses.field(default=24, metadata={"help": "problem 3: validation scenes"})
     size: int = dataclasses.field(
-        default=512, metadata={"help": "problem 3: a scene's side in pixels, from 32 up"}
+        default=512, metadata={"help": "problem 3: side of a scene in pixels, at least 32"}
     )
 
 
 def arguments() -> argparse.Namespace:
     parser = Parser(description=__doc__)
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder to draw into: a new or an empty one"
-    )
+    parser.add_argument("--out", type=Path, required=True, help="folder to draw into, new or empty")
     for field in dataclasses.fields(Parameters):
         kind, text = (
             int if field.name == "seed" else positive,
@@ -98,10 +96,12 @@ def draw_all(out: Path, parameters: Parameters) -> bool:
     """
     if parameters.seed < 0 or parameters.size < 32:
         raise InputError(
-            f"seed {parameters.seed} and size {parameters.size}: from 0 and from 32 up, please"
+            f"seed {parameters.seed}, size {parameters.size}: they must be at least 0 and 32"
         )
     if parameters.p2_classes > len(OFFICE_CLASSES):
-        raise InputError(f"{parameters.p2_classes} classes of problem 2: it has 65; name fewer")
+        raise InputError(
+            f"{parameters.p2_classes} classes are too many for problem 2, which has 65"
+        )
     out, p = out.absolute(), parameters
     try:
         if is_drawn(out, parameters):
@@ -138,7 +138,7 @@ def is_drawn(out: Path, parameters: Parameters) -> bool:
     except (OSError, ValueError):
         found = None
     if not isinstance(found, dict):
-        raise InputError(f"{out} is there already, and not by this program; name another folder")
+        raise InputError(f"{out} already exists and is not by this program; choose another folder")
     wanted = note(parameters)
     other = [
         f"{name} {found.get(name)}, not {value}"
@@ -147,7 +147,7 @@ def is_drawn(out: Path, parameters: Parameters) -> bool:
     ]
     if other:
         raise InputError(
-            f"{out} was drawn with {'; '.join(other)}: remove it or name another folder"
+            f"{out} was drawn with {'; '.join(other)}; remove it or choose another folder"
         )
     return True
 

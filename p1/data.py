@@ -33,7 +33,7 @@ def label_of(name: str) -> int:
     match = re.match(r"(\d+)_", name)
     if not match or int(match[1]) >= len(CLASSES):
         raise InputError(
-            f"{name}: no label 0..{len(CLASSES) - 1} before an underscore in the file's name"
+            f"{name}: the file name must begin with a label 0..{len(CLASSES) - 1} and an underscore"
         )
     return int(match[1])
 

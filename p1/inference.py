@@ -31,7 +31,10 @@ FALLBACK = data.CLASSES[0]  # the label of a file that cannot be read
 def arguments() -> argparse.Namespace:
     parser = Parser(prog="hw1_1.sh", description=__doc__)
     parser.add_argument(
-        "images", type=Path, nargs="+", help="folder of PNG or JPEG images, files, or 'a/*.png'"
+        "images",
+        type=Path,
+        nargs="+",
+        help="folder of PNG or JPEG images, image files, or a pattern such as 'a/*.png'",
     )
     parser.add_argument("output", type=file_path, help="csv to write: filename,label")
     flags(parser, ROOT / "checkpoints" / "p1_c.pt")
@@ -45,7 +48,7 @@ def main() -> int:
     counts = Counter(path.name for path in paths)
     if doubled := [name for name, count in counts.items() if count > 1]:
         raise InputError(
-            f"more than one image is called {some(doubled)}; label their folders alone"
+            f"more than one image is called {some(doubled)}; label each folder separately"
         )
     outputs = [writable_file(path) for path in (args.output, args.probabilities) if path]
     check_outputs(outputs, [args.checkpoint, *paths])
@@ -97,7 +100,7 @@ def load_network(path: Path, device: torch.device) -> tuple[nn.Module, Checkpoin
 
     saved = checkpoint.load(path, "p1")
     if saved.classes != data.CLASSES:
-        raise InputError(f"{path} is of {len(saved.classes)} classes, not of problem 1's 50")
+        raise InputError(f"{path} has {len(saved.classes)} classes instead of problem 1's 50")
     count = len(saved.classes)
     return predictor.load_network(
         lambda: build(saved.architecture, count), saved, path, device

@@ -98,10 +98,10 @@ def load_pretrained(
     # The keys are equal if the weights come from a finished run of the same model.
     if whole or (enlarged and weights.keys() == network.state_dict().keys()):
         checkpoint.load_weights(network, weights, source)
-        return f"the whole network from {source}"
+        return f"loaded the whole network from {source}"
     if isinstance(network, EnlargedEfficientNet):
         load_imagenet(network.backbone, weights, source)
-        return f"backbone from {source}; started anew: classifier"
+        return f"loaded the backbone from {source}; random weights: classifier"
     head = ("classifier.1.weight", "classifier.1.bias")
     missing = [name for name in head if name not in weights]
     if missing:
@@ -111,4 +111,4 @@ def load_pretrained(
         f"{name} {tuple(weights[name].shape)} -> {tuple(random[name].shape)}" for name in head
     ]
     checkpoint.load_weights(network, {**weights, **{name: random[name] for name in head}}, source)
-    return "head swapped: " + ", ".join(swapped)
+    return "replaced the head: " + ", ".join(swapped)

@@ -31,16 +31,18 @@ def arguments() -> tuple[argparse.Namespace, Recipe]:
     )
     parser.add_argument(
         "--pretrained",
-        help="initial weights; A: a checkpoint of model A, to train it on; B: file of a state dict "
-        "or a checkpoint of p1; C: imagenet, or a checkpoint of model C; none: random weights (as "
-        "the recipe says)",
+        help="initial weights; A: a checkpoint of model A, to train it further; B: a state dict "
+        "file or a checkpoint of p1; C: imagenet, or a checkpoint of model C; none: random weights "
+        "(as the recipe says)",
     )
     flags.tune_flag(parser)
     args = parser.parse_args()
     recipes = {name: models[args.model] for name, models in RECIPES.items() if args.model in models}
     recipe = flags.choose_recipe(parser, args, recipes, f"p1_{args.model}")
     if args.model == "B" and not (args.pretrained or recipe.pretrained):
-        raise InputError("model B needs --pretrained FILE (bash hw1_download.sh pretrained)")
+        raise InputError(
+            "model B needs --pretrained FILE; to download one: bash hw1_download.sh pretrained"
+        )
     return args, recipe
 
 
@@ -86,8 +88,8 @@ def require_from_scratch(source: Path) -> None:
     saved = checkpoint.load(source, "p1")
     if saved.recipe.get("model") != "A" or saved.classes != data.CLASSES:
         raise InputError(
-            f"{source} is no checkpoint of model A, which is trained from scratch: "
-            "leave out --pretrained, or take --model B"
+            f"{source} is not a checkpoint of model A, which is trained from scratch; "
+            "omit --pretrained, or use --model B"
         )
 
 

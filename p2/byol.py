@@ -88,4 +88,6 @@ def target_decay(base: float, schedule: str, step: int, total: int) -> float:
         return base
     if schedule == "cosine":
         return 1 - (1 - base) * (math.cos(math.pi * step / total) + 1) / 2
-    raise InputError(f"no schedule {schedule!r} of the target's decay; there are constant, cosine")
+    raise InputError(
+        f"unknown schedule {schedule!r} of the target's decay; choose constant or cosine"
+    )

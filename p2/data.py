@@ -58,7 +58,7 @@ def load_labelled(
     classes = classes or classes_of(labels)
     foreign = sorted(set(labels) - set(classes), key=natural)
     if foreign:
-        raise InputError(f"{table} has labels that the training csv has not: {some(foreign)}")
+        raise InputError(f"{table} has labels that are not in the training csv: {some(foreign)}")
     index = {label: k for k, label in enumerate(classes)}
     indices = torch.tensor([index[label] for label in labels])
     # A csv that lists the whole folder shares the cache of the unlabelled images. Any other csv

@@ -31,10 +31,12 @@ def arguments() -> argparse.Namespace:
         metavar="images.csv",
         type=Path,
         nargs="?",
-        help="csv with the columns id and filename; left out: all images, numbered from 0",
+        help="csv with the columns id and filename; without it, all images, numbered from 0",
     )
     parser.add_argument(
-        "images", type=Path, help="folder of the images; without a csv also a file, or 'a/*.jpg'"
+        "images",
+        type=Path,
+        help="folder of the images; without a csv, also a file or a pattern such as 'a/*.jpg'",
     )
     parser.add_argument("output", type=file_path, help="csv to write: id,filename,label")
     flags(parser, ROOT / "checkpoints" / "p2_c.pt")

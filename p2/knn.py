@@ -44,7 +44,7 @@ def load(office: Path, memory: float = math.inf) -> Probe | None:
         return None
     tables = office / "train.csv", office / "val.csv"
     if missing := [str(table) for table in tables if not table.is_file()]:
-        say(f"no kNN probe, as there is no {' and no '.join(missing)}")
+        say(f"skipping the kNN probe; missing: {', '.join(missing)}")
         return None
     images, labels, _, classes = data.load_labelled(tables[0], office / "train", memory=memory)
     val_images, val_labels, _, _ = data.load_labelled(tables[1], office / "val", classes, memory)

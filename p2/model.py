@@ -60,7 +60,7 @@ def build(architecture: str, classes: int) -> nn.Module:
     Raises InputError if the name is unknown or ``classes`` is 0.
     """
     if architecture != ARCHITECTURE or not classes:
-        raise InputError(f"problem 2 has no classifier {architecture!r} of {classes} classes")
+        raise InputError(f"problem 2 has no classifier {architecture!r} with {classes} classes")
     return Classifier(classes)
 
 

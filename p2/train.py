@@ -28,7 +28,7 @@ def arguments() -> tuple[argparse.Namespace, TransferRecipe]:
     parser.add_argument(
         "--backbone",
         type=Path,
-        help="initial backbone; B, D: DATA/pretrain_model_SL.pt or, where that is not there, "
+        help="initial backbone; B, D: DATA/pretrain_model_SL.pt or, if that is missing, "
         "runs/p2_supervised_RECIPE/last.pt; C, E: runs/p2_byol_RECIPE/last.pt",
     )
     flags.tune_flag(parser)
@@ -46,7 +46,7 @@ def initial_backbone(
     """
     if setting.start == "nothing":
         if args.backbone:
-            raise InputError(f"setting {setting.name} starts from nothing; leave --backbone out")
+            raise InputError(f"setting {setting.name} starts from random weights; omit --backbone")
         return None
     path = args.backbone or Path(f"runs/p2_byol_{recipe.name}/last.pt")
     command = "p2.pretrain"
@@ -57,8 +57,8 @@ def initial_backbone(
         command = "p2.supervise"
     if not path.is_file():
         raise InputError(
-            f"setting {setting.name} starts from {path}, which is not there; "
-            f"make it with {command}, or name another file: --backbone"
+            f"setting {setting.name} starts from {path}, which does not exist; "
+            f"make it with {command}, or choose another file with --backbone"
         )
     return path
 

@@ -62,7 +62,7 @@ def list_images(folder: Path) -> list[Path]:
     """
     paths = select(list_files(folder, images.SUFFIXES))
     if not paths:
-        raise InputError(f"no image but only masks in {folder}")
+        raise InputError(f"no images, only masks, in {folder}")
     check_names(paths)
     return paths
 
@@ -84,7 +84,7 @@ def check_names(paths: Iterable[Path]) -> None:
         other = names.setdefault(mask_name(path.name), path)
         if other is not path:
             raise InputError(
-                f"{other} and {path} would both become {mask_name(path.name)}; leave one out"
+                f"{other} and {path} would have the same mask {mask_name(path.name)}; leave one out"
             )
 
 

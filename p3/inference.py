@@ -46,7 +46,8 @@ def arguments() -> argparse.Namespace:
         "images",
         type=Path,
         nargs="+",
-        help="folder of xxxx_sat.jpg (or xxxx.jpg), of any size; files; or 'a/*.jpg'",
+        help="folder of images xxxx_sat.jpg (or xxxx.jpg) of any size, image files, or a pattern "
+        "such as 'a/*.jpg'",
     )
     parser.add_argument("output", type=Path, help="folder for xxxx_mask.png (or xxxx.png)")
     flags(parser, ROOT / "checkpoints" / "p3_c.pt")
@@ -59,7 +60,7 @@ def arguments() -> argparse.Namespace:
         "--confidence",
         type=Path,
         metavar="FOLDER",
-        help="also write how sure the network is of each pixel: grey images, 255 is 1",
+        help="also write the network's confidence in each pixel, as grey images (255 is 1)",
     )
     return parser.parse_args()
 
@@ -73,7 +74,7 @@ def main() -> int:
     if there and args.output.resolve() in {path.parent.resolve() for path in paths}:
         # Masks in the images' folder may be the ground truth.
         raise InputError(
-            f"{some(there)} in {args.output} would be overwritten; name another output folder"
+            f"{some(there)} in {args.output} would be overwritten; choose another output folder"
         )
     output_folder(args.output)
     if args.confidence:
@@ -122,7 +123,7 @@ def segment(args: argparse.Namespace, stream: Stream, device: torch.device) -> i
     if args.probabilities:
         rows = [(path.name, confidences[path]) for path in stream.paths]
         write_rows(args.probabilities, ("filename", "confidence"), rows)
-    return stream.report(devices.describe(device), f"a mask of {data.CLASSES[FALLBACK]} all over")
+    return stream.report(devices.describe(device), f"a mask that is all {data.CLASSES[FALLBACK]}")
 
 
 def answers(
@@ -184,7 +185,7 @@ def predictor(
 
     saved = checkpoint.load(path, "p3")
     if saved.classes != data.CLASSES:
-        raise InputError(f"{path} is of {len(saved.classes)} classes, not of problem 3's 7")
+        raise InputError(f"{path} has {len(saved.classes)} classes instead of problem 3's 7")
     network = load_network(lambda: build(saved.architecture), saved, path, device)
     folded = fold(network, device, bf16)
     views = Views(

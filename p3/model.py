@@ -210,10 +210,10 @@ def load_pretrained(network: nn.Module, weights: dict[str, Tensor], source: str)
     """
     if weights.keys() == network.state_dict().keys():
         checkpoint.load_weights(network, weights, source)
-        return f"the whole network from {source}"
+        return f"loaded the whole network from {source}"
     if isinstance(network, DeepLabv3Plus):
         load_imagenet(network.backbone, weights, source)
-        return f"backbone from {source}; started anew: all else"
+        return f"loaded the backbone from {source}; random weights: everything else"
     random = network.state_dict()
     try:
         if isinstance(network, FCN32s):
@@ -239,7 +239,7 @@ def load_pretrained(network: nn.Module, weights: dict[str, Tensor], source: str)
             f"{source} does not fit {type(network).__name__} ({error}). Nothing was loaded"
         ) from error
     checkpoint.load_weights(network, renamed | {name: random[name] for name in new_layers}, source)
-    return f"left out of {source}: {left_out}; started anew: {', '.join(new_layers)}"
+    return f"loaded {source} without {left_out}; random weights: {', '.join(new_layers)}"
 
 
 def logits(

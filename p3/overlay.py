@@ -32,7 +32,7 @@ def main() -> None:
     if image.shape != mask.shape:
         raise InputError(
             f"{mask_path} is {images.size_of(mask)}, but {image_path} is {images.size_of(image)}; "
-            "name a pair"
+            "give an image and its own mask"
         )
     with atomic_write(writable_file(out)) as file:
         Image.fromarray(overlay(image, data.classes_of(mask))).save(file, format="png")
@@ -51,14 +51,14 @@ def arguments() -> tuple[Path, Path, Path]:
         "--out",
         type=Path,
         metavar="FILE.png",
-        help="(the mask's name with _over_image.png, in the working folder)",
+        help="file to write (the mask's name with _over_image.png, in the working folder)",
     )
     args = parser.parse_args()
     out = args.out or Path(f"{args.mask.stem}_over_image.png")
     if out.suffix.lower() != ".png":
         raise InputError(f"the output is a PNG file, so {out} should end in .png")
     if out.resolve() in (args.image.resolve(), args.mask.resolve()):
-        raise InputError(f"{out} would overwrite an input; name another --out")
+        raise InputError(f"{out} would overwrite an input; choose another --out")
     return args.image, args.mask, out
 
 

@@ -30,7 +30,7 @@ def arguments() -> tuple[argparse.Namespace, Recipe]:
     )
     parser.add_argument(
         "--pretrained",
-        help="initial weights; A, B: file of torchvision's state dict; C: imagenet; each: a "
+        help="initial weights; A, B: a state dict file of torchvision; C: imagenet; all: a "
         "checkpoint of the same model; none: random weights (as the recipe says)",
     )
     flags.tune_flag(parser)
@@ -52,7 +52,7 @@ def main() -> None:
     if recipe.crop > min(pairs.shape[2:]):
         size = "x".join(map(str, pairs.shape[:1:-1]))
         raise InputError(
-            f"recipe {recipe.name} cuts {recipe.crop}x{recipe.crop}, but the images of "
+            f"recipe {recipe.name} crops {recipe.crop}x{recipe.crop} pixels, but the images in "
             f"{args.data} are {size}"
         )
     if args.preview:

@@ -84,7 +84,7 @@ def fold(network: nn.Module, device: torch.device, bf16: bool = False) -> nn.Mod
     folded.delete_all_unused_submodules()
     folded.recompile()
     if bf16 and not devices.has_bf16(device):
-        warn(f"no bfloat16 on {devices.describe(device)}; going on in float32")
+        warn(f"no bfloat16 on {devices.describe(device)}; using float32 instead")
         return folded
     return InBfloat16(folded) if bf16 else folded
 
@@ -271,12 +271,12 @@ class Predictor:
                 if len(part) == 1:
                     size = "x".join(str(side) for side in reversed(part.shape[2:]))
                     raise TooLarge(
-                        f"an image of {size} does not fit the memory of {self._device}"
+                        f"an image of {size} does not fit in the memory of {self._device}"
                     ) from error
                 self._at_most = len(part) // 2
                 if self._device.type == "cuda":
                     torch.cuda.empty_cache()
-                warn(f"the memory is short; going on with batches of {self._at_most}")
+                warn(f"not enough memory; continuing with batches of {self._at_most}")
         return torch.cat(done).numpy()
 
 

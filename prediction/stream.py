@@ -35,18 +35,20 @@ def flags(parser: argparse.ArgumentParser, checkpoint: Path) -> None:
     parser.add_argument(
         "--device",
         default="auto",
-        help="auto (a GPU that works, or else the CPU), cpu, cuda or cuda:N",
+        help="auto (a working GPU, otherwise the CPU), cpu, cuda or cuda:N",
     )
     parser.add_argument(
-        "--batch-size", type=positive, help="images at a time; halved if the memory is short"
+        "--batch-size", type=positive, help="images per batch; halved when memory runs out"
     )
     parser.add_argument(
-        "--bf16", action="store_true", help="in bfloat16 where the machine has it: faster, coarser"
+        "--bf16",
+        action="store_true",
+        help="use bfloat16 if the machine has it: faster, less precise",
     )
     parser.add_argument(
         "--flip",
         action=argparse.BooleanOptionalAction,
-        help="average with the mirror image, or not, whatever the checkpoint says",
+        help="average over the image and its mirror image (as the checkpoint says)",
     )
     parser.add_argument(
         "--max-minutes",
@@ -54,12 +56,11 @@ def flags(parser: argparse.ArgumentParser, checkpoint: Path) -> None:
         default="9",
         metavar="MINUTES",
         dest="stop_at",
-        help="if it would take longer: first fewer views of each image, then the fallback for the "
-        "rest "
-        "(%(default)s; inf: never)",
+        help="time limit; if it is too short, average over fewer views of each image, then use the "
+        "fallback for the rest (%(default)s; inf: no limit)",
     )
     parser.add_argument(
-        "--probabilities", type=Path, metavar="CSV", help="also write how sure the network is"
+        "--probabilities", type=Path, metavar="CSV", help="also write the network's confidence"
     )
 
 
@@ -72,13 +73,13 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
     """Raise InputError if writing ``outputs`` would overwrite one of ``inputs`` or each other."""
     outputs = [Path(os.path.realpath(path)) for path in outputs]
     if len(set(outputs)) < len(outputs):
-        raise InputError("two outputs have the same name; name another file")
+        raise InputError("two outputs have the same name; choose another file")
     existing = {_identity(path): path for path in outputs if os.path.exists(path)}
     if not existing:
         return
     for path in inputs:
         if _identity(path) in existing:
-            raise InputError(f"the output {path} is an input too; name another output")
+            raise InputError(f"the output {path} is also an input; choose another output")
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -135,7 +136,7 @@ def on_device(name: str, work: Callable[[torch.device], int]) -> int:
         # GPU errors concern memory, cuDNN, cuBLAS or the driver; few have a class of their own.
         if device.type == "cpu":
             if is_out_of_memory(error):
-                raise InputError("the memory is too small; free some, or --batch-size 1") from error
+                raise InputError("not enough memory; free some, or use --batch-size 1") from error
             raise
         reason = f"{device} failed ({(str(error) or type(error).__name__).splitlines()[0]})"
         if name != "auto":
@@ -203,7 +204,7 @@ class Stream:
             for index, path in enumerate(images.progress(self.paths, len(self.paths), "images")):
                 image = next(decoded)
                 if image is None and (image := self._try(path)) is None:
-                    raise InputError(f"{path} does not fit the memory; free some")
+                    raise InputError(f"{path} does not fit in memory; free some")
                 if isinstance(image, images.BadImage):
                     warn(str(image))
                     self.bad.append(path)
@@ -213,7 +214,7 @@ class Stream:
                     batch = []
                 is_short = not batch and self._is_short(start, index - since, index)
                 if is_short and (left_out := simplify()):
-                    warn(f"the time is short; going on without {left_out}")
+                    warn(f"time is running short; continuing without {left_out}")
                     since, start = index, time.monotonic()
                 if self.time_is_up():
                     self.late += self.paths[index:]
@@ -265,7 +266,9 @@ class Stream:
         if self.bad:
             warn(f"{len(self.bad)} of {count} images could not be read and got {fallback}")
         if self.late:
-            warn(f"{len(self.late)} of {count} images had no time left and got {fallback}")
+            warn(
+                f"{len(self.late)} of {count} images were not processed in time and got {fallback}"
+            )
         return PARTIAL if self.bad or self.late else 0
 
 
@@ -325,5 +328,8 @@ class Labels:
 
 def top_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--top", type=positive, metavar="K", help="also print each image's K likeliest labels"
+        "--top",
+        type=positive,
+        metavar="K",
+        help="also print the K most likely labels of each image",
     )

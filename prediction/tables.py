@@ -31,7 +31,7 @@ def read_rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     if b"\0" in content:  # UTF-16, or not text at all
-        raise InputError(f"{path} is not text in UTF-8; save it as csv")
+        raise InputError(f"{path} is not UTF-8 text; save it as csv")
     lines = _numbered(path, content.decode("utf-8-sig", errors="surrogateescape"))
     if not lines:
         raise InputError(f"{path} is empty; its first line must be {','.join(columns)}")
@@ -50,9 +50,9 @@ def read_rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
             )
         rows.append(dict(zip(header, cells, strict=False)))
         if not _is_utf8(cell for column, cell in rows[-1].items() if column != "filename"):
-            raise InputError(f"{path} line {number} is not text in UTF-8; save it as csv in UTF-8")
+            raise InputError(f"{path} line {number} is not UTF-8 text; save it as UTF-8")
     if not rows:
-        raise InputError(f"{path} has a header but no row")
+        raise InputError(f"{path} has a header but no rows")
     return rows
 
 
@@ -72,7 +72,7 @@ def _numbered(path: Path, text: str) -> list[tuple[int, list[str]]]:
             first = reader.line_num + 1
     except csv.Error as error:
         raise InputError(
-            f"{path} line {first} is no row of a csv ({error}); close its quotes, or remove them"
+            f"{path} line {first} is not a csv row ({error}); close its quotes, or remove them"
         ) from error
     return rows
 
@@ -90,7 +90,7 @@ def unique(rows: list[dict[str, str]], column: str, path: Path) -> None:
     doubled = [value for value, count in Counter(row[column] for row in rows).items() if count > 1]
     if doubled:
         raise InputError(
-            f"{path} names {some(doubled)} more than once; each {column} may stand in one row only"
+            f"{path} lists {some(doubled)} more than once; each {column} may be in one row only"
         )
 
 
@@ -104,12 +104,12 @@ def locate(table: Path, folder: Path, rows: list[dict[str, str]]) -> list[Path]:
     for row in rows:
         name = row["filename"]
         if os.path.isabs(name) or ".." in Path(name).parts:
-            raise InputError(f"{table} names {name!r}, which does not lie in {folder}")
+            raise InputError(f"{table} lists {name!r}, which is outside {folder}")
     paths = [folder / row["filename"] for row in rows]
     # Not Path.is_file, which raises if a name is too long.
     missing = [path.name for path in paths if not os.path.isfile(path)]
     if missing:
-        raise InputError(f"{table} names images that are not in {folder}: {some(missing)}")
+        raise InputError(f"{table} lists images that are not in {folder}: {some(missing)}")
     return paths
 
 
@@ -138,7 +138,7 @@ def score(predicted: dict[str, str], truth: dict[str, str]) -> tuple[int, int]:
         sorted(predicted.keys() - truth.keys()),
     )
     faults = [f"no prediction for {some(missing)}"] if missing else []
-    faults += [f"a prediction for the unknown {some(extra)}"] if extra else []
+    faults += [f"unexpected prediction for {some(extra)}"] if extra else []
     if faults:
         raise InputError("; ".join(faults) + "; nothing was scored")
     return sum(predicted[name] == truth[name] for name in truth), len(truth)

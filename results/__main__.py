@@ -24,7 +24,7 @@ WORDS = {"mean_iou": "mIoU", "accuracy": "accuracy", "loss": "training loss"}
 
 def main() -> None:
     parser = Parser(prog="results", description=__doc__)
-    parser.add_argument("--write", action="store_true", help="make the pages' tables anew")
+    parser.add_argument("--write", action="store_true", help="update the tables in the pages")
     args = parser.parse_args()
     tables = {"scores": glance(), "differences": differences(), "runs": table()}
     if not args.write:
@@ -46,14 +46,15 @@ def with_tables(text: str, tables: dict[str, str], source: Path) -> str:
     def made_anew(found: re.Match) -> str:
         if found[1] not in tables:
             raise InputError(
-                f"{source} has marks of a table {found[1]!r}; there are: {', '.join(tables)}"
+                f"{source} has marks for an unknown table {found[1]!r}; "
+                f"choose from {', '.join(tables)}"
             )
         return f"<!-- {found[1]} -->\n{tables[found[1]]}\n<!-- end -->"
 
     text, count = re.subn(r"<!-- (\w+) -->\n.*?<!-- end -->", made_anew, text, flags=re.DOTALL)
     if not count:
         raise InputError(
-            f"{source} has no marks of a table, such as <!-- scores --> and <!-- end -->"
+            f"{source} has no marks for a table, such as <!-- scores --> and <!-- end -->"
         )
     return text
 

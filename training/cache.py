@@ -90,7 +90,7 @@ def writable_place(folder: Path) -> Path | None:
             return writable_folder(place)
         except InputError as error:
             reasons.append(str(error))
-    warn(f"{'; '.join(reasons)}. So {folder} is decoded into memory, by every run anew")
+    warn(f"{'; '.join(reasons)}; so every run decodes {folder} into memory again")
     return None
 
 
@@ -104,7 +104,7 @@ def locked(path: Path, folder: Path) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                say(f"waiting for another process, which is decoding {folder}")
+                say(f"waiting for another process that is decoding {folder}")
                 fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -143,7 +143,7 @@ def write(path: Path, paths: list[Path], decode: Callable[[Path], np.ndarray]) -
                 checksums[piece] = zlib.crc32(image.data, int(checksums[piece]))
             file.write(checksums.data)
     except Unwritable as error:
-        warn(f"{error}; {paths[0].parent} is decoded into memory, by the next run anew")
+        warn(f"{error}; so this run and the next decode {paths[0].parent} into memory")
         return False
     finally:
         stream.close()
@@ -194,7 +194,7 @@ def read(path: Path, count: int, memory: float) -> Tensor | None:
 
     with ThreadPoolExecutor(images.THREADS) as pool:
         if not all(pool.map(is_undamaged, pieces, checksums)):
-            warn(f"{path} is damaged; its images are decoded anew")
+            warn(f"{path} is damaged; decoding its images again")
             return None
     with warnings.catch_warnings():
         # torch warns that the array is read-only; Linux would want a writable one to fit in memory.

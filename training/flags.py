@@ -50,8 +50,12 @@ def command_line(description: str | None, *, data: str, run: str) -> cli.Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--help", "-h", action="store_true", help="show this, and the values of the recipe")
-    add("--recipe", default="original", help="a recipe's name, or list (%(default)s)")
+    add("--help", "-h", action="store_true", help="show this help and the values of the recipe")
+    add(
+        "--recipe",
+        default="original",
+        help="name of a recipe, or list to see them all (%(default)s)",
+    )
     add(
         "--set",
         action="append",
@@ -63,36 +67,36 @@ def command_line(description: str | None, *, data: str, run: str) -> cli.Parser:
     add("--batch-size", type=cli.positive, help="short for --set batch_size=")
     add("--data", type=Path, default=Path(data), help="folder in the course's layout (%(default)s)")
     add("--run", type=Path, help=f"run folder ({run})")
-    add("--seed", type=int, default=0, help="of everything random (%(default)s)")
+    add("--seed", type=int, default=0, help="seed of all random numbers (%(default)s)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
     add(
         "--data-memory",
         type=cli.gibibytes,
         metavar="GIB",
         default=cli.free_memory() // 2,
-        help="larger data sets stay on the disk, memory-mapped (half of the free memory)",
+        help="larger data sets stay on disk, memory-mapped (half of the free memory)",
     )
-    add("--fresh", action="store_true", help="start over; an older run is kept aside, not resumed")
+    add("--fresh", action="store_true", help="start over; an existing run is renamed, not resumed")
     add(
         "--max-minutes",
         type=cli.minutes_from_start,
         metavar="MINUTES",
         dest="stop_at",
         default=math.inf,
-        help="stop and save in time; the same command goes on",
+        help="save and stop within this time; run the same command to continue",
     )
     add(
         "--save-minutes",
         type=cli.minutes,
         metavar="MINUTES",
         default=5.0,
-        help="at most this much is lost to a kill (%(default)s)",
+        help="save this often; a kill loses no more than that (%(default)s)",
     )
     add(
         "--preview",
         type=Path,
         metavar="FILE.png",
-        help="write the first batch as the network would see it, and stop",
+        help="write the first batch as the network would see it, and exit",
     )
     return parser
 
@@ -120,13 +124,13 @@ def initial_weights(args: argparse.Namespace, recipe: Any, network: nn.Module) -
     if args.pretrained == "imagenet":
         backbone = getattr(network, "backbone", None)
         if not isinstance(backbone, EfficientNetLite):
-            raise InputError("--pretrained imagenet is for model C; name a file of weights")
+            raise InputError("--pretrained imagenet is for model C; give a file of weights")
         return imagenet_file(backbone.variant)
     path = Path(args.pretrained)
     if not given and not path.is_file():
         raise InputError(
-            f"recipe {recipe.name} starts from {path}, which is not there; train it first (see "
-            "--recipe list), or name another file: --pretrained"
+            f"recipe {recipe.name} starts from {path}, which does not exist; train it first (see "
+            "--recipe list), or choose another file with --pretrained"
         )
     return path
 
@@ -169,7 +173,7 @@ def choose_recipe(
     recipe = overridden(named(recipes, args.recipe), args.epochs, args.batch_size, args.set)
     if args.help:
         values = "\n".join(f"  {name}={value}" for name, value in _settable(recipe))
-        title = f"values of the recipe {args.recipe}, each of which --set NAME=VALUE can change:"
+        title = f"values of the recipe {args.recipe}; change them with --set NAME=VALUE:"
         cli.answer(f"{parser.format_help()}\n{title}\n{values}")
         sys.exit(0)
     return recipe
@@ -179,7 +183,7 @@ def named(recipes: Mapping[str, R], name: str) -> R:
     """Return the recipe now or formerly called ``name``, or raise InputError with similar names."""
     current = ALIASES.get(name, name)
     if current not in recipes:
-        raise InputError(f"no recipe {name!r}. {_closest(name, list(recipes))}")
+        raise InputError(f"unknown recipe {name!r}. {_closest(name, list(recipes))}")
     return recipes[current]
 
 
@@ -229,7 +233,7 @@ def _changed(value: Any, kind: Any, path: list[str], text: str) -> Any:
         kinds, k = typing.get_args(kind), int(name)
         part = _changed(value[k], kinds[0] if kinds[-1] is ... else kinds[k], rest, text)
         return (*value[:k], part, *value[k + 1 :])
-    raise ValueError(f"there is no {name!r} in a single value")
+    raise ValueError(f"a single value has no part {name!r}")
 
 
 def _parsed(text: str, kind: Any) -> Any:
@@ -248,7 +252,7 @@ def _parsed(text: str, kind: Any) -> Any:
         texts = text.strip("()").split(",")
         parts = parts[:1] * len(texts) if parts[-1] is ... else parts
         if len(texts) != len(parts):
-            raise ValueError(f"{len(parts)} values are needed, with commas between them")
+            raise ValueError(f"{len(parts)} values are needed, separated by commas")
         return tuple(_parsed(one.strip(), part) for one, part in zip(texts, parts, strict=True))
     if kind is bool:
         if text.lower() not in ("true", "false"):
@@ -258,9 +262,9 @@ def _parsed(text: str, kind: Any) -> Any:
         try:
             number = kind(text)
         except ValueError:
-            raise ValueError(f"{text!r} is not a number of the type {kind.__name__}") from None
+            raise ValueError(f"{text!r} is not a number of type {kind.__name__}") from None
         if not 0 <= number < math.inf:
-            raise ValueError(f"{text} is not a finite number from 0 up")
+            raise ValueError(f"{text} is negative or not finite")
         return number
     if kind is str:
         return text
@@ -271,7 +275,7 @@ def _closest(name: str, names: list[str]) -> str:
     synonym = SYNONYMS.get(name.lower().replace("-", "_"))
     near = [synonym] if synonym in names else difflib.get_close_matches(name, names, n=3)
     question = [f"Did you mean {' or '.join(near)}?"] if near else []
-    every = [f"There are {', '.join(names)}"] if len(names) < 9 or not near else []
+    every = [f"Choose from {', '.join(names)}"] if len(names) < 9 or not near else []
     return " ".join([*question, *every])
 
 

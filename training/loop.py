@@ -81,7 +81,7 @@ def set_learning_rate(
         optim.set_lr(optimizer, recipe.lr * optim.warmup_cosine(step, warmup, total))
     elif recipe.schedule not in optim.ENDLESS:
         raise InputError(
-            f"no schedule {recipe.schedule!r}; there are cosine, {' and '.join(optim.ENDLESS)}"
+            f"unknown schedule {recipe.schedule!r}; choose from cosine, {', '.join(optim.ENDLESS)}"
         )
 
 

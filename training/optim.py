@@ -47,7 +47,7 @@ def make(
         return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
     if name == "lars":
         return LARS(groups, lr=lr)
-    raise InputError(f"no optimiser {name!r}; there are adam, adamw, sgd and lars")
+    raise InputError(f"unknown optimiser {name!r}; choose from adam, adamw, sgd, lars")
 
 
 class LARS(torch.optim.Optimizer):

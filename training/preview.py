@@ -47,4 +47,4 @@ def write(path: Path, shown: Tensor, captions: Sequence[str] = ()) -> None:
             pen.text((left + 2, top + height + 1), captions[k][: width // 6], fill="black")
     with atomic_write(path) as file:
         sheet.save(file, "PNG")
-    say(f"wrote {path}: the first batch, {len(shown)} images of it, as the network would see them")
+    say(f"wrote {path}: {len(shown)} images of the first batch, as the network would see them")

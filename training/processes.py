@@ -80,8 +80,8 @@ def _in_memory(main: Callable[[], int | None]) -> int | None:
         return main()
     except torch.OutOfMemoryError as error:
         raise InputError(
-            "the GPU's memory is too small for this training; lower --batch-size, or "
-            "--data-memory, which keeps the data off it"
+            "the GPU does not have enough memory for this training; lower --batch-size, or "
+            "--data-memory to keep the data off the GPU"
         ) from error
 
 
@@ -106,7 +106,7 @@ def _in_the_group(main: Callable[[], int | None]) -> int | None:
         if _is_first(store):
             cli.warn(
                 "another process of the training was lost; "
-                "the same command, without --fresh, goes on from the last save"
+                "run the same command without --fresh to continue from the last save"
             )
         return STOPPED
     distributed.destroy_process_group()
@@ -157,12 +157,11 @@ def choose(name: str) -> torch.device:
         if name not in ("auto", "cuda"):
             raise InputError(
                 f"--device {name} is one GPU for {world_size()} processes; "
-                "leave it out, or --device cpu"
+                "omit it, or use --device cpu"
             )
         if local >= gpus:
             raise InputError(
-                f"more processes than the {gpus} GPUs of this machine; "
-                f"start {gpus}, or --device cpu"
+                f"more processes than this machine's {gpus} GPUs; start {gpus}, or use --device cpu"
             )
         torch.cuda.set_device(local)  # "cuda" means this GPU from here on
         # Not "auto": the others would wait for a process that fell back to the CPU.
@@ -236,7 +235,7 @@ def local_batch(index: Tensor) -> Tensor:
     if len(index) % world_size():
         raise InputError(
             f"{world_size()} processes cannot share a batch of {len(index)} evenly; "
-            "name another --batch-size"
+            "choose another --batch-size"
         )
     return local_share(index)
 

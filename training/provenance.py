@@ -97,8 +97,9 @@ def why_not_on(old: dict[str, Any], new: dict[str, Any], recipe: Any, epochs_don
     bound = [k for k in values if k.endswith("schedule") and values[k] not in ENDLESS]
     bound += [k for k in ("late_epochs",) if values.get(k)]
     if bound:
-        return f"{why}, and by its {' and '.join(bound)} every step depends on the number of epochs"
-    return "" if values["epochs"] >= epochs_done else f"{why}, but {epochs_done} are done"
+        because = " and ".join(bound)
+        return f"{why}, and every step depends on the number of epochs (because of {because})"
+    return "" if values["epochs"] >= epochs_done else f"{why}, but {epochs_done} are already done"
 
 
 def _differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, tuple[Any, Any]]]:

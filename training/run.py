@@ -79,7 +79,8 @@ class Run:
     ) -> None:
         self.folder, self.seed, self.watch, self.better = folder, seed, watch, better
         self._recipe, self._model, self._device = recipe, model, device
-        self._how_to_go_on = "the same command goes on" + (", without --fresh" if fresh else "")
+        without = " without --fresh" if fresh else ""
+        self._how_to_go_on = f"run the same command{without} to continue"
         self.identity = json.loads(
             json.dumps({"recipe": provenance.values(recipe), "data": data, "seed": seed})
         )
@@ -111,8 +112,8 @@ class Run:
             self._resume()
         elif (folder / "log.jsonl").exists():  # written only after the first state.pt
             raise InputError(
-                f"{folder} holds a run without its state.pt, so it cannot go on; "
-                "name another --run, or --fresh"
+                f"{folder} contains a run without its state.pt, so it cannot continue; "
+                "choose another --run, or start over with --fresh"
             )
         self._settle_best()
         self._write_metadata()
@@ -140,7 +141,7 @@ class Run:
         if self._continues:
             say(
                 f"{self.folder} is done: {self.epoch} epochs. "
-                "A new run needs another --run, or --fresh"
+                "For a new run, choose another --run, or start over with --fresh"
             )
         self._write_log()
         self._release()
@@ -162,7 +163,7 @@ class Run:
             share = processes.local_batch(index)
             if len(share) < at_least:
                 raise InputError(
-                    f"a batch has {len(share)} image for each process; "
+                    f"a batch has {len(share)} image per process; "
                     f"this network needs {at_least} or more"
                 )
             yield share
@@ -371,15 +372,15 @@ class Run:
         saved = checkpoint.read(self.folder / "state.pt")
         if wrong := wrong_fields(saved):
             raise InputError(
-                f"{self.folder}/state.pt is not a run's state ({some(wrong)}); "
-                "name another --run, or start over with --fresh"
+                f"{self.folder}/state.pt is not the state of a run ({some(wrong)}); "
+                "choose another --run, or start over with --fresh"
             )
         if why := provenance.why_not_on(
             saved["identity"], self.identity, self._recipe, saved["epoch"]
         ):
             raise InputError(
-                f"{self.folder} holds another run: {why}. "
-                "Name another --run, or start over with --fresh"
+                f"{self.folder} contains a different run: {why}. "
+                "Choose another --run, or start over with --fresh"
             )
         self.epoch, self.next_step = saved["epoch"], saved["next_step"]
         self.total_steps = self._saved_step = saved["total_steps"]
@@ -393,8 +394,8 @@ class Run:
         except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]  # the code has changed
             raise InputError(
-                f"{self.folder} was made by other code ({reason}); "
-                "go back to it, or start over: --fresh"
+                f"{self.folder} was made by different code ({reason}); "
+                "go back to that code, or start over with --fresh"
             ) from error
         self._metadata = provenance.read(self.folder / "run.json") or self._start
         self._continues = True

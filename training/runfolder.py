@@ -40,7 +40,7 @@ def lock(folder: Path) -> IO[bytes] | None:
     except (BlockingIOError, PermissionError) as error:
         file.close()
         raise InputError(
-            f"another program is training in {folder}; stop it first, or name another --run"
+            f"another program is training in {folder}; stop it first, or choose another --run"
         ) from error
     except OSError:
         file.close()
@@ -68,7 +68,7 @@ def start_over(folder: Path) -> None:
         if processes.restarts() and (folder / ".lock").read_text() == processes.launch():
             return
     held = lock(folder)
-    say(f"the older run is kept in {set_aside(folder)}")
+    say(f"moved the older run to {set_aside(folder)}")
     if held:
         held.close()
 

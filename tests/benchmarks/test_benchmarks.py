@@ -66,7 +66,7 @@ def test_the_load_is_told_at_a_tenth_and_at_all_of_the_images():
 
 def test_bad_input_is_one_line(tmp_path):
     for arguments, said in (
-        (("inference",), "no part inference; there are metric, p1"),
+        (("inference",), "unknown part inference; choose from metric, p1"),
         (("p1", "--p1", tmp_path / "no.pt", "--share", 0.001), "hw1_1.sh: no checkpoint"),
     ):
         done = run(*arguments)
@@ -258,6 +258,6 @@ def test_shares_of_equal_answers(tmp_path):
         mask[0, :5] = 255  # 5 pixels of 100 in the second folder
     assert processes.same_pixels(tmp_path / "a", tmp_path / "b") == 0.95
     Image.fromarray(mask[:5]).save(tmp_path / "b" / "0_mask.png")
-    with pytest.raises(InputError, match="not of one size"):
+    with pytest.raises(InputError, match="differ in size"):
         processes.same_pixels(tmp_path / "a", tmp_path / "b")
     assert processes.same_lines("1\n2\n\n3\n4\n", "1\n2\n0\n4\n") == 0.75

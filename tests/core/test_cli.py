@@ -95,7 +95,7 @@ def test_an_answer_that_cannot_be_written_is_one_line_and_status_2(tmp_path):
     done = shell(f'"$PYTHON" -c "{program}" >/dev/full', tmp_path)
     assert (done.returncode, done.stderr) == (
         2,
-        "-c: cannot write on stdout: No space left on device\n",
+        "-c: cannot write to stdout: No space left on device\n",
     )
 
 
@@ -113,7 +113,7 @@ def test_a_wrong_command_line_is_one_line_without_the_usage(monkeypatch, capsys,
     with pytest.raises(SystemExit) as stop:
         entry(main)
     error = capsys.readouterr().err
-    assert stop.value.code == 2 and error.count("\n") == 1 and "--help says more" in error
+    assert stop.value.code == 2 and error.count("\n") == 1 and "see --help" in error
 
 
 ENDLESS = """
@@ -162,7 +162,7 @@ def test_ctrl_c_is_one_line_and_what_was_being_written_is_removed(tmp_path, numb
 def test_a_path_that_ends_like_a_folder_is_no_file():
     assert str(cli.file_path("a/out")) == "a/out"
     for text in ("out/", "missing/out/", "/"):
-        with pytest.raises(argparse.ArgumentTypeError, match="is a folder; name a file"):
+        with pytest.raises(argparse.ArgumentTypeError, match="is a folder; give a file name"):
             cli.file_path(text)
 
 

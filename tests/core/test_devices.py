@@ -23,7 +23,7 @@ def test_auto_takes_the_cpu_where_there_is_no_gpu_or_a_broken_one(monkeypatch, c
 
 @pytest.mark.parametrize("name", ["cuda:77", "nonsense", "cpu:x", "hpu", "mps", "meta"])
 def test_a_device_that_is_not_there_is_an_input_error(name):
-    with pytest.raises(InputError, match=f"no device '{name}' here"):
+    with pytest.raises(InputError, match=f"device '{name}' is not available"):
         devices.choose(name)
 
 

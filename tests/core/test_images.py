@@ -190,7 +190,7 @@ def test_load_names_the_image_that_cannot_be_read(tmp_path, which):
     paths = folder_of(tmp_path, [(6, 9)] * 4)
     paths[which].write_bytes(b"")
     with pytest.raises(
-        InputError, match=rf"{which}\.png: .*the file is empty.*; a training set must be whole"
+        InputError, match=rf"{which}\.png: .*the file is empty.*; every image of a training set"
     ):
         load(paths, read_rgb)
 
@@ -272,7 +272,7 @@ def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path, m
     monkeypatch.setattr(images, "MAX_PIXELS", 100)
     assert read_rgb(path).shape == (10, 10, 3) and images.size_in_header(path) == (10, 10)
     monkeypatch.setattr(images, "MAX_PIXELS", 99)
-    with pytest.raises(BadImage, match="10 x 10 pixels, but 99 at most"):
+    with pytest.raises(BadImage, match="10 x 10 pixels; at most 99"):
         read_rgb(path)
     assert images.size_in_header(path) is None
 

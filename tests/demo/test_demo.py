@@ -72,7 +72,7 @@ def test_the_demo_goes_from_the_drawing_to_the_page(tmp_path, monkeypatch, capfd
     for name in named:
         (line, *_) = (line for line in table.splitlines() if line.startswith(name))
         assert 0 <= float(re.findall(r"\d\.\d{3}\b", line)[-1]) <= 1, line
-    assert "report made" in table
+    assert "make the report" in table
     assert (tmp_path / "out" / "report" / "report.html").stat().st_size > 10_000
 
 

@@ -223,7 +223,7 @@ def test_a_folder_with_something_else_is_refused(tmp_path, note):
     (tmp_path / "mine.txt").write_text("mine")
     if note is not None:
         (tmp_path / "drawn.json").write_text(note)
-    with pytest.raises(InputError, match="name another folder"):
+    with pytest.raises(InputError, match="choose another folder"):
         draw_all(tmp_path, TINY)
     assert (tmp_path / "mine.txt").read_text() == "mine"
 

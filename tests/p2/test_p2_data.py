@@ -16,5 +16,5 @@ def test_a_label_of_5000_digits_is_a_class_like_others_and_sorts_as_a_number(tmp
     (tmp_path / "some.csv").write_text("\n".join(["id,filename,label", *rows]))
     images, indices, _, classes = data.load_labelled(tmp_path / "some.csv", tmp_path / "images")
     assert classes == ("9", "10", long) and indices.tolist() == [1, 2, 0, 1] and len(images) == 4
-    with pytest.raises(InputError, match="labels that the training csv has not: 9999"):
+    with pytest.raises(InputError, match="labels that are not in the training csv: 9999"):
         data.load_labelled(tmp_path / "some.csv", tmp_path / "images", ("9", "10"))

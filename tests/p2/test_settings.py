@@ -91,7 +91,7 @@ def test_the_probe_leaves_the_training_as_it_is_and_a_missing_one_is_said(
     assert (status, err) == (0, "")
     assert (
         out.splitlines()[0]
-        == "no kNN probe, as there is no bare/office/train.csv and no bare/office/val.csv"
+        == "skipping the kNN probe; missing: bare/office/train.csv, bare/office/val.csv"
     )
     probed, unprobed = log(small / "probed"), log(small / "unprobed")
     assert [line["loss"] for line in probed] == [line["loss"] for line in unprobed]
@@ -110,7 +110,7 @@ def test_another_probe_is_another_data_set(call, drawn, small, tmp_path, program
     assert call(program.main, *flags, "--max-minutes", "0")[0] == 75
     (folder / "office" / "val.csv").rename(folder / "val.csv")
     status, _, err = call(program.main, *flags)
-    assert status == 2 and "holds another run: data.probe was" in err
+    assert status == 2 and "contains a different run: data.probe was" in err
     (folder / "val.csv").rename(folder / "office" / "val.csv")
     assert call(program.main, *flags)[0] == 0
 
@@ -177,11 +177,9 @@ def test_wrong_requests_of_pre_training_are_one_line(call, drawn, small):
     status, _, err = call(
         pretrain.main, "--data", drawn, "--device", "cpu", "--batch-size", "1", "--run", "one"
     )
-    assert (
-        status == 2 and "a batch has 1 image for each process; this network needs 2 or more" in err
-    )
+    assert status == 2 and "a batch has 1 image per process; this network needs 2 or more" in err
     for flags, says in (
-        (("--recipe", "papers"), "no recipe 'papers'. There are original, hour, best"),
+        (("--recipe", "papers"), "unknown recipe 'papers'. Choose from original, hour, best"),
         (("--labels", "x.csv"), "no file x.csv"),
     ):
         status, _, err = call(supervise.main, "--data", drawn, "--device", "cpu", *flags)
@@ -341,7 +339,7 @@ def test_other_initial_weights_or_labels_under_the_same_names_are_another_run(
     assert call(train.main, *flags)[0] == 0
     backbone_file(small / "runs/p2_byol_hour/last.pt", 3)
     status, _, err = call(train.main, *flags)
-    assert status == 2 and "holds another run: data.backbone_file was" in err
+    assert status == 2 and "contains a different run: data.backbone_file was" in err
     assert call(train.main, *flags, "--fresh")[0] == 0
     table = folder / "office" / "train.csv"
     header, *rows = table.read_text().splitlines()
@@ -352,7 +350,7 @@ def test_other_initial_weights_or_labels_under_the_same_names_are_another_run(
     ]
     table.write_text("\n".join([header, *moved]) + "\n")
     status, _, err = call(train.main, *flags)
-    assert status == 2 and "holds another run: data.labels was" in err
+    assert status == 2 and "contains a different run: data.labels was" in err
 
 
 def test_labels_start_from_the_courses_file_or_else_from_the_run_of_the_same_recipe(
@@ -374,10 +372,14 @@ def test_labels_start_from_the_courses_file_or_else_from_the_run_of_the_same_rec
 @pytest.mark.parametrize(
     ("setting", "flags", "says"),
     [
-        ("A", ("--backbone", "x.pt"), "setting A starts from nothing; leave --backbone out"),
-        ("B", (), "starts from runs/p2_supervised_hour/last.pt, which is not there; make it with"),
-        ("D", ("--backbone", "x.pt"), "setting D starts from x.pt, which is not there; make it"),
-        ("E", (), "runs/p2_byol_hour/last.pt, which is not there; make it with p2.pretrain"),
+        ("A", ("--backbone", "x.pt"), "setting A starts from random weights; omit --backbone"),
+        (
+            "B",
+            (),
+            "starts from runs/p2_supervised_hour/last.pt, which does not exist; make it with",
+        ),
+        ("D", ("--backbone", "x.pt"), "setting D starts from x.pt, which does not exist; make it"),
+        ("E", (), "runs/p2_byol_hour/last.pt, which does not exist; make it with p2.pretrain"),
         ("C", ("--backbone", "other.pt"), "other.pt does not fit this network"),
     ],
 )

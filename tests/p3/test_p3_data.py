@@ -41,5 +41,5 @@ def test_a_mask_is_called_like_its_image(image, mask):
 
 def test_a_folder_of_masks_alone_is_bad_input(tmp_path):
     (tmp_path / "0001_mask.png").touch()
-    with pytest.raises(InputError, match="no image but only masks"):
+    with pytest.raises(InputError, match="no images, only masks"):
         data.list_images(tmp_path)

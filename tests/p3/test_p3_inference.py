@@ -65,7 +65,7 @@ def test_p3_refuses_two_images_that_would_have_one_mask(call, p3_checkpoint, tmp
     for name in ("0001_sat.jpg", "0001_sat.png"):
         draw(tmp_path / "in" / name, 40, 40, 0)
     result = call(p3.main, tmp_path / "in", tmp_path / "out", "--checkpoint", p3_checkpoint)
-    refused(result, "0001_sat.jpg and ", "0001_sat.png would both become 0001_mask.png")
+    refused(result, "0001_sat.jpg and ", "0001_sat.png would have the same mask 0001_mask.png")
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_p3_writes_beside_the_images_but_over_no_file_of_theirs(
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     result = call(p3.main, tmp_path, tmp_path / ".", "--checkpoint", p3_checkpoint)
     if there:
-        refused(result, f"{mask} in {tmp_path} would be overwritten; name another output folder")
+        refused(result, f"{mask} in {tmp_path} would be overwritten; choose another output folder")
     else:
         assert result[0] == 0 and (tmp_path / mask).is_file()
     assert {path: path.read_bytes() for path in before} == before

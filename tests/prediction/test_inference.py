@@ -195,7 +195,7 @@ def test_bad_folders_are_refused(
         ("", "is empty"),
         (
             'id,filename,label\n0,"0000.jpg,None\n' + "1,0001.jpg,None\n" * 99,
-            "line 2 is no row of a csv",
+            "line 2 is not a csv row",
         ),
     ],
 )
@@ -245,7 +245,7 @@ def test_bad_checkpoints_are_refused(
     refused(
         call(p1.main, p1_images, out, "--checkpoint", tmp_path / "no.pt"), "no checkpoint", "no.pt"
     )
-    refused(call(p1.main, p1_images, out, "--checkpoint", cut), "cut.pt", "cut short or damaged")
+    refused(call(p1.main, p1_images, out, "--checkpoint", cut), "cut.pt", "truncated or damaged")
     refused(
         call(p1.main, p1_images, out, "--checkpoint", p3_checkpoint),
         "a checkpoint of p3, not of p1",
@@ -276,7 +276,7 @@ def test_a_device_that_is_not_there_is_refused(call, p1_images, p1_checkpoint, t
         "--device",
         "cuda:77",
     )
-    refused(result, "no device 'cuda:77' here")
+    refused(result, "device 'cuda:77' is not available")
 
 
 def test_a_file_a_pattern_and_several_files_are_labelled_as_in_their_folder(
@@ -357,10 +357,10 @@ def test_without_time_every_row_and_mask_is_the_fallback_and_status_3(
     out = tmp_path / "out.csv"
     options = ("--max-minutes", 0, "--checkpoint")
     status, _, err = call(p1.main, p1_images, out, *options, p1_checkpoint)
-    assert status == 3 and "9 of 9 images had no time left and got the label 0" in err
+    assert status == 3 and "9 of 9 images were not processed in time and got the label 0" in err
     assert [row[1] for row in rows(out)[1:]] == ["0"] * 9
     status, _, err = call(p3.main, p3_images, tmp_path / "masks", *options, p3_checkpoint)
-    assert status == 3 and "5 of 5 images had no time left" in err
+    assert status == 3 and "5 of 5 images were not processed in time" in err
     for path in p3_images.iterdir():
         mask = Image.open(tmp_path / "masks" / p3_data.mask_name(path.name))
         assert mask.size == Image.open(path).size and len(mask.getcolors()) == 1
@@ -412,7 +412,7 @@ def test_no_input_is_overwritten(
         (p2.main, (table, folder, table, *two)),
         (p2.main, (table, folder, folder / "0003.jpg", *two)),
     ):
-        refused(call(main, *arguments), "is an input too")
+        refused(call(main, *arguments), "is also an input")
     result = call(p1.main, p1_images, tmp_path / "a", "--probabilities", tmp_path / "a", *one)
     refused(result, "two outputs have the same name")
     (tmp_path / "out").mkdir()
@@ -421,7 +421,7 @@ def test_no_input_is_overwritten(
     (tmp_path / "in" / "0001.png").symlink_to(tmp_path / "out" / "0001.png")
     Image.new("RGB", (40, 40)).save(tmp_path / "out" / "0001.png")
     result = call(p3.main, tmp_path / "in", tmp_path / "out", "--checkpoint", p3_checkpoint)
-    refused(result, "0001.png", "is an input too")
+    refused(result, "0001.png", "is also an input")
     assert before.items() <= snapshot(tmp_path).items()
 
 
@@ -431,7 +431,7 @@ def test_a_csv_names_nothing_outside_its_folder(call, name, p2_images, p2_checkp
     shutil.copy(folder / "0001.jpg", tmp_path / "secret.jpg")
     table.write_text(f"id,filename\n0,{name.format(folder=tmp_path)}\n")
     out = tmp_path / "out.csv"
-    refused(call(p2.main, table, folder, out, "--checkpoint", p2_checkpoint), "does not lie in")
+    refused(call(p2.main, table, folder, out, "--checkpoint", p2_checkpoint), "is outside")
     assert not out.exists()
 
 
@@ -464,7 +464,7 @@ def test_too_little_memory_is_no_fault_of_an_image(
     fail[0] = -1000
     out.unlink()
     result = call(p1.main, p1_images, out, "--checkpoint", p1_checkpoint)
-    refused(result, "does not fit the memory")
+    refused(result, "does not fit in memory; free some")
     assert not out.exists()
 
 
@@ -477,12 +477,12 @@ def test_a_cpu_without_memory_is_one_line(call, monkeypatch, p1_images, p1_check
         p1.main, p1_images, tmp_path / "out.csv", "--checkpoint", p1_checkpoint, "--device", "cpu"
     )
     status, _, err = result
-    assert status == 2 and "an image of 32x32 does not fit the memory of cpu" in err
+    assert status == 2 and "an image of 32x32 does not fit in the memory of cpu" in err
     monkeypatch.setattr(p1, "predictor", full)
     result = call(
         p1.main, p1_images, tmp_path / "out.csv", "--checkpoint", p1_checkpoint, "--device", "cpu"
     )
-    refused(result, "the memory is too small")
+    refused(result, "not enough memory")
 
 
 def test_many_images_leave_no_file_open_and_no_thread_behind(

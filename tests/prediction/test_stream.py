@@ -34,7 +34,7 @@ def test_an_image_too_large_for_the_gpu_is_an_input_error_that_names_its_size(p1
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     predict = Predictor(classify, checkpoint.load(p1_checkpoint, "p1"), torch.device("cpu"))
-    with pytest.raises(TooLarge, match="an image of 90x40 does not fit the memory of cpu"):
+    with pytest.raises(TooLarge, match="an image of 90x40 does not fit in the memory of cpu"):
         predict(torch.zeros(3, 3, 40, 90, dtype=torch.uint8))
 
 
@@ -60,7 +60,7 @@ FAULTS = [
     RuntimeError(
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`\nmore lines"
     ),
-    TooLarge("an image of 9000x9000 does not fit the memory of cuda"),
+    TooLarge("an image of 9000x9000 does not fit in the memory of cuda"),
 ]
 
 

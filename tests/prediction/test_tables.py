@@ -50,16 +50,16 @@ def test_csv_files_of_all_manners_are_read(tmp_path, content):
         (b"", "is empty"),
         (b"id,name\n0,a.jpg\n", "line 1: no column 'filename' (found: id, name)"),
         (b"id,filename,filename\n0,a.jpg,b.jpg\n", "more than one column 'filename'"),
-        (b"id,filename\n", "has a header but no row"),
+        (b"id,filename\n", "has a header but no rows"),
         (b"id,filename\n0,a.jpg\n1\n", "line 3: 1 cells, but the header has 2"),
         (b"id,filename\n0,a.jpg,x\n", "line 2: 3 cells, but the header has 2"),
-        (b"\xff\xfe\x00i\x00d", "is not text in UTF-8"),
-        (b"id,filename,label\n0,a.jpg,None\n1,b.jpg,caf\xe9\n", "line 3 is not text in UTF-8"),
+        (b"\xff\xfe\x00i\x00d", "is not UTF-8 text"),
+        (b"id,filename,label\n0,a.jpg,None\n1,b.jpg,caf\xe9\n", "line 3 is not UTF-8 text"),
         (
             b'id,filename,label\n0,a.jpg,None\n1,"b.jpg,None\n2,c.jpg,None\n',
-            "line 3 is no row of a csv (unexpected end of data)",
+            "line 3 is not a csv row (unexpected end of data)",
         ),
-        (b'id,filename,label\n0,"a.jpg,None\n1,"b.jpg",None\n', "line 2 is no row of a csv"),
+        (b'id,filename,label\n0,"a.jpg,None\n1,"b.jpg",None\n', "line 2 is not a csv row"),
     ],
 )
 def test_what_cannot_be_read_is_named_by_line(tmp_path, content, says):
@@ -71,7 +71,7 @@ def test_what_cannot_be_read_is_named_by_line(tmp_path, content, says):
 def test_a_name_that_no_file_can_have_is_missing_like_any_other(tmp_path):
     (tmp_path / "a.jpg").touch()
     rows = [{"filename": "a.jpg"}, {"filename": "b" * 300}]
-    with pytest.raises(InputError, match=f"names images that are not in .*: {'b' * 300}$"):
+    with pytest.raises(InputError, match=f"lists images that are not in .*: {'b' * 300}$"):
         locate(tmp_path / "images.csv", tmp_path, rows)
     assert locate(tmp_path / "images.csv", tmp_path, rows[:1]) == [tmp_path / "a.jpg"]
 
@@ -120,7 +120,7 @@ def test_score_joins_on_the_name_and_not_on_the_order():
 
 
 def test_score_refuses_missing_and_extra_rows():
-    with pytest.raises(InputError, match="no prediction for b; a prediction for the unknown c"):
+    with pytest.raises(InputError, match="no prediction for b; unexpected prediction for c"):
         score({"a": "1", "c": "1"}, {"a": "1", "b": "1"})
 
 
@@ -206,4 +206,8 @@ def test_p2_score_and_its_failure(tmp_path, call):
     assert call(p2_score.main, tmp_path / "out.csv", tmp_path / "truth.csv")[:2] == (0, line)
     (tmp_path / "truth.csv").write_text("id,filename,label\n0,b.jpg,Pen\n")
     status, out, err = call(p2_score.main, tmp_path / "out.csv", tmp_path / "truth.csv")
-    assert (status, out) == (2, "") and "unknown a.jpg" in err and err.count("\n") == 1
+    assert (
+        (status, out) == (2, "")
+        and "unexpected prediction for a.jpg" in err
+        and err.count("\n") == 1
+    )

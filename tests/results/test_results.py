@@ -63,6 +63,9 @@ def test_tables_are_made_anew_between_their_marks(tmp_path):
     page = "a\n<!-- runs -->\nold\n<!-- end -->\nb\n<!-- runs -->\n<!-- end -->\n"
     made = "<!-- runs -->\nnew\n<!-- end -->\n"
     assert with_tables(page, {"runs": "new"}, tmp_path) == f"a\n{made}b\n{made}"
-    for text, reason in ((page.replace("runs", "rows"), "a table 'rows'"), ("none", "no marks")):
+    for text, reason in (
+        (page.replace("runs", "rows"), "an unknown table 'rows'"),
+        ("none", "no marks"),
+    ):
         with pytest.raises(InputError, match=reason):
             with_tables(text, {"runs": "new"}, tmp_path)

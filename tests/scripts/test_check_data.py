@@ -24,7 +24,7 @@ def test_sound_data_are_counted(call, tiny):
     assert table["office/val"][0] == "65" and table["office/val"][2:4] == ["65", "1 to 1"]
     assert table["mini/train"][2:4] == ["-", "-"]
     assert table["p3_data/train"][:2] == ["5", "64x64"]
-    assert "p1_data/val_50: 0 of 50 images are in p1_data/train_50 too" in out
+    assert "p1_data/val_50: 0 of 50 images are also in p1_data/train_50" in out
     shares = next(line for line in out.splitlines() if line.startswith("p3_data/train: urban"))
     assert sum(float(part.split()[-1].rstrip("%")) for part in shares.split(",")) > 99
 
@@ -45,11 +45,16 @@ def test_what_is_double_unreadable_or_in_both_splits_is_named(call, tiny, tmp_pa
     assert status == 3
     table = rows(out)
     assert table["p1_data/train_50"][4:] == ["2", "2"] and table["p3_data/train"][5] == "1"
-    assert "1_broken.png: cannot be read as an image" in out and "nolabel.png: no label" in out
+    assert (
+        "1_broken.png: cannot be read as an image" in out
+        and "nolabel.png: the file name must begin with a label" in out
+    )
     assert f"{mask.name} is 9x9" in out
-    assert "1 of 51 images are in p1_data/train_50 too: 0_leaked.png" in out
+    assert "1 of 51 images are also in p1_data/train_50: 0_leaked.png" in out
 
 
 def test_a_folder_without_the_data_is_one_line(call, tmp_path):
     status, _, err = call(check_data.main, tmp_path)
-    assert status == 2 and "has none of p1_data, p2_data, p3_data" in err and err.count("\n") == 1
+    assert (
+        status == 2 and "contains none of p1_data, p2_data, p3_data" in err and err.count("\n") == 1
+    )

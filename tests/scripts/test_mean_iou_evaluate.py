@@ -361,7 +361,7 @@ def good(folders) -> tuple[Path, Path]:
 
 def test_a_missing_mask(good):
     (good[1] / "0003_mask.png").unlink()
-    expect_fault(evaluate(good), "1 mask of ", f"missing in {good[1]}: 0003_mask.png;")
+    expect_fault(evaluate(good), "1 mask of ", f"missing from {good[1]}: 0003_mask.png;")
 
 
 def test_an_extra_mask(good):

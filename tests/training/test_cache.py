@@ -180,7 +180,7 @@ def test_of_problem_3_the_masks_belong_to_the_set(paths):
         path.name == "5_sat.png" for path in names
     ]
     (folder / "5_mask.png").unlink()
-    with pytest.raises(InputError, match="5_mask.png: no such file; a training set must be whole"):
+    with pytest.raises(InputError, match="5_mask.png: no such file; every image of a training set"):
         p3.load(folder)
 
 
@@ -262,7 +262,7 @@ def test_an_image_that_cannot_be_used_is_named_and_leaves_no_cache(paths, load):
         load(paths)
     paths[2].write_bytes(b"")
     with pytest.raises(
-        InputError, match=r"2\.png: .*the file is empty.*; a training set must be whole"
+        InputError, match=r"2\.png: .*the file is empty.*; every image of a training set"
     ):
         load(paths)
     paths[2].unlink()
@@ -501,7 +501,7 @@ def test_of_two_processes_one_decodes_and_the_other_waits(tmp_path, paths, capfd
     assert sorted((tmp_path / "log").read_text().split()) == sorted(path.name for path in paths)
     assert len(kept(paths)) == 1
     assert capfd.readouterr() == (
-        f"waiting for another process, which is decoding {paths[0].parent}\n",
+        f"waiting for another process that is decoding {paths[0].parent}\n",
         "",
     )
 

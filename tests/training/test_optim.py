@@ -165,7 +165,7 @@ def test_lars_resumed_ends_bit_for_bit_where_unbroken_it_ends(tmp_path):
 
 def test_an_unknown_name_raises_and_names_the_known():
     with pytest.raises(
-        InputError, match="no optimiser 'lamb'; there are adam, adamw, sgd and lars"
+        InputError, match="unknown optimiser 'lamb'; choose from adam, adamw, sgd, lars"
     ):
         make("lamb", network(), 0.1, 0.0, decay_vectors=True)
 

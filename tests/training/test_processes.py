@@ -407,7 +407,7 @@ def test_one_of_several_gpus_that_fails_is_not_replaced_by_the_cpu(monkeypatch):
     ):
         monkeypatch.setattr(torch.cuda, name, value)
     with pytest.raises(
-        InputError, match="no device 'cuda' here"
+        InputError, match="device 'cuda' is not available"
     ):  # there is none: the same as a broken one
         processes.choose("auto")
 
@@ -451,7 +451,7 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch):
     with pytest.raises(InputError, match="cuda:0 is one GPU for 3 processes"):
         processes.choose("cuda:0")
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(InputError, match="more processes than the 2 GPUs"):
+    with pytest.raises(InputError, match="more processes than this machine's 2 GPUs"):
         processes.choose("cuda")
     assert chosen == [1]
 
@@ -524,7 +524,7 @@ def test_a_run_goes_on_from_one_process_to_two_and_back_after_a_signal_and_a_kil
     )
     lost = (
         "warning: another process of the training was lost; "
-        "the same command, without --fresh, goes on from the last save"
+        "run the same command without --fresh to continue from the last save"
     )
     assert err.splitlines() == ["warning: train", lost]
     assert state(folder)["total_steps"] == 4
@@ -533,7 +533,7 @@ def test_a_run_goes_on_from_one_process_to_two_and_back_after_a_signal_and_a_kil
     assert statuses == [0, 0], f"torchrun would start anew what ends otherwise: {err}"
     began, resumed, stopped = out.splitlines()
     assert resumed == f"resumed {folder} at epoch 2, step 2" and err == "warning: train\n"
-    assert stopped == "stopped by SIGTERM after step 2 of epoch 2; the same command goes on"
+    assert stopped == "stopped by SIGTERM after step 2 of epoch 2; run the same command to continue"
     assert state(folder)["total_steps"] == 5
 
     train(folder)
@@ -579,7 +579,7 @@ def test_torchrun_goes_on_from_the_last_save_even_with_fresh(tmp_path, alone):
     status, out, err = launch("train", folder, "is killed", "--fresh", restarts=1)
     assert status == 0, err
     assert (
-        out.count("the older run is kept in") == out.count("resumed") == 1
+        out.count("moved the older run to") == out.count("resumed") == 1
         and "epoch 2, step 2" in out
     )
     assert close(state(folder), alone) and [

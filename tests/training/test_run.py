@@ -172,7 +172,7 @@ def test_a_signal_ends_the_program_after_its_step_with_status_75_and_the_same_co
         rest = process.stdout.read().splitlines()
     assert process.returncode == STOPPED
     assert f"stopped by {number.name} after step" in rest[-1]
-    assert rest[-1].endswith("the same command goes on")
+    assert rest[-1].endswith("run the same command to continue")
     seen = []
     train(tmp_path / "stopped", LONG, in_a_step=lambda run: seen.append(run.total_steps))
     assert seen == list(range(5, 36))
@@ -228,7 +228,7 @@ def test_what_asks_to_stop_during_an_evaluation_stops_before_the_next_epoch(
                 signal.raise_signal(signal.SIGTERM)
             run.end_epoch(counter.state_dict())
     assert stop.value.code == STOPPED and seen == [0] * 4
-    assert "after epoch 1; the same command goes on" in capsys.readouterr().out
+    assert "after epoch 1; run the same command to continue" in capsys.readouterr().out
 
 
 def test_an_evaluation_that_would_end_too_late_is_left_to_the_next_start(
@@ -256,7 +256,7 @@ def test_an_evaluation_that_would_end_too_late_is_left_to_the_next_start(
         )  # is 180 after the second epoch's steps, and evaluating takes 60
     assert stop.value.code == STOPPED and clock[0] == 180 and evaluations == [0]
     assert (
-        "stopped by --max-minutes after step 4 of epoch 2; the same command goes on"
+        "stopped by --max-minutes after step 4 of epoch 2; run the same command to continue"
         in capsys.readouterr().out
     )
     epochs_of_two_minutes(stop_at=math.inf)
@@ -354,7 +354,7 @@ def test_a_kill_during_an_evaluation_loses_no_more_than_save_minutes(tmp_path, m
 def test_a_batch_that_is_too_small_for_the_network_is_refused(tmp_path):
     run = new_run(tmp_path)
     with pytest.raises(
-        InputError, match="a batch has 1 image for each process; this network needs 2 or more"
+        InputError, match="a batch has 1 image per process; this network needs 2 or more"
     ):
         list(run.batches(4, 1, at_least=2))
 
@@ -566,14 +566,16 @@ def test_a_finished_run_goes_on_to_more_epochs_where_its_schedule_allows_it(tmp_
     longer = dataclasses.replace(recipe, epochs=3)
     assert score_epochs(tmp_path, [0.1, 0.3, 0.2], recipe=longer).epoch == 3
     assert json.loads((tmp_path / "run.json").read_text())["recipe"]["epochs"] == 3
-    with pytest.raises(InputError, match="recipe.epochs was 3, is now 1, but 3 are done"):
+    with pytest.raises(InputError, match="recipe.epochs was 3, is now 1, but 3 are already done"):
         score_epochs(tmp_path, [], recipe=dataclasses.replace(recipe, epochs=1))
 
 
 def test_a_finished_run_under_a_cosine_says_why_it_cannot_be_longer(tmp_path):
     recipe = Scheduled(epochs=2, schedule="cosine")
     score_epochs(tmp_path, [0.1, 0.3], recipe=recipe)
-    with pytest.raises(InputError, match="by its schedule every step depends on the number of"):
+    with pytest.raises(
+        InputError, match="every step depends on the number of epochs .because of schedule"
+    ):
         score_epochs(tmp_path, [], recipe=dataclasses.replace(recipe, epochs=3))
 
 

@@ -59,7 +59,7 @@ def test_fresh_starts_over_and_keeps_every_older_run_aside(tmp_path, capsys):
         train(tmp_path / f"unbroken {seed}", seed=seed)
     for name, seed in [("run", 2), ("run.old-2", 1), ("run.old-1", 0)]:
         assert outcome(tmp_path / name) == outcome(tmp_path / f"unbroken {seed}")
-    assert f"kept in {tmp_path / 'run.old-2'}" in capsys.readouterr().out
+    assert f"moved the older run to {tmp_path / 'run.old-2'}" in capsys.readouterr().out
 
 
 def test_fresh_sets_aside_nothing_that_is_no_run(tmp_path):
@@ -144,7 +144,7 @@ def test_what_a_killed_program_was_writing_is_removed_by_the_next(tmp_path):
 def test_a_damaged_state_is_refused_by_name(tmp_path):
     train(tmp_path)
     (tmp_path / "state.pt").write_bytes((tmp_path / "state.pt").read_bytes()[:-100])
-    with pytest.raises(InputError, match=r"state\.pt: it is cut short or damaged"):
+    with pytest.raises(InputError, match=r"state\.pt: it is truncated or damaged"):
         train(tmp_path)
 
 
@@ -246,5 +246,5 @@ def test_a_folder_whose_state_was_deleted_is_not_overwritten(tmp_path):
 def test_a_state_of_other_code_is_refused_in_one_line(tmp_path):
     score_epochs(tmp_path / "run", [0.1], state={"network": nn.Linear(2, 2)})
     for state in ({"network": nn.Linear(3, 2)}, {"other": nn.Linear(2, 2)}):
-        with pytest.raises(InputError, match="made by other code"):
+        with pytest.raises(InputError, match="made by different code"):
             score_epochs(tmp_path / "run", [0.1], state=state)

@@ -185,12 +185,12 @@ def test_wrong_requests_of_training_are_one_line(call, tiny, tmp_path):
         (
             p2.main,
             ("--data", tiny / "p2_data", "--setting", "A", "--backbone", "x.pt"),
-            "starts from nothing",
+            "starts from random weights",
         ),
         (
             p2.main,
             ("--data", tiny / "p2_data", "--setting", "C", "--backbone", "x.pt"),
-            "setting C starts from x.pt, which is not there; make it with p2.pretrain",
+            "setting C starts from x.pt, which does not exist; make it with p2.pretrain",
         ),
         (
             p2.main,
@@ -200,7 +200,7 @@ def test_wrong_requests_of_training_are_one_line(call, tiny, tmp_path):
         (
             p3.main,
             ("--data", tiny / "p3_data", "--recipe", "hour"),
-            "cuts 256x256, but the images of",
+            "crops 256x256 pixels, but the images in",
         ),
         (
             p3.main,
@@ -227,7 +227,7 @@ def test_changed_masks_are_another_data_set(call, tiny, tmp_path):
     mask = next((folder / "train").glob("*_mask.png"))
     Image.new("RGB", (64, 64), (0, 0, 255)).save(mask)
     status, _, err = call(p3.main, *flags)
-    assert status == 2 and "holds another run: data.train was" in err
+    assert status == 2 and "contains a different run: data.train was" in err
 
 
 @pytest.mark.parametrize(
@@ -295,18 +295,18 @@ def test_model_b_starts_from_weights_made_of_other_images(call, tiny, tmp_path):
         *flags,
     )
     status, out, _ = call(p1.main, *second, "--pretrained", tmp_path / "first/last.pt")
-    assert status == 0 and "head swapped: classifier.1.weight (2, 1792) -> (50, 1792)" in out
+    assert status == 0 and "replaced the head: classifier.1.weight (2, 1792) -> (50, 1792)" in out
 
     (tmp_path / "first/last.pt").write_bytes(
         (tmp_path / "second/snapshots/epoch_0001.pt").read_bytes()
     )
     status, _, err = call(p1.main, *second, "--pretrained", tmp_path / "first/last.pt")
-    assert status == 2 and "holds another run: data.pretrained_file was" in err
+    assert status == 2 and "contains a different run: data.pretrained_file was" in err
 
     model_a = ("--data", tiny / "p1_data", *words("--model A --batch-size 50"), *flags)
     start = ("--run", tmp_path / "on", "--pretrained")
     status, _, err = call(p1.main, *model_a, *start, tmp_path / "second/last.pt")
-    assert status == 2 and "no checkpoint of model A, which is trained from scratch" in err
+    assert status == 2 and "not a checkpoint of model A, which is trained from scratch" in err
     scratch = tmp_path / "scratch"
     assert call(p1.main, *model_a, "--run", scratch)[0] == 0
     status, out, _ = call(p1.main, *model_a, *start, scratch / "last.pt")
@@ -350,7 +350,11 @@ def test_a_preview_shows_the_first_batch_and_trains_nothing(call, labelled, tmp_
     picture, run = tmp_path / "seen.png", tmp_path / "run"
     flags = (*flags, "--data", labelled / data, "--run", run)
     status, out, err = call(main, *flags, "--preview", picture)
-    assert (status, err) == (0, "") and f"wrote {picture}: the first batch" in out
+    assert (
+        (status, err) == (0, "")
+        and f"wrote {picture}" in out
+        and "images of the first batch" in out
+    )
     assert not run.exists()
     with Image.open(picture) as image:
         assert image.format == "PNG" and image.width >= 128
