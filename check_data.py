@@ -56,7 +56,13 @@ class Split:
 
 def main() -> int:
     parser = Parser(description=__doc__)
-    parser.add_argument("data", type=Path, nargs="?", default=Path("hw1_data"), help="%(default)s")
+    parser.add_argument(
+        "data",
+        type=Path,
+        nargs="?",
+        default=Path("hw1_data"),
+        help="the course's data folder (%(default)s)",
+    )
     folder = readable_folder(parser.parse_args().data)
     pairs = (
         (of_p1(folder / "p1_data/train_50"), of_p1(folder / "p1_data/val_50")),

@@ -104,7 +104,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--output", type=Path, required=True, help="csv to write; p3: folder for the masks"
     )
-    parser.add_argument("--batch-size", type=int, default=32, help="%(default)s")
+    parser.add_argument("--batch-size", type=int, default=32, help="images per batch (%(default)s)")
     args = parser.parse_args()
     if (args.problem == "p2") != (args.table is not None):
         raise InputError("--table CSV is required for p2, and only p2 accepts it")

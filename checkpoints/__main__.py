@@ -71,7 +71,9 @@ Useful commands:
 
 def main() -> None:
     parser = Parser(prog="checkpoints", description=__doc__)
-    parser.add_argument("--manifest", type=Path, default=MANIFEST, help="%(default)s")
+    parser.add_argument(
+        "--manifest", type=Path, default=MANIFEST, help="list of the files (%(default)s)"
+    )
     args = parser.parse_args()
     for part in ("checkpoints", "pretrained"):
         read_manifest(args.manifest, part)  # raises InputError if it is missing or broken

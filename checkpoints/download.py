@@ -101,7 +101,10 @@ def main() -> int:
     )
     parser.add_argument("name", nargs="?", help="only the file with this name (all)")
     parser.add_argument(
-        "--manifest", type=Path, default=ROOT / "checkpoints" / "manifest.json", help="%(default)s"
+        "--manifest",
+        type=Path,
+        default=ROOT / "checkpoints" / "manifest.json",
+        help="list of the files (%(default)s)",
     )
     parser.add_argument(
         "--to",

@@ -22,7 +22,10 @@ UNKNOWN = "no licence stated"
 def main() -> None:
     parser = Parser(prog="checkpoints.licences", description=__doc__)
     parser.add_argument(
-        "--manifest", type=Path, default=ROOT / "checkpoints" / "manifest.json", help="%(default)s"
+        "--manifest",
+        type=Path,
+        default=ROOT / "checkpoints" / "manifest.json",
+        help="list of the files (%(default)s)",
     )
     args = parser.parse_args()
     lines = [line for name in REQUIREMENTS for line in of_packages(ROOT / name)]

@@ -37,7 +37,9 @@ def main() -> None:
         default=Path("hw1_data"),
         help="data set whose validation images it is scored on (%(default)s)",
     )
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="%(default)s")
+    parser.add_argument(
+        "--folder", type=Path, default=FOLDER, help="folder of the shipped files (%(default)s)"
+    )
     args = parser.parse_args()
     fields = describe(args.source, args.name, args.data)
     read_manifest(args.folder / "manifest.json", "checkpoints")  # raises InputError if it is broken

@@ -171,7 +171,7 @@ def main() -> None:
         "--out",
         type=Path,
         default=ROOT / "demo_out",
-        help="%(default)s; a second run continues there",
+        help="output folder (%(default)s); a second run continues there",
     )
     out = parser.parse_args().out.resolve()
     start = time.perf_counter()

@@ -23,7 +23,7 @@ from training.run import Run
 def arguments() -> tuple[argparse.Namespace, TransferRecipe]:
     parser = flags.command_line(__doc__, data="hw1_data/p2_data", run="runs/p2_SETTING_RECIPE")
     parser.add_argument(
-        "--setting", choices=list(SETTINGS), default="C", help="%(default)s; see p2/settings.py"
+        "--setting", choices=list(SETTINGS), default="C", help="see p2/settings.py (%(default)s)"
     )
     parser.add_argument(
         "--backbone",

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 def flags(parser: argparse.ArgumentParser, checkpoint: Path) -> None:
     """Add the flags that all inference programs share."""
-    parser.add_argument("--checkpoint", type=Path, default=checkpoint, help="%(default)s")
+    parser.add_argument(
+        "--checkpoint", type=Path, default=checkpoint, help="checkpoint to use (%(default)s)"
+    )
     parser.add_argument(
         "--device",
         default="auto",
