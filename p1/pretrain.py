@@ -21,6 +21,7 @@ from p1.recipes import PRETRAIN, Recipe
 from p1.train import fit, show
 from prediction.tables import locate, read_rows
 from training import cache, flags, loop, processes
+from training.recipes import choose_recipe
 
 HOLD_OUT = 20
 
@@ -31,7 +32,7 @@ def arguments() -> tuple[argparse.Namespace, Recipe]:
     )
     parser.add_argument("--labels", type=Path, help="csv: filename,label (DATA/labels.csv)")
     args = parser.parse_args()
-    return args, flags.choose_recipe(parser, args, PRETRAIN, "p1_pretrain")
+    return args, choose_recipe(parser, args, PRETRAIN, "p1_pretrain")
 
 
 def main() -> None:

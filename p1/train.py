@@ -18,6 +18,7 @@ from p1.model import build, load_pretrained
 from p1.recipes import RECIPES, Recipe
 from training import cache, flags, loop, mixing, optim, preview, processes
 from training.provenance import digest, initial_weights
+from training.recipes import choose_recipe
 from training.run import Run
 
 
@@ -38,7 +39,7 @@ def arguments() -> tuple[argparse.Namespace, Recipe]:
     flags.tune_flag(parser)
     args = parser.parse_args()
     recipes = {name: models[args.model] for name, models in RECIPES.items() if args.model in models}
-    recipe = flags.choose_recipe(parser, args, recipes, f"p1_{args.model}")
+    recipe = choose_recipe(parser, args, recipes, f"p1_{args.model}")
     if args.model == "B" and not (args.pretrained or recipe.pretrained):
         raise InputError(
             "model B needs --pretrained FILE; to download one: bash hw1_download.sh pretrained"

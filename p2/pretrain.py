@@ -19,13 +19,14 @@ from p2.model import FEATURES, backbone_fields, make_backbone
 from p2.recipes import PRETRAIN, PretrainRecipe, View
 from training import cache, flags, loop, optim, preview, processes
 from training.provenance import digest
+from training.recipes import choose_recipe
 from training.run import Run
 
 
 def arguments() -> tuple[argparse.Namespace, PretrainRecipe]:
     parser = flags.command_line(__doc__, data="hw1_data/p2_data", run="runs/p2_byol_RECIPE")
     args = parser.parse_args()
-    return args, flags.choose_recipe(parser, args, PRETRAIN, "p2_byol")
+    return args, choose_recipe(parser, args, PRETRAIN, "p2_byol")
 
 
 def main() -> None:

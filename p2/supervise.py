@@ -19,6 +19,7 @@ from p2.recipes import SUPERVISED, TransferRecipe
 from p2.train import augmented, evaluate, show
 from training import cache, flags, loop, optim, processes
 from training.provenance import digest
+from training.recipes import choose_recipe
 from training.run import Run
 
 
@@ -27,7 +28,7 @@ def arguments() -> tuple[argparse.Namespace, TransferRecipe]:
     parser.add_argument("--labels", type=Path, help="csv: id,filename,label (DATA/mini/labels.csv)")
     flags.tune_flag(parser)
     args = parser.parse_args()
-    return args, flags.choose_recipe(parser, args, SUPERVISED, "p2_supervised")
+    return args, choose_recipe(parser, args, SUPERVISED, "p2_supervised")
 
 
 def main() -> None:

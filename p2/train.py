@@ -17,6 +17,7 @@ from p2.recipes import TRANSFER, TransferRecipe
 from p2.settings import SETTINGS, Setting
 from training import cache, flags, loop, optim, preview, processes
 from training.provenance import digest
+from training.recipes import choose_recipe
 from training.run import Run
 
 
@@ -33,7 +34,7 @@ def arguments() -> tuple[argparse.Namespace, TransferRecipe]:
     )
     flags.tune_flag(parser)
     args = parser.parse_args()
-    return args, flags.choose_recipe(parser, args, TRANSFER, f"p2_{args.setting}")
+    return args, choose_recipe(parser, args, TRANSFER, f"p2_{args.setting}")
 
 
 def initial_backbone(

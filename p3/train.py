@@ -17,6 +17,7 @@ from p3.model import OF_MODEL, build, load_pretrained, logits
 from p3.recipes import RECIPES, Recipe
 from training import cache, flags, loop, optim, preview, processes, progress
 from training.provenance import digest, initial_weights
+from training.recipes import choose_recipe
 from training.run import Run
 
 
@@ -36,7 +37,7 @@ def arguments() -> tuple[argparse.Namespace, Recipe]:
     flags.tune_flag(parser)
     args = parser.parse_args()
     recipes = {name: models[args.model] for name, models in RECIPES.items() if args.model in models}
-    return args, flags.choose_recipe(parser, args, recipes, f"p3_{args.model}")
+    return args, choose_recipe(parser, args, recipes, f"p3_{args.model}")
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from core.cli import InputError
 from training import provenance
-from training.run import best_line, is_over
+from training.history import best_line, is_over
 
 WATCHED = {"mean_iou": max, "accuracy": max, "loss": min}  # runs are judged by the first they log
 RECORDED = {  # fields that run.json must have, and their types

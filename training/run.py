@@ -37,9 +37,10 @@ from core.cli import STOPPED, InputError, say, some
 from core.files import atomic_write
 from core.randomness import batches, seed_of, steps_per_epoch
 from training import processes, provenance, runfolder
+from training.history import best_line, is_over
 from training.progress import Bar, duration
+from training.values import StepValues
 
-CHECK_EVERY = 25  # steps between reads of the losses; a read waits for the GPU
 STATE = {  # the fields of a state.pt
     "identity": dict, "epoch": int, "next_step": int, "total_steps": int, "sums": dict,
     "history": list, "state": dict,
@@ -78,7 +79,7 @@ class Run:
         save_minutes: float = 5.0,
     ) -> None:
         self.folder, self.seed, self.watch, self.better = folder, seed, watch, better
-        self._recipe, self._model, self._device = recipe, model, device
+        self._recipe, self._model = recipe, model
         without = " without --fresh" if fresh else ""
         self._how_to_go_on = f"run the same command{without} to continue"
         self.identity = json.loads(
@@ -87,9 +88,7 @@ class Run:
         self._data = self.identity["data"] | (notes or {})
         self.epoch, self.next_step, self.total_steps = 0, 0, 0
         self.history: list[dict[str, Any]] = []
-        self._sums: dict[str, float] = {}
-        self._unread: list[tuple[int, dict[str, torch.Tensor]]] = []
-        self._shown = ""  # the latest known values of a step, as text
+        self._values = StepValues(device)
         self._bar: Bar | None = None
         self._total_epochs = 0
         self._state, self._save_every, self._stop_at = state, 60 * save_minutes, stop_at
@@ -182,15 +181,9 @@ class Run:
         Several processes save or stop after the same step, as soon as one of them has to. Raises
         InputError, which names the step, if a value is not finite.
         """
-        self._unread.append(
-            (self.next_step, {name: value.detach() for name, value in values.items()})
-        )
+        self._values.add(self.epoch, self.next_step, values)
         self.next_step += 1
         self.total_steps += 1
-        if len(self._unread) >= CHECK_EVERY:
-            self._read_values()
-        elif self._device.type == "cpu":
-            self._shown = _in_words({name: value.item() for name, value in values.items()})
         self._show_step()
         self._has_moved = True
         why, due = self._agreed()
@@ -250,13 +243,14 @@ class Run:
         ``weights`` are saved as ``last.pt``, as ``best.pt`` too if ``watch`` is the best so far,
         and as a snapshot if this epoch is one to keep.
         """
-        means = {name: self.mean(name) for name in self._read_values()}
+        means = {name: self.mean(name) for name in self._values.read()}
         # checkpoint.read would refuse numpy's floats.
         metrics = {name: float(value) for name, value in metrics.items()}
         self._evaluations.append(time.monotonic() - self._steps_done_at)
         line = {"epoch": self.epoch + 1, "steps": self.total_steps, **means, **metrics}
         self.history.append(line)
-        self.epoch, self.next_step, self._sums = self.epoch + 1, 0, {}
+        self.epoch, self.next_step = self.epoch + 1, 0
+        self._values.start_epoch()
         final = checkpoint.Checkpoint(
             **self._model,
             weights=weights,
@@ -289,7 +283,7 @@ class Run:
 
     def mean(self, name: str) -> float:
         """Return the mean, over this epoch's steps so far, of a value given to ``step``."""
-        return self._read_values()[name] / self.next_step
+        return self._values.read()[name] / self.next_step
 
     def best_epoch(self) -> int:
         """Return the first epoch (from 1) with the best ``watch`` so far; 0 before the first."""
@@ -313,23 +307,6 @@ class Run:
             else:
                 self._next_best.unlink()
 
-    def _read_values(self) -> dict[str, float]:
-        # Returns the sums of the steps' values so far.
-        flat = [value.item() for _, values in self._unread for value in values.values()]
-        numbers = iter(processes.means(flat))
-        for step, values in self._unread:
-            read = {name: next(numbers) for name in values}
-            for name, number in read.items():
-                if not math.isfinite(number):
-                    raise InputError(
-                        f"{name} is {number} at step {step + 1} of epoch {self.epoch + 1}; "
-                        "lower the learning rate"
-                    )
-                self._sums[name] = self._sums.get(name, 0.0) + number
-            self._shown = _in_words(read)
-        self._unread.clear()
-        return self._sums
-
     def _show_epoch(self, steps: int, images: int) -> None:
         # Starts the display of an epoch's progress; ``images``: per step.
         self._images = images
@@ -339,7 +316,7 @@ class Run:
     def _show_step(self) -> None:
         if self._bar is None:
             return
-        note = self._shown
+        note = self._values.shown
         if (speed := self._bar.rate()) and (later := self._total_epochs - self.epoch - 1) > 0:
             evaluation = max(self._evaluations, default=0.0)
             left = self._bar.seconds_left() + evaluation
@@ -353,14 +330,14 @@ class Run:
             self._bar = None
 
     def _save(self) -> None:
-        self._read_values()
+        sums = self._values.read()
         if processes.rank() == 0:
             content = {
                 "identity": self.identity,
                 "epoch": self.epoch,
                 "next_step": self.next_step,
                 "total_steps": self.total_steps,
-                "sums": self._sums,
+                "sums": sums,
                 "history": self.history,
                 "seconds": time.monotonic() - self._epoch_start,
                 "state": {name: part.state_dict() for name, part in self._state.items()},
@@ -384,7 +361,7 @@ class Run:
             )
         self.epoch, self.next_step = saved["epoch"], saved["next_step"]
         self.total_steps = self._saved_step = saved["total_steps"]
-        self._sums, self.history = saved["sums"], saved["history"]
+        self._values.sums, self.history = saved["sums"], saved["history"]
         self._earlier_seconds = saved.get("seconds", 0.0)  # older states lack it
         try:
             for name, part in self._state.items():
@@ -430,35 +407,3 @@ def wrong_fields(saved: dict[str, Any]) -> list[str]:
         if not all(isinstance(line, dict) and "epoch" in line for line in saved["history"]):
             wrong.append("history")
     return wrong
-
-
-def _in_words(values: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-
-
-def best_line(history: list[dict[str, Any]], watched: str, better: Callable) -> dict[str, Any]:
-    """Return the first line of ``history`` (at least one line) with the best value ``watched``.
-
-    ``better``: max or min. A line whose value is NaN is the best only if all are NaN.
-    """
-    numbers = [line for line in history if not math.isnan(line[watched])]
-    return better(numbers or history, key=lambda line: line[watched])
-
-
-def is_over(
-    history: list[dict[str, Any]],
-    watched: str,
-    better: Callable,
-    epochs: int,
-    patience: int,
-    patience_from: int = 0,
-) -> bool:
-    """Return whether a run has ended: by its number of ``epochs`` or by early stopping.
-
-    It stops early after ``patience`` epochs without a better one; 0 turns this off. The first
-    ``patience_from`` epochs are ignored: they do not count as waiting, and later epochs are not
-    compared with them.
-    """
-    compared = history[patience_from:]
-    waited = len(history) - best_line(compared, watched, better)["epoch"] if compared else 0
-    return len(history) >= epochs or bool(patience) and waited >= patience

@@ -1,10 +1,7 @@
-"""What the training loops share: changed recipes, schedules, the step, the hold-out."""
+"""What the training loops share: schedules, the step, the hold-out."""
 
-import argparse
 import dataclasses
 import math
-from pathlib import Path
-from typing import Literal
 
 import pytest
 import torch
@@ -14,133 +11,7 @@ from torch import nn
 
 from core import devices
 from core.cli import InputError
-from core.efficientnet_lite import imagenet_file
-from p1 import model as p1_model
-from p1 import recipes as p1
-from p2 import recipes as p2
-from p3 import model as p3_model
-from p3 import recipes as p3
-from training import flags, loop, optim
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-    p: float = 0.5
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    name: str = "original"
-    source: str = "a test"
-    epochs: int = 3
-    batch_size: int = 4
-    lr: float = 0.1
-    flip: bool = False
-    kind: Literal["a", "b"] = "a"
-    every: int | None = None
-    pair: tuple[float, float] = (0.0, 1.0)
-    scales: tuple[float, ...] = (1.0,)
-    parts: tuple[Part, Part] = (Part(), Part())
-
-
-@pytest.mark.parametrize(
-    ("change", "field", "value"),
-    [
-        ("lr=3e-4", "lr", 3e-4),
-        ("epochs=7", "epochs", 7),
-        ("flip=true", "flip", True),
-        ("kind=b", "kind", "b"),
-        ("every=2", "every", 2),
-        ("pair=0.25, 1", "pair", (0.25, 1.0)),
-        ("scales=0.5,0.75,1", "scales", (0.5, 0.75, 1.0)),
-        ("parts.1.p=0.1", "parts", (Part(), Part(0.1))),
-    ],
-)
-def test_a_change_has_the_type_of_its_field(change, field, value):
-    changed = getattr(flags.overridden(Recipe(), changes=[change]), field)
-    assert changed == value and type(changed) is type(value)
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ("lr", "NAME=VALUE"),
-        ("lrs=1", "Did you mean lr"),
-        ("learning-rate=1", "Did you mean lr"),
-        ("zzz=1", "Choose from epochs, batch_size, lr"),
-        ("name=x", "no value 'name'"),
-        ("lr=fast", "not a number"),
-        ("lr=nan", "negative or not finite"),
-        ("lr=-1", "negative or not finite"),
-        ("epochs=1.5", "not a number of type int"),
-        ("epochs=0", "epochs must be 1 or more"),
-        ("flip=yes", "neither true nor false"),
-        ("kind=c", "not one of a, b"),
-        ("pair=1", "2 values are needed"),
-        ("parts=1", "it has parts"),
-        ("parts.2.p=1", "not one of the 2 parts"),
-        ("lr.p=1", "a single value has no part 'p'"),
-    ],
-)
-def test_a_senseless_change_is_one_line_that_says_what_is_possible(change, says):
-    with pytest.raises(InputError, match=f"--set {change}: .*{says}") as error:
-        flags.overridden(Recipe(), changes=[change])
-    assert "\n" not in str(error.value)
-
-
-ALL = [
-    *(recipe for models in p1.RECIPES.values() for recipe in models.values()),
-    *(recipe for models in p3.RECIPES.values() for recipe in models.values()),
-    *(p1.PRETRAIN | p2.PRETRAIN).values(),
-    *p2.SUPERVISED.values(),
-    *p2.TRANSFER.values(),
-]
-
-
-@pytest.mark.parametrize("recipe", ALL, ids=lambda recipe: recipe.name)
-def test_what_help_lists_of_a_recipe_is_what_set_takes(recipe):
-    listed = list(flags._settable(recipe))
-    assert {"lr", "schedule", "bf16"} <= {name for name, _ in listed}
-    assert flags.overridden(recipe, changes=[f"{k}={v}" for k, v in listed]) == recipe
-
-
-@pytest.mark.parametrize("recipe", ALL, ids=lambda recipe: recipe.name)
-def test_the_recipes_values_are_of_their_fields_types(recipe):
-    assert recipe.source and type(recipe.epochs) is int and recipe.schedule in (
-        "constant", "plateau", "cosine"
-    )  # fmt: skip
-
-
-def test_a_recipe_is_found_by_its_former_name_and_another_one_is_refused():
-    assert flags.named(p1.RECIPES, "report") is p1.RECIPES["original"]
-    with pytest.raises(InputError, match="unknown recipe 'bets'. Did you mean best"):
-        flags.named(p1.RECIPES, "bets")
-
-
-def start_of(network, given, named):
-    """What ``--pretrained given`` and a recipe that names ``named`` start from."""
-    args = argparse.Namespace(pretrained=given)
-    recipe = argparse.Namespace(name="x", pretrained=named)
-    return flags.initial_weights(args, recipe, network), args.pretrained
-
-
-def test_a_training_starts_from_what_the_recipe_names_unless_the_flag_names_another(tmp_path):
-    network, file = nn.Linear(1, 1), tmp_path / "last.pt"
-    with pytest.raises(InputError, match=r"recipe x starts from .*last.pt, which does not exist"):
-        start_of(network, None, str(file))
-    file.touch()
-    assert start_of(network, None, str(file)) == (file, str(file))
-    assert start_of(network, "other.pt", str(file)) == (Path("other.pt"), "other.pt")
-    assert start_of(network, "none", str(file)) == (None, None)
-    assert start_of(network, None, "") == (None, None)
-
-
-def test_only_model_c_starts_from_imagenet():
-    for network in (p1_model.mobilenet_v2(50), p3_model.DeepLabv3()):
-        with pytest.raises(InputError, match="model C"):
-            start_of(network, "imagenet", "")
-    file, name = start_of(p1_model.build("efficientnet_lite0_64", 50), None, "imagenet")
-    assert file == imagenet_file("lite0") and name == "imagenet"
+from training import loop, optim
 
 
 @pytest.mark.parametrize("schedule", ["constant", "plateau", "cosine", "linear"])

@@ -34,8 +34,8 @@ from toy_run import (
 
 from core import checkpoint
 from core.cli import STOPPED, InputError, entry
-from training.run import CHECK_EVERY
 from training.runfolder import MAX_SNAPSHOTS
+from training.values import CHECK_EVERY
 
 pytestmark = pytest.mark.usefixtures("quick")
 
