@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from checkpoints.download import read_manifest
+from checkpoints.manifest import read_manifest
 from core.cli import Parser, entry, say
 from prediction.tables import wilson
 

@@ -7,84 +7,20 @@ If all files are there and correct, neither the network nor a download library i
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import errno
 import fcntl
-import hashlib
-import json
 import os
-import re
-import resource
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from checkpoints.archive import PARTS, BadArchive, unpack
+from checkpoints.manifest import FOLDERS, Failed, Wanted, read_manifest
+from checkpoints.transfer import fetch
 from core.cli import InputError, Parser, entry, positive, say, some, warn
 from core.files import writable_folder
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = {"checkpoints": "checkpoints", "pretrained": "pretrained", "data": "hw1_data"}
 PROGRAM = os.environ.get("HW1_PROGRAM") or Path(__file__).name
-ATTEMPTS = 3
-BACKOFF = 2.0  # seconds before the second attempt; twice that before the third
-BLOCK = 1 << 16
-LIMITS = {"checkpoints": 2**31, "pretrained": 2**31, "data": 2**34}  # bytes, if size is unknown
-# Valid values of an entry's fields; "" means unknown. A name has no path, so that no file is
-# written outside its folder.
-FORMS = {
-    "name": r"[^./\\\0][^/\\\0]*",
-    "bytes": "[0-9]*",
-    "sha256": "([0-9a-f]{64})?",
-    "sha256_prefix": "([0-9a-f]{8,64})?",
-    "url": r"(https?://\S+)?",
-    "drive_id": "[0-9A-Za-z_-]*",
-}
-
-
-class Failed(Exception):
-    """One file could not be obtained; the message says why. The others may still work."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Wanted:
-    """A file that the manifest lists; an unknown text is "".
-
-    ``sha256`` may be only the start of the hash. ``limit``: the most bytes to download.
-    """
-
-    name: str
-    bytes: int | None
-    limit: int
-    sha256: str
-    url: str
-    drive_id: str
-    licence: str = ""
-
-    @property
-    def source(self) -> str:
-        """The address, in a form that a browser can open."""
-        return (
-            f"https://drive.google.com/file/d/{self.drive_id}/view" if self.drive_id else self.url
-        )
-
-    def check(self, path: Path) -> str:
-        """Describe the file at ``path`` by its size and hash.
-
-        Raises Failed if they differ from those in the manifest.
-        """
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-            size, sha256 = file.tell(), digest.hexdigest()
-        if self.bytes is not None and size != self.bytes:
-            raise Failed(f"it has {size:,} bytes instead of {self.bytes:,}")
-        if not sha256.startswith(self.sha256):
-            raise Failed(f"its sha256 is {sha256} instead of {self.sha256}")
-        return f"{size:,} bytes, sha256 {sha256}"
 
 
 def main() -> int:
@@ -144,38 +80,6 @@ def main() -> int:
             failures += 1
             print(f"{PROGRAM}: {' '.join(str(error).split())}", file=sys.stderr)
     return 1 if failures else 0
-
-
-def read_manifest(path: Path, what: str) -> list[Wanted]:
-    """The files listed under ``what``, a key of FOLDERS.
-
-    Raises InputError if the manifest is missing or broken.
-    """
-    try:
-        listed = json.loads(path.read_text(encoding="utf-8"))[what]
-        return [_wanted(fields, LIMITS[what]) for fields in listed]
-    except OSError as error:
-        raise InputError(f"cannot read the manifest {path}: {error.strerror}") from error
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        # It is not JSON, or JSON with another structure.
-        raise InputError(f"the manifest {path} is broken in {what!r}: {error}") from error
-
-
-def _wanted(fields: dict[str, Any], limit: int) -> Wanted:
-    known = {key: "" if fields.get(key) is None else str(fields[key]) for key in FORMS}
-    for key, value in known.items():
-        if not re.fullmatch(FORMS[key], value):
-            raise ValueError(f"{key} of the entry {known['name']!r} cannot be {value!r}")
-    size = int(known["bytes"]) if known["bytes"] else None
-    return Wanted(
-        known["name"],
-        size,
-        limit if size is None else size,
-        known["sha256"] or known["sha256_prefix"],
-        known["url"],
-        known["drive_id"],
-        str(fields.get("licence") or ""),
-    )
 
 
 def obtain(wanted: Wanted, folder: Path, timeout: int) -> Path:
@@ -252,147 +156,6 @@ def _alone(path: Path) -> Iterator[None]:
     finally:
         lock.unlink(missing_ok=True)
         os.close(handle)
-
-
-def fetch(wanted: Wanted, path: Path, timeout: int) -> str:
-    """Download next to ``path``, check and rename; return the file's description.
-
-    Raises Failed or OSError.
-    """
-    part = path.with_name(f"{path.name}.part")
-    for last in (False, True):
-        bring = _from_drive if wanted.drive_id else _from_server
-        pieced = bring(wanted, part, timeout)
-        try:
-            description = wanted.check(part)
-            break
-        except Failed:
-            part.unlink()
-            # The file may have been joined from pieces of two versions: then start from scratch.
-            if last or not pieced:
-                raise
-    os.replace(part, path)
-    return description
-
-
-def _from_server(wanted: Wanted, part: Path, timeout: int) -> bool:
-    """Complete ``part`` from ``wanted.url``; return whether it was joined from pieces.
-
-    Raises Failed or OSError.
-    """
-    import requests  # not at the top: verifying existing files does not need it
-
-    version, why = None, ""
-    for attempt in range(ATTEMPTS):
-        time.sleep(BACKOFF * attempt)
-        have = part.stat().st_size if part.exists() else 0
-        # No compression, because a range counts the bytes that are sent.
-        headers = {"Accept-Encoding": "identity"}
-        # Without a version or a hash, a piece of another version would go unnoticed.
-        if have and (version or wanted.sha256):
-            headers |= {"Range": f"bytes={have}-"} | ({"If-Range": version} if version else {})
-        try:
-            with requests.get(
-                wanted.url, headers=headers, stream=True, timeout=timeout
-            ) as response:
-                response.raise_for_status()
-                pieced = response.status_code == 206
-                if not pieced:
-                    tag, have = response.headers.get("ETag", "W/"), 0
-                    weak = tag.startswith("W/")  # a weak tag does not guarantee equal bytes
-                    version = response.headers.get("Last-Modified") if weak else tag
-                elif not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-                    part.unlink(missing_ok=True)
-                    raise requests.RequestException(
-                        "the server sent a different range from the one requested"
-                    )
-                length = response.headers.get("Content-Length", "")
-                total = have + int(length) if length.isdigit() else wanted.bytes
-                size = _receive(response, part, have, total, wanted.limit)
-                if total is not None and size < total:
-                    raise requests.RequestException(
-                        f"the connection ended after {size:,} of {total:,} bytes"
-                    )
-                return pieced
-        except requests.RequestException as error:
-            status = None if error.response is None else error.response.status_code
-            why = _plain(error, timeout)
-            if status == 416:  # the part is not the start of the file that is there now
-                part.unlink(missing_ok=True)
-            elif status is not None and status < 500 and status not in (408, 429):
-                break  # another attempt would fail too
-    raise Failed(why)
-
-
-def _receive(response: Any, part: Path, have: int, total: int | None, limit: int) -> int:
-    """Append the response's body to the first ``have`` bytes of ``part``; return the new size.
-
-    Raises Failed and removes ``part`` if the size exceeds ``limit`` bytes.
-    """
-    from tqdm import tqdm
-
-    bar = tqdm(
-        desc=part.stem,
-        initial=have,
-        total=total,
-        unit="B",
-        unit_scale=True,
-        leave=False,
-        disable=None,
-    )
-    with bar, part.open("ab" if have else "wb") as file:
-        for block in response.iter_content(BLOCK):
-            if file.tell() + len(block) > limit:
-                part.unlink(missing_ok=True)
-                raise Failed(f"the server sends more than {limit:,} bytes")
-            file.write(block)
-            bar.update(len(block))
-        file.flush()
-        os.fsync(file.fileno())  # the bytes must be on the disk before the file is renamed
-        return file.tell()
-
-
-def _plain(error: Any, timeout: int) -> str:
-    """The reason in a requests exception, without the names of the layers it passed through."""
-    if error.response is not None:
-        return f"the server answered {error.response.status_code} {error.response.reason}"
-    if "timed out" in str(error):
-        return f"the server was silent for {timeout} s"
-    reason = str(getattr(error.args[0] if error.args else None, "reason", None) or error)
-    if "Failed to resolve" in reason or "unreachable" in reason:
-        return "there is no network, or no such server"
-    return "the connection was lost" if "IncompleteRead" in reason else reason
-
-
-def _from_drive(wanted: Wanted, part: Path, timeout: int) -> bool:
-    """Download the file to ``part`` with gdown, which resumes from its own partial file.
-
-    gdown has no size limit, so the system enforces one on file sizes. Raises Failed.
-    """
-    import gdown
-
-    part.unlink(missing_ok=True)  # gdown would take it for the complete file
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    smaller = [bound for bound in (wanted.limit, *before) if bound != resource.RLIM_INFINITY]
-    resource.setrlimit(resource.RLIMIT_FSIZE, (min(smaller), before[1]))
-    try:
-        done = gdown.download(
-            id=wanted.drive_id,
-            output=str(part),
-            resume=True,
-            quiet=not sys.stderr.isatty(),
-            timeout=timeout,
-        )
-    except Exception as error:
-        # gdown's own exceptions, those of requests, and any that a changed Google page causes.
-        if isinstance(error, OSError) and error.errno == errno.EFBIG:
-            raise Failed(f"the server sends more than {wanted.limit:,} bytes") from error
-        raise Failed(f"gdown: {error or type(error).__name__}") from error
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    if not done or not part.is_file():
-        raise Failed("gdown downloaded nothing")
-    return False
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from checkpoints.download import FOLDERS, read_manifest
+from checkpoints.manifest import FOLDERS, read_manifest
 from core.cli import Parser, answer, entry
 
 ROOT = Path(__file__).resolve().parents[1]

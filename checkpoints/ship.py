@@ -16,9 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from checkpoints import models
 from checkpoints.__main__ import page
-from checkpoints.download import read_manifest
 from checkpoints.export import SIZE
 from checkpoints.graded import graded
+from checkpoints.manifest import read_manifest
 from core import checkpoint
 from core.cli import InputError, Parser, entry, say
 from core.files import atomic_write

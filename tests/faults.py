@@ -41,7 +41,7 @@ import requests  # noqa: F401  # a download imports it: here once, not in each p
 import torch
 from torch import nn
 
-from checkpoints import download, ship
+from checkpoints import download, ship, transfer
 from core import checkpoint, images
 from core.checkpoint import Checkpoint
 from core.cli import Parser, entry
@@ -502,7 +502,7 @@ def main() -> int:
     torch.set_num_threads(1)  # threads that run already would not come along into the processes
     torch.optim.SGD([torch.zeros(1, requires_grad=True)]).step()  # imports a lot, but once
     provenance.commit = lambda: "0123"
-    download.BACKOFF = 0
+    transfer.BACKOFF = 0
     threading.Thread(target=server.serve_forever, daemon=True).start()
     use_no_networks()
     tried = broken = 0

@@ -34,7 +34,7 @@ import torch
 from PIL import Image
 
 from checkpoints import archive
-from checkpoints.download import read_manifest
+from checkpoints.manifest import read_manifest
 from core import checkpoint, images
 from core.checkpoint import Checkpoint
 from core.cli import InputError, Parser, entry, positive

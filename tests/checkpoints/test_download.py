@@ -25,7 +25,8 @@ import torch
 import torchvision
 from conftest import ROOT
 
-from checkpoints import download
+from checkpoints import archive, download, transfer
+from checkpoints import manifest as manifests
 from core.cli import InputError
 from p3.model import DeepLabv3, FCN32s, load_pretrained
 
@@ -123,7 +124,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """The command in this process: status, stdout, stderr. No waiting between attempts."""
-    monkeypatch.setattr(download, "BACKOFF", 0)
+    monkeypatch.setattr(transfer, "BACKOFF", 0)
 
     def run(*args: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["download.py", *map(str, args)])
@@ -323,7 +324,7 @@ def test_two_downloads_at_once_do_not_share_a_part(run, manifest, server, file):
 
 @pytest.mark.parametrize("mode", ["whole", "half, no length"])
 def test_a_download_of_unknown_size_has_a_limit(run, manifest, server, file, monkeypatch, mode):
-    monkeypatch.setitem(download.LIMITS, "checkpoints", 100_000)
+    monkeypatch.setitem(manifests.LIMITS, "checkpoints", 100_000)
     server.modes = [mode]
     status, _, err = run(*manifest(bytes=None))
     assert status == 1 and "the server sends more than 100,000 bytes" in err
@@ -475,7 +476,7 @@ def test_what_gdown_cannot_bring_is_one_line(run, manifest, file, monkeypatch, b
 
 # The course's archive
 
-FILES = {f"{part}/a/b.txt": part.encode() for part in download.PARTS}
+FILES = {f"{part}/a/b.txt": part.encode() for part in archive.PARTS}
 
 
 def make_zip(files: dict[str, bytes], links: dict[str, str] | None = None) -> bytes:
@@ -522,7 +523,7 @@ def test_the_archive_is_unpacked(run, manifest, server, tmp_path, make, top):
     )
     status, out, err = run(*manifest("data", **wants(server.body)))
     assert (status, err) == (0, "") and out.count("\nunpacked ") == 3
-    assert sorted(os.listdir(tmp_path / "to")) == ["hw1_data.zip", *download.PARTS]
+    assert sorted(os.listdir(tmp_path / "to")) == ["hw1_data.zip", *archive.PARTS]
     assert all((tmp_path / "to" / name).read_bytes() == content for name, content in FILES.items())
     status, out, err = run(*manifest("data", **wants(server.body)))
     assert (status, err) == (0, "") and out.startswith("nothing to do") and len(server.ranges) == 1
@@ -556,7 +557,7 @@ def test_what_is_there_already_stays(run, manifest, server, tmp_path):
 
 
 def test_whole_data_needs_no_manifest_entry_to_be_right(run, manifest, server, tmp_path):
-    for part in download.PARTS:
+    for part in archive.PARTS:
         (tmp_path / "to" / part).mkdir(parents=True)
     status, out, err = run(*manifest("data", name="hw1_data.zip"))
     assert (status, err) == (0, "") and out.startswith("nothing to do") and server.ranges == []
@@ -633,9 +634,9 @@ def shell(*args: object, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_the_repositorys_manifest():
     path = ROOT / "checkpoints" / "manifest.json"
     content = json.loads(path.read_text())
-    assert list(content) == list(download.FOLDERS)
+    assert list(content) == list(manifests.FOLDERS)
     for what, entries in content.items():
-        assert len(download.read_manifest(path, what)) == len(entries)
+        assert len(manifests.read_manifest(path, what)) == len(entries)
         assert len({entry["name"] for entry in entries}) == len(entries)
         for entry in entries:
             assert {"name", "bytes", "sha256", "licence", "what", "score"} <= entry.keys(), entry
@@ -656,7 +657,7 @@ def test_what_is_listed_for_problem_3_is_what_its_networks_start_from():
             network = FCN32s() if name.startswith("vgg") else DeepLabv3()
             options = {"weights_backbone": None, "aux_loss": True} if "deeplab" in name else {}
             weights = torchvision.models.get_model(name, weights=None, **options).state_dict()
-            assert "left out" in load_pretrained(network, weights, name)
+            assert "without" in load_pretrained(network, weights, name)
 
 
 def test_the_script_on_the_repository_as_it_is(tmp_path):
