@@ -21,7 +21,7 @@ from p2.byol import BYOL
 from p2.model import BACKBONE, FEATURES, make_backbone
 from p2.settings import SETTINGS
 from prediction.tables import read_labels
-from report import charts, problem2, problem2_pretraining
+from report import charts, problem2, problem2_differences, problem2_pretraining
 from report import problem2_figures as figures
 from report import runs as runlog
 from report.measures import Measures, Site
@@ -440,7 +440,7 @@ def test_a_missing_settings_command_makes_what_it_begins_from(
 def test_a_second_build_measures_nothing(five, monkeypatch):
     first = [value.text for value in values_in(problem2.section(site_of(five)))]
     monkeypatch.setattr(figures, "answers", None)
-    monkeypatch.setattr(problem2, "paired_bootstrap", None)
+    monkeypatch.setattr(problem2_differences, "paired_bootstrap", None)
     assert [value.text for value in values_in(problem2.section(site_of(five)))] == first
 
 
