@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Problem 2: bash hw1_2.sh <images.csv> <image folder> <output.csv>    --help says more
+# Problem 2: bash hw1_2.sh <images.csv> <image folder> <output.csv>    more options: --help
 root=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")
 # With a single malloc arena, a thread can reuse memory that another thread has freed.
 export HW1_PROGRAM=hw1_2.sh PYTHONUTF8=1 MALLOC_ARENA_MAX=1

@@ -40,15 +40,15 @@ def main() -> None:
         help="problem 3's to show (%(default)s)",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
-    parser.add_argument("--fresh", action="store_true", help="measure everything anew")
+    parser.add_argument("--fresh", action="store_true", help="measure everything again")
     args = parser.parse_args()
     folder = args.folder or args.runs
     if not folder.is_dir():
-        raise InputError(f"no folder {folder}; name a folder of runs")
+        raise InputError(f"no folder {folder}; give a folder that contains runs")
     logs = runs.read_all(folder)
     if not logs:
         raise InputError(
-            f"no run with a finished epoch in {folder}; train one (README.md, Train) or name "
+            f"no run with a finished epoch in {folder}; train one (README.md, Train) or give "
             "another folder"
         )
     name = folder.resolve().name

@@ -72,7 +72,7 @@ class Measured:
 
 
 class Measures:
-    """The measures cached in the folder ``out``; with ``fresh``, all are made anew.
+    """The measures cached in the folder ``out``; with ``fresh``, all are made again.
 
     Raises InputError if measures.json is damaged.
     """
@@ -88,7 +88,7 @@ class Measures:
         """Return the measure ``key``, from the cache or by calling ``compute``.
 
         ``key`` begins with the problem, as in ``p1_A_hour/interval``. ``made_from``: the files and
-        folders of files that the measure depends on. Without any, every build measures it anew.
+        folders of files that the measure depends on. Without any, every build measures it again.
         """
         if key not in self._made:
             self._made[key] = self._of(key, made_from, compute)
@@ -103,7 +103,7 @@ class Measures:
             arrays = _arrays(stored) if kept["arrays"] else {}
             if sorted(arrays) == kept["arrays"]:
                 return Measured(key, kept["numbers"], arrays)
-            warn(f"{stored} is damaged or missing: {key} is measured anew")
+            warn(f"{stored} is damaged or missing: {key} is measured again")
         start = time.perf_counter()
         computed = compute()
         arrays = {name: one for name, one in computed.items() if np.ndim(one)}
@@ -141,9 +141,9 @@ def _read(path: Path) -> dict[str, dict]:
                     raise ValueError(f"{name} of {key} is a {type(measured[name]).__name__}")
             for name, number in measured["numbers"].items():
                 if type(number) not in (int, float):
-                    raise ValueError(f"{name} of {key} is no number")
+                    raise ValueError(f"{name} of {key} is not a number")
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{path} is damaged ({error}); measure anew with --fresh") from error
+        raise InputError(f"{path} is damaged ({error}); measure again with --fresh") from error
     return kept
 
 

@@ -138,18 +138,18 @@ def read(folder: Path) -> RunLog:
         metadata = json.loads((folder / "run.json").read_text())
         history = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{folder} holds no run that can be read ({error})") from error
+        raise InputError(f"{folder} contains no readable run ({error})") from error
     if fault := _fault_of(metadata):
         raise InputError(f"{folder / 'run.json'} {fault}; remove or rename the folder")
     for number, line in enumerate(history, 1):
         if not isinstance(line, dict) or type(line.get("epoch")) is not int:
             fault = "has no epoch"
         elif wrong := [name for name in line if type(line[name]) not in (int, float)]:
-            fault = f"says {line[wrong[0]]!r:.40} for {wrong[0]}, which is no number"
+            fault = f"says {line[wrong[0]]!r:.40} for {wrong[0]}, which is not a number"
         if fault:
             raise InputError(f"{folder / 'log.jsonl'} line {number} {fault}")
     if not history or not any(name in history[-1] for name in WATCHED):
-        raise InputError(f"{folder} holds a run without a finished epoch")
+        raise InputError(f"{folder} contains a run without a finished epoch")
     watched = next(name for name in WATCHED if name in history[-1])
     if missing := [line["epoch"] for line in history if watched not in line]:
         raise InputError(f"{folder / 'log.jsonl'} has no {watched} for epoch {missing[0]}")
@@ -178,7 +178,7 @@ def _fault_of(metadata: Any) -> str:
         **{k: recipe.get(k, 0) for k in ("patience", "plateau_from")},
     }
     wrong = [name for name, count in counts.items() if type(count) is not int]
-    return f"has a recipe whose {wrong[0]} is no whole number" if wrong else ""
+    return f"has a recipe whose {wrong[0]} is not a whole number" if wrong else ""
 
 
 def named(runs: list[RunLog], pattern: str) -> list[RunLog]:

@@ -98,7 +98,9 @@ def test_damaged_arrays_are_measured_anew_with_a_word(tmp_path, folder, capsys, 
 )
 def test_damaged_numbers_are_one_line_and_fresh_helps(tmp_path, text):
     (tmp_path / "measures.json").write_text(text)
-    with pytest.raises(InputError, match=r"measures.json is damaged \(.*measure anew with --fresh"):
+    with pytest.raises(
+        InputError, match=r"measures.json is damaged \(.*measure again with --fresh"
+    ):
         Measures(tmp_path)
     Measures(tmp_path, fresh=True).close()
     assert json.loads((tmp_path / "measures.json").read_text()) == {}

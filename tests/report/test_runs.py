@@ -115,8 +115,8 @@ def test_of_several_runs_the_best_of_those_that_are_finished_is_shown(tmp_path):
     ("change", "says"),
     [
         ({"recipe": None}, "has a recipe that is a NoneType"),
-        ({"recipe": {"epochs": "many"}}, "whose epochs is no whole number"),
-        ({"recipe": {"epochs": 3, "patience": "long"}}, "whose patience is no whole number"),
+        ({"recipe": {"epochs": "many"}}, "whose epochs is not a whole number"),
+        ({"recipe": {"epochs": 3, "patience": "long"}}, "whose patience is not a whole number"),
         ({"seed": "<script>"}, "has a seed that is a str"),
         ({"command": ["python3"]}, "has a command that is a list"),
         ({"data": None}, "has a data that is a NoneType"),
@@ -143,13 +143,16 @@ def test_a_record_without_a_recipe_is_one_line(tmp_path):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ('{"epoch": 1, "accuracy": "0.5"}', "line 1 says '0.5' for accuracy, which is no number"),
+        (
+            '{"epoch": 1, "accuracy": "0.5"}',
+            "line 1 says '0.5' for accuracy, which is not a number",
+        ),
         ('{"epoch": 1, "accuracy": [0.5]}', "line 1 says \\[0.5\\] for accuracy"),
         ('{"epoch": "1", "accuracy": 0.5}', "line 1 has no epoch"),
         ("[1]", "line 1 has no epoch"),
         ('{"epoch": 1, "loss": 1}\n{"epoch": 2, "accuracy": 0.5}', "no accuracy for epoch 1"),
         ('{"epoch": 1, "seconds": 3}', "without a finished epoch"),
-        ("[" * 100_000, "holds no run that can be read"),
+        ("[" * 100_000, "contains no readable run"),
     ],
 )
 def test_a_broken_log_is_one_line_that_names_the_file(tmp_path, text, says):
