@@ -79,9 +79,9 @@ BEST_A = dataclasses.replace(
     HOUR_A, name="best", source="a long cosine, CutMix, averaged weights", epochs=80,
     warmup_epochs=2, average=0.999, cutmix=0.5,
 )  # fmt: skip
-# A second cosine that starts where hour ends: a fifth of best's time.
+# A second cosine that starts where hour ends: an eighth of best's time.
 LONG_A = dataclasses.replace(
-    BEST_A, name="long", source="after hour", pretrained="runs/p1_A_hour/last.pt", epochs=16,
+    BEST_A, name="long", source="after hour", pretrained="runs/p1_A_hour/last.pt", epochs=10,
     lr=0.05, warmup_epochs=1, average=0.998, cutmix=0.25,
 )  # fmt: skip
 BEST_B = dataclasses.replace(BEST_A, model="B", pretrained=HOUR_B.pretrained, epochs=60, lr=0.05)

@@ -91,8 +91,8 @@ BEST_A = dataclasses.replace(
     BEST_B, model="A", epochs=30, lr=1e-4, crop_area=(0.15, 0.6), test_scales=(0.75, 1.0)
 )
 
-# A second cosine, with more weight on the Jaccard loss, which is closer to the metric. C starts
-# where best ends, B where hour ends.
+# A second cosine that starts where best ends, with more weight on the Jaccard loss, which is closer
+# to the metric.
 LONG_C = dataclasses.replace(
     BEST_C, name="long", source="after best", pretrained="runs/p3_C_best/last.pt", epochs=16,
     lr=8e-4, average=0.997, jaccard=1.0,
@@ -107,10 +107,6 @@ MEAN_C = dataclasses.replace(
     TURNED_C, name="mean", source="after turned", pretrained="runs/p3_C_turned/last.pt", epochs=8,
     lr=4e-4, schedule="constant", warmup_epochs=0, average=1.0,
 )  # fmt: skip
-LONG_B = dataclasses.replace(
-    BEST_B, name="long", source="after hour", pretrained="runs/p3_B_hour/last.pt", epochs=20,
-    average=0.997, jaccard=1.0,
-)  # fmt: skip
 
 DEMO_C = dataclasses.replace(
     BEST_C, name="demo", source="for the drawn data of demo.sh, from the weights that ship",
@@ -122,7 +118,7 @@ RECIPES = {
     "hour": {"A": HOUR_A, "B": HOUR_B},
     "demo": {"C": DEMO_C},
     "best": {"A": BEST_A, "B": BEST_B, "C": BEST_C},
-    "long": {"B": LONG_B, "C": LONG_C},
+    "long": {"C": LONG_C},
     "turned": {"C": TURNED_C},
     "mean": {"C": MEAN_C},
 }
