@@ -41,8 +41,9 @@ def main() -> None:
         "--folder", type=Path, default=FOLDER, help="folder of the shipped files (%(default)s)"
     )
     args = parser.parse_args()
+    # Raises InputError if the manifest is broken, before the minutes that scoring takes.
+    read_manifest(args.folder / "manifest.json", "checkpoints")
     fields = describe(args.source, args.name, args.data)
-    read_manifest(args.folder / "manifest.json", "checkpoints")  # raises InputError if it is broken
     manifest = json.loads((args.folder / "manifest.json").read_text())
     others = [one for one in manifest["checkpoints"] if one["name"] != args.name]
     manifest["checkpoints"] = sorted([*others, fields], key=lambda one: one["name"])

@@ -350,7 +350,7 @@ def test_files_are_found_by_folder_name_and_pattern(tmp_path):
     assert [path.name for path in found] == ["a.jpg", "9.png", "10.png"]
     for source, said in [
         ("*.gif", "no image"),
-        ("b.txt", "is not a folder"),
+        ("b.txt", "is neither a folder nor"),
         ("c", "no folder"),
         ("d.png", "no file"),
     ]:

@@ -83,6 +83,6 @@ def test_p1_c_takes_a_finished_networks_weights_at_another_size():
     torch.manual_seed(0)
     finished, network = (p1.build(f"efficientnet_lite0_{side}", 50) for side in (64, 96))
     said = p1.load_pretrained(network, finished.state_dict(), "last.pt")
-    assert said == "the whole network from last.pt"
+    assert said == "loaded the whole network from last.pt"
     for name, value in network.state_dict().items():
         assert torch.equal(value, finished.state_dict()[name]), name

@@ -172,7 +172,7 @@ def test_bad_folders_are_refused(
     out.write_text("old")
     refused(call(p1.main, tmp_path / "nowhere", out), "no folder", "nowhere")
     refused(call(p1.main, empty, out), "no *.png or", str(empty))
-    refused(call(p1.main, file, out), "is not a folder")
+    refused(call(p1.main, file, out), "is neither a folder nor")
     refused(call(p2.main, p2_images[0], tmp_path / "nowhere", out), "no folder")
     refused(call(p3.main, empty, tmp_path / "masks"), str(empty))
     refused(call(p1.main, p1_images, empty, "--checkpoint", p1_checkpoint), "is a folder")

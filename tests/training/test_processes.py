@@ -431,10 +431,11 @@ def test_a_launch_has_one_name_over_its_restarts_and_none_without_torchrun(monke
     assert processes.launch() == ""
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     names = []
+    monkeypatch.setattr(os, "getppid", lambda: 7)
     for count in ("0", "1"):
         monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", count)
         names.append(processes.launch())
-    monkeypatch.setattr(os, "getppid", lambda: 1)
+    monkeypatch.setattr(os, "getppid", lambda: 8)
     assert names[0] == names[1] != processes.launch()
 
 
