@@ -40,7 +40,7 @@ def arguments() -> tuple[argparse.Namespace, Recipe]:
     args = parser.parse_args()
     recipes = {name: models[args.model] for name, models in RECIPES.items() if args.model in models}
     recipe = choose_recipe(parser, args, recipes, f"p1_{args.model}")
-    if args.model == "B" and not (args.pretrained or recipe.pretrained):
+    if args.model == "B" and (args.pretrained or recipe.pretrained) in ("", "none"):
         raise InputError(
             "model B needs --pretrained FILE; to download one: bash hw1_download.sh pretrained"
         )

@@ -183,6 +183,11 @@ def test_wrong_requests_of_training_are_one_line(call, tiny, tmp_path):
         (p1.main, ("--data", tmp_path / "no"), "no folder"),
         (p1.main, ("--data", tiny / "p1_data", "--model", "B"), "--pretrained"),
         (
+            p1.main,
+            ("--data", tiny / "p1_data", *words("--model B --recipe hour --pretrained none")),
+            "model B needs --pretrained",
+        ),
+        (
             p2.main,
             ("--data", tiny / "p2_data", "--setting", "A", "--backbone", "x.pt"),
             "starts from random weights",
