@@ -111,6 +111,10 @@ def test_every_command_of_the_readme_is_known_here_and_none_is_left_over():
     assert sorted(commands()) == sorted([*ADDED, *NOT_RUN])
 
 
+def test_the_readme_can_be_read_in_one_go():
+    assert len(README.splitlines()) <= 130
+
+
 def test_every_file_and_flag_that_the_readme_names_is_there():
     for name in re.findall(r"\]\(([\w./-]+)\)", README):
         assert (ROOT / name).exists(), name
