@@ -87,7 +87,7 @@ def marks(run: RunLog) -> str:
 
 def chart(runs: dict[str, RunLog]) -> Figure:
     """Draw the scores of ``runs``, of the original report and the best published, row by row."""
-    figure, axes = charts.panel(5.6, 0.9 + 0.27 * len(ROWS))
+    figure, axes = charts.panel(8.0, 0.9 + 0.27 * len(ROWS))
     scores_on(axes, runs)
     return figure
 
@@ -110,7 +110,7 @@ def scores_on(axes: Axes, runs: dict[str, RunLog]) -> None:
     names = [what + " *" * row.startswith("p2") for row, what in ROWS.items()]
     axes.set(xlim=(0, 1), yticks=range(len(ROWS)), yticklabels=names)
     axes.set_ylim(len(ROWS) - 0.5, -0.5)
-    axes.set_xlabel("accuracy or mean IoU    (* ours on other data)")
+    axes.set_xlabel("accuracy or mean IoU (* ours on other data)")
     axes.tick_params(axis="y", length=0, labelcolor=charts.INK, labelsize=8.5)
     charts.legend(axes, ncols=3, loc="lower right", bbox_to_anchor=(1.0, 1.0))
 
