@@ -220,7 +220,7 @@ def hardest(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
                 numbers[f"{name}_as_{other}"] = part
         numbers |= {
             f"iou_{name}": iou
-            for name, iou in zip(data.CLASSES, ious, strict=False)
+            for name, iou in zip(data.CLASSES[: data.UNKNOWN], ious, strict=True)
             if not math.isnan(iou)
         }
         return numbers | {"counts": counts}
