@@ -107,6 +107,16 @@ MEAN_C = dataclasses.replace(
     TURNED_C, name="mean", source="after turned", pretrained="runs/p3_C_turned/last.pt", epochs=8,
     lr=4e-4, schedule="constant", warmup_epochs=0, average=1.0,
 )  # fmt: skip
+# The same from its own end, at twice the rate: the mean then leaves out the way there.
+AGAIN_C = dataclasses.replace(
+    MEAN_C, name="again", source="after mean", pretrained="runs/p3_C_mean/last.pt", lr=8e-4
+)
+
+# Whole images at their own size, as in the original recipe, from the weights of hour.
+WHOLE_B = dataclasses.replace(
+    HOUR_B, name="whole", source="after hour, on whole images", pretrained="runs/p3_B_hour/last.pt",
+    epochs=9, batch_size=8, crop=0, lr=4e-4, jaccard=0.5, average=0.99, flip_test=True,
+)  # fmt: skip
 
 DEMO_C = dataclasses.replace(
     BEST_C, name="demo", source="for the drawn data of demo.sh, from the weights that ship",
@@ -121,4 +131,6 @@ RECIPES = {
     "long": {"C": LONG_C},
     "turned": {"C": TURNED_C},
     "mean": {"C": MEAN_C},
+    "again": {"C": AGAIN_C},
+    "whole": {"B": WHOLE_B},
 }
