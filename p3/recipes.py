@@ -112,10 +112,10 @@ AGAIN_C = dataclasses.replace(
     MEAN_C, name="again", source="after mean", pretrained="runs/p3_C_mean/last.pt", lr=8e-4
 )
 
-# Whole images at their own size, as in the original recipe, from the weights of hour.
-WHOLE_B = dataclasses.replace(
-    HOUR_B, name="whole", source="after hour, on whole images", pretrained="runs/p3_B_hour/last.pt",
-    epochs=9, batch_size=8, crop=0, lr=4e-4, jaccard=0.5, average=0.99, flip_test=True,
+# Larger crops from the weights of hour: from scratch, model B needs to see most of an image.
+LARGE_B = dataclasses.replace(
+    HOUR_B, name="large", source="after hour, on larger crops", pretrained="runs/p3_B_hour/last.pt",
+    epochs=8, batch_size=8, crop=384, lr=4e-4, jaccard=0.5, average=0.99, flip_test=True,
 )  # fmt: skip
 
 DEMO_C = dataclasses.replace(
@@ -132,5 +132,5 @@ RECIPES = {
     "turned": {"C": TURNED_C},
     "mean": {"C": MEAN_C},
     "again": {"C": AGAIN_C},
-    "whole": {"B": WHOLE_B},
+    "large": {"B": LARGE_B},
 }
