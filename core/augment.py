@@ -13,7 +13,7 @@ take float32 RGB in 0..1. CutMix is in ``training.mixing``.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -149,8 +149,9 @@ def resized_crop(
     """
     rows = _resize_weights(top, height, images.shape[2], size, images)
     columns = _resize_weights(left, width, images.shape[3], size, images)
-    resized = rows[:, None] @ images @ columns[:, None].transpose(2, 3)
-    return resized.contiguous(memory_format=torch.channels_last)
+    # All channels' rows at once: one product of 384 rows is faster than three of 128.
+    narrow = (images.flatten(1, 2) @ columns.transpose(1, 2)).unflatten(1, images.shape[1:3])
+    return rows[:, None] @ narrow
 
 
 def _resize_weights(
@@ -211,12 +212,13 @@ def random_box(
 
 def grey(images: Tensor) -> Tensor:
     """Convert RGB (N, 3, H, W) to luma (N, 1, H, W)."""
-    return (images * _channels(images, GREY)).sum(1, keepdim=True)
+    red, green, blue = images.split(1, 1)
+    return (red * GREY[0]).add_(green, alpha=GREY[1]).add_(blue, alpha=GREY[2])
 
 
 def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
     """Blend with black. ``factor``: (N,), where 1 leaves the image unchanged."""
-    return (images * _each(factor, images)).clamp(0, 1)
+    return (images * _each(factor, images)).clamp_(0, 1)
 
 
 def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
@@ -232,18 +234,21 @@ def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
 
 def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
     """Shift the hue (through HSV, as torchvision does) by ``shift``, (N,) in -0.5..0.5 turns."""
+    red, green, blue = images.unbind(1)
     high, low = images.amax(1), images.amin(1)
     spread = high - low
-    safe = torch.where(spread > 0, spread, 1)
-    r, g, b = ((high[:, None] - images) / safe[:, None]).unbind(1)
-    red, green, blue = images.unbind(1)
-    hue = torch.where(high == red, b - g, torch.where(high == green, 2 + r - b, 4 + g - r))
-    hue = torch.where(spread > 0, hue / 6, 0) + _each(shift, images)[:, 0]
-    saturation = spread / torch.where(high > 0, high, 1)
-    # HSV to RGB in one formula: channel n of (5, 3, 1) is v - v s max(0, min(k, 4 - k, 1)), where
-    # k = (n + 6h) mod 6.
-    k = (_channels(images, (5.0, 3.0, 1.0)) + 6 * hue[:, None]) % 6
-    return high[:, None] * (1 - saturation[:, None] * torch.minimum(k, 4 - k).clamp(0, 1))
+    # The hue in turns: a sixth times the difference of the two channels other than the highest, in
+    # units of the spread, from 0 (red), 1/3 (green) or 2/3 (blue). Grey pixels have no hue.
+    is_red, is_green = high == red, high == green
+    difference = torch.where(is_red, green - blue, torch.where(is_green, blue - red, red - green))
+    start = torch.where(is_red, 0.0, torch.where(is_green, 1 / 3, 2 / 3))
+    hue = start + difference / (6 * spread).clamp_(min=torch.finfo(images.dtype).tiny)
+    hue += _each(shift, images)[:, 0]
+    # HSV to RGB in one formula: a channel is low at the opposite of its own hue (0, 1/3, 2/3). It
+    # rises to high within a sixth of a turn, from a sixth away to two sixths away on both sides.
+    opposite = hue[:, None] + _channels(images, (1 / 2, 1 / 6, -1 / 6))
+    distance = opposite.sub_(opposite.round()).abs_()
+    return torch.addcmul(low[:, None], spread[:, None], distance.mul_(6).sub_(1).clamp_(0, 1))
 
 
 ADJUSTMENTS = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
@@ -283,7 +288,7 @@ def random_jitter(
 
 def random_grey(images: Tensor, p: float, rng: torch.Generator) -> Tensor:
     """Batched version of torchvision's ``RandomGrayscale(p)``."""
-    return torch.where(_each(_coin(images, p, rng), images), grey(images), images)
+    return _where(_coin(images, p, rng), grey, images)
 
 
 def blur(images: Tensor, sigma: Tensor, size: int) -> Tensor:
@@ -309,23 +314,19 @@ def random_blur(
     images: Tensor, size: int, sigma: tuple[float, float], p: float, rng: torch.Generator
 ) -> Tensor:
     """Apply torchvision's ``GaussianBlur(size, sigma)`` to each image with probability ``p``."""
-    chosen = _coin(images, p, rng).nonzero()[:, 0]
-    sigmas = _uniform(images, *sigma, rng)
-    if not len(chosen):
-        return images
-    images, where = images.clone(), chosen.to(images.device)
-    images[where] = blur(images[where], sigmas[chosen], size)
-    return images
+    chosen = _coin(images, p, rng)
+    sigmas = _uniform(images, *sigma, rng)[chosen]
+    return _where(chosen, lambda some: blur(some, sigmas, size), images)
 
 
-def solarize(images: Tensor, chosen: Tensor, threshold: float = 0.5) -> Tensor:
-    """Invert values >= ``threshold`` in the images selected by the mask ``chosen``, (N,) bool."""
-    return torch.where(_each(chosen, images) & (images >= threshold), 1 - images, images)
+def solarize(images: Tensor, threshold: float = 0.5) -> Tensor:
+    """Invert values >= ``threshold``."""
+    return torch.where(images >= threshold, 1 - images, images)
 
 
 def random_solarize(images: Tensor, p: float, rng: torch.Generator) -> Tensor:
     """Batched version of torchvision's ``RandomSolarize(0.5, p)``."""
-    return solarize(images, _coin(images, p, rng))
+    return _where(_coin(images, p, rng), solarize, images)
 
 
 # --- random draws ---------------------------------------------------------------------------------
@@ -367,8 +368,15 @@ def _channels(images: Tensor, values: Sequence[float]) -> Tensor:
 
 
 def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
-    factor = _each(factor, images)
-    return (images * factor + other * (1 - factor)).clamp(0, 1)
+    return torch.lerp(other, images, _each(factor, images)).clamp_(0, 1)
+
+
+def _where(chosen: Tensor, change: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    # Changes a copy of the images selected by the mask ``chosen``, (N,) bool, and no others.
+    if not chosen.any():
+        return images
+    index = chosen.nonzero()[:, 0].to(images.device)  # one way: a copy back waits for the GPU
+    return images.index_copy(0, index, change(images[index]).expand(-1, *images.shape[1:]))
 
 
 # --- at test time ---------------------------------------------------------------------------------
