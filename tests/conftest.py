@@ -108,7 +108,7 @@ def thin_fcn32s(classes=7):
     with torch.device("meta"):
         network = FCN32s(classes)
     for name, wide in list(network.named_modules()):
-        if type(wide) is torch.nn.Conv2d:
+        if isinstance(wide, torch.nn.Conv2d):
             channels = [
                 count if count in (3, classes) else count // 16
                 for count in (wide.in_channels, wide.out_channels)

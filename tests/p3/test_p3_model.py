@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torchvision import models
 
+from core import devices
 from core.cli import InputError
 from p3 import model as p3
 
@@ -37,6 +38,17 @@ def test_p3_fcn_interpolates_its_scores_bilinearly(fcn):
         slice(16, -16),
     )  # outside these torch repeats the border
     assert torch.allclose(ours[inner], theirs[inner], atol=1e-6)
+
+
+def test_p3_weights_that_see_only_padding_have_finite_gradients_in_bfloat16():
+    devices.keep_freed_memory()  # so that the convolution gets memory that is full of NaN
+    layer = p3.LargeKernel(512, 512, 7, padding=3).to(memory_format=torch.channels_last)
+    for _ in range(4):
+        layer.weight.grad = None
+        torch.full((30_000_000,), float("nan"))
+        with torch.autocast("cpu", torch.bfloat16):
+            layer(torch.rand(2, 512, 2, 2)).sum().backward()
+        assert layer.weight.grad.isfinite().all()
 
 
 def test_p3_takes_a_finished_networks_weights_whole():
