@@ -84,6 +84,11 @@ LONG_A = dataclasses.replace(
     BEST_A, name="long", source="after hour", pretrained="runs/p1_A_hour/last.pt", epochs=10,
     lr=0.05, warmup_epochs=1, average=0.998, cutmix=0.25,
 )  # fmt: skip
+# A third cosine, with CutMix in more of the images, as they have been seen more often.
+LONGER_A = dataclasses.replace(
+    LONG_A, name="longer", source="after long", pretrained="runs/p1_A_long/last.pt", epochs=11,
+    cutmix=0.5,
+)  # fmt: skip
 BEST_B = dataclasses.replace(BEST_A, model="B", pretrained=HOUR_B.pretrained, epochs=60, lr=0.05)
 
 BEST_C = Recipe(
@@ -120,6 +125,7 @@ RECIPES = {
     "demo": {"A": DEMO_A},
     "best": {"A": BEST_A, "B": BEST_B, "C": BEST_C},
     "long": {"A": LONG_A},
+    "longer": {"A": LONGER_A},
     "large": {"C": LARGE_C},
 }
 PRETRAIN = {"original": ORIGINAL_PRETRAIN, "hour": HOUR_PRETRAIN}
