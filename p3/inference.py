@@ -17,6 +17,7 @@ from core import images
 from core.cli import InputError, Parser, entry, some
 from core.files import atomic_write, output_folder, writable_file
 from p3 import data
+from prediction import tiles
 from prediction.stream import Batch, Stream, Views, check_outputs, flags, on_device
 from prediction.tables import write_rows
 
@@ -31,9 +32,6 @@ ROOT = Path(__file__).resolve().parents[1]
 # its size, the mask has the size of the course's images.
 FALLBACK = data.CLASSES.index("agriculture")
 FALLBACK_SIZE = (512, 512)
-# An image with a side longer than TILE pixels is segmented in tiles, to bound the memory. Where
-# two tiles overlap, the MARGIN pixels at their borders are not used.
-TILE, MARGIN = 1280, 256  # in_tiles needs TILE >= 4 * MARGIN
 Planes = (
     np.ndarray | Sequence[np.ndarray]
 )  # classes and, if requested, confidences: (H, W) uint8 each
@@ -142,12 +140,12 @@ def segmented(batch: Batch, stream: Stream, predict: Predictor) -> Iterator[tupl
     """The path and planes of each image of a batch, except those for which no time is left."""
     from core import devices
 
-    if max(batch.images.shape[2:]) <= TILE:
+    if max(batch.images.shape[2:]) <= tiles.TILE:
         yield from zip(batch.paths, predict(batch.images), strict=True)
         return
     for path, image in zip(batch.paths, batch.images, strict=True):
         devices.return_freed_memory()  # memory that decoding has freed
-        planes = in_tiles(predict, image, stream.time_is_up)
+        planes = tiles.in_tiles(predict, image, stream.time_is_up)
         devices.return_freed_memory()  # the next image may be as large
         if planes is None:
             stream.late.append(path)
@@ -218,48 +216,6 @@ def classify(network: nn.Module, batch: Tensor, views: Views, confidence: bool =
         return classes[:, None].to(torch.uint8)
     probability = (best - out.logsumexp(1)).exp()
     return torch.stack([classes, (255 * probability).round()], 1).to(torch.uint8)
-
-
-def in_tiles(
-    predict: Predictor, image: Tensor, time_is_up: Callable[[], bool] = lambda: False
-) -> np.ndarray | None:
-    """What ``predict`` gives for one large image (3, H, W) uint8, computed in overlapping tiles.
-
-    The result is the same as for the whole image if the network sees at most MARGIN pixels around
-    a pixel, as FCN32s does. The DeepLabs also average over their whole input, here one tile.
-    None if the time is up before the last tile.
-    NOTE: the result overwrites ``image``, so that a large image needs no memory for it.
-    """
-    height, width = image.shape[1:]
-    memory = image.permute(1, 2, 0).reshape(-1).numpy()
-    for top, bottom, first_row, last_row in spans(height):
-        row = []
-        for left, right, first, last in spans(width):
-            if time_is_up():
-                return None
-            tile = predict(image[None, :, top:bottom, left:right])[0]
-            row.append(tile[:, first_row - top : last_row - top, first - left : last - left])
-        # The result has one or two bytes per pixel and the image three, so what is written here
-        # ends before the first row of the next tiles.
-        planes = (
-            memory[: len(row[0]) * height * width].reshape(height, width, -1).transpose(2, 0, 1)
-        )
-        planes[:, first_row:last_row] = np.concatenate(row, 2)
-    return planes
-
-
-def spans(length: int) -> list[tuple[int, int, int, int]]:
-    """The tiles along a side of ``length`` pixels, each as (start, end, first, last).
-
-    A tile covers start to end; its result is used from first to last. Tiles start at multiples of
-    the networks' strides, so that their feature maps share one grid.
-    """
-    starts = range(0, max(1, length - 2 * MARGIN), TILE - 2 * MARGIN)
-    cuts = [0, *(start + MARGIN for start in starts[1:]), length]
-    return [
-        (start, min(start + TILE, length), cuts[number], cuts[number + 1])
-        for number, start in enumerate(starts)
-    ]
 
 
 if __name__ == "__main__":

@@ -164,17 +164,3 @@ def test_a_short_files_header_is_not_believed(call, p3_images, p3_checkpoint, tm
         (p3_images / f"1{i}_sat.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
     assert call(p3.main, p3_images, tmp_path / "out", "--checkpoint", p3_checkpoint)[0] == 3
     assert Image.open(tmp_path / "out" / "12_mask.png").size == (512, 512)
-
-
-@pytest.mark.parametrize("length", [1, 31, 64, 65, 97, 128, 129, 500, 1000])
-def test_tiles_cover_a_side_once_and_use_no_pixel_near_a_border(monkeypatch, length):
-    monkeypatch.setattr(p3, "TILE", 96)
-    monkeypatch.setattr(p3, "MARGIN", 16)
-    spans = p3.spans(length)
-    assert [use[2] for use in spans] == [0, *(use[3] for use in spans[:-1])] and spans[-1][
-        3
-    ] == length
-    for start, end, first, last in spans:
-        assert start % 64 == 0 and end - start <= 96 and start <= first < last <= end <= length
-        assert first == 0 or first - start >= 16
-        assert last == length or end - last >= 16

@@ -8,7 +8,6 @@ import weakref
 
 import numpy as np
 import pytest
-import torch
 from conftest import draw, random_checkpoint, refused, rows, snapshot, thin_fcn32s
 from PIL import Image, ImageFile
 
@@ -19,6 +18,7 @@ from p2 import inference as p2
 from p3 import data as p3_data
 from p3 import inference as p3
 from p3 import model as p3_model
+from prediction import tiles
 from prediction.stream import Stream, Views
 
 
@@ -509,7 +509,7 @@ def test_a_large_image_in_tiles_is_what_it_is_at_once(monkeypatch, call, tmp_pat
     )
     masks = []
     for tile in (1024, 640):
-        monkeypatch.setattr(p3, "TILE", tile)
+        monkeypatch.setattr(tiles, "TILE", tile)
         out = tmp_path / str(tile)
         assert call(p3.main, tmp_path / "in", out, "--checkpoint", file)[0] == 0
         masks.append(np.asarray(Image.open(out / "1.png")))
@@ -517,21 +517,10 @@ def test_a_large_image_in_tiles_is_what_it_is_at_once(monkeypatch, call, tmp_pat
     assert (masks[0] == masks[1]).all(-1).mean() > 0.9999
 
 
-@pytest.mark.parametrize("count", [1, 2])  # classes alone; and confidences
-def test_the_tiles_results_fit_in_the_place_of_the_image(monkeypatch, count):
-    monkeypatch.setattr(p3, "TILE", 64)
-    monkeypatch.setattr(p3, "MARGIN", 16)
-    pixels = np.random.default_rng(0).integers(0, 256, (257, 130, 3), dtype=np.uint8)
-    image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
-    planes = p3.in_tiles(lambda batch: batch[:, 1 : 1 + count].numpy() ^ 1, image)
-    assert (planes == np.moveaxis(pixels, 2, 0)[1 : 1 + count] ^ 1).all()
-    assert np.shares_memory(planes, image.numpy())
-
-
 @pytest.mark.parametrize("tile", [64, 1280])
 def test_a_large_image_is_not_held_while_the_next_one_is_decoded(monkeypatch, tmp_path, tile):
-    monkeypatch.setattr(p3, "TILE", tile)
-    monkeypatch.setattr(p3, "MARGIN", 16)
+    monkeypatch.setattr(tiles, "TILE", tile)
+    monkeypatch.setattr(tiles, "MARGIN", 16)
     paths = [draw(tmp_path / f"{k}.png", 80, 70, k) for k in range(3)]
     decoded, held = [], []
 
