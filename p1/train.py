@@ -119,14 +119,7 @@ def fit(
     network = devices.prepare(network, device)
     average = copy.deepcopy(network) if recipe.average else network
     trained = processes.wrap(network, device)
-    optimizer = optim.make(
-        recipe.optimiser,
-        network,
-        recipe.lr,
-        recipe.weight_decay,
-        recipe.decay_vectors,
-        recipe.backbone_rate,
-    )
+    optimizer = loop.make_optimizer(network, recipe)
     scaler = loop.loss_scaler(device, recipe.bf16)
     run = Run(
         flags.run_folder(args, prefix, recipe),

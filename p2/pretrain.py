@@ -47,9 +47,7 @@ def main() -> None:
     torch.manual_seed(seed_of(args.seed, "weights"))
     byol = devices.prepare(BYOL(make_backbone(), FEATURES), device)
     trained = processes.wrap(byol, device)
-    optimizer = optim.make(
-        recipe.optimiser, byol, recipe.lr, recipe.weight_decay, recipe.decay_vectors
-    )
+    optimizer = loop.make_optimizer(byol, recipe)
     plateau = optim.plateau(optimizer, recipe.schedule)
     scaler = loop.loss_scaler(device, recipe.bf16)
     run = Run(

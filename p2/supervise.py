@@ -17,7 +17,7 @@ from p2 import data, knn
 from p2.model import Classifier, backbone_fields
 from p2.recipes import SUPERVISED, TransferRecipe
 from p2.train import augmented, evaluate, show
-from training import cache, flags, loop, optim, processes
+from training import cache, flags, loop, processes
 from training.provenance import digest
 from training.recipes import choose_recipe
 from training.run import Run
@@ -59,9 +59,7 @@ def main() -> None:
     torch.manual_seed(seed_of(args.seed, "weights"))
     network = devices.prepare(Classifier(len(classes)), device)
     trained = processes.wrap(network, device)
-    optimizer = optim.make(
-        recipe.optimiser, network, recipe.lr, recipe.weight_decay, recipe.decay_vectors
-    )
+    optimizer = loop.make_optimizer(network, recipe)
     scaler = loop.loss_scaler(device, recipe.bf16)
     run = Run(
         flags.run_folder(args, "p2_supervised", recipe),

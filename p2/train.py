@@ -15,7 +15,7 @@ from p2 import data, frozen
 from p2.model import Classifier, classifier_fields, load_backbone
 from p2.recipes import TRANSFER, TransferRecipe
 from p2.settings import SETTINGS, Setting
-from training import cache, flags, loop, optim, preview, processes
+from training import cache, flags, loop, preview, processes
 from training.provenance import digest
 from training.recipes import choose_recipe
 from training.run import Run
@@ -95,9 +95,7 @@ def main() -> None:
     network = devices.prepare(network, device)
     head_only = frozen.applies(setting.frozen, recipe)
     trained = processes.wrap(network.head if head_only else network, device)
-    optimizer = optim.make(
-        recipe.optimiser, network, recipe.lr, recipe.weight_decay, recipe.decay_vectors
-    )
+    optimizer = loop.make_optimizer(network, recipe)
     scaler = loop.loss_scaler(device, recipe.bf16)
     run = Run(
         flags.run_folder(args, f"p2_{setting.name}", recipe),

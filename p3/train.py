@@ -70,14 +70,7 @@ def main() -> None:
     network = devices.prepare(network, device)
     average = copy.deepcopy(network) if recipe.average else network
     trained = processes.wrap(network, device)
-    optimizer = optim.make(
-        recipe.optimiser,
-        network,
-        recipe.lr,
-        recipe.weight_decay,
-        recipe.decay_vectors,
-        recipe.backbone_rate,
-    )
+    optimizer = loop.make_optimizer(network, recipe)
     plateau = optim.plateau(optimizer, recipe.schedule)
     scaler = loop.loss_scaler(device, recipe.bf16)
     run = Run(

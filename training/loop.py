@@ -1,8 +1,8 @@
 """What the five training loops share: the step, the learning rate at a step, the accuracy.
 
 The loops are in ``p1/train.py``, ``p2/pretrain.py`` (BYOL), ``p2/supervise.py``, ``p2/train.py``
-and ``p3/train.py``. Apart from ``flip_test``, only recipe fields that every recipe has are read
-here: ``epochs``, ``lr``, ``schedule``, ``warmup_epochs``, ``mean``, ``std``, ``bf16``.
+and ``p3/train.py``. Only recipe fields that every recipe has are read here, apart from ``flip_test``
+and ``backbone_rate``.
 """
 
 from __future__ import annotations
@@ -34,6 +34,18 @@ def state(scaler: torch.amp.GradScaler, **parts: Any) -> dict[str, Any]:
     """
     used = {name: part for name, part in parts.items() if part is not None}
     return used | ({"scaler": scaler} if scaler.is_enabled() else {})
+
+
+def make_optimizer(network: nn.Module, recipe: Any) -> torch.optim.Optimizer:
+    """Return the recipe's optimiser for the parameters that have a gradient: see ``optim.make``."""
+    return optim.make(
+        recipe.optimiser,
+        network,
+        recipe.lr,
+        recipe.weight_decay,
+        recipe.decay_vectors,
+        getattr(recipe, "backbone_rate", 1.0),
+    )
 
 
 def loss_scaler(device: torch.device, bf16: bool) -> torch.amp.GradScaler:
