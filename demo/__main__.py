@@ -36,7 +36,7 @@ DRAWING = Parameters(
     p2_train=24,
     p2_val=10,
     p3_train=96,
-    p3_val=24,
+    p3_val=16,
 )
 SILENCE = 8.0  # at most so many seconds without a line of output
 # Results on two CPU cores with bfloat16. In so short a training, other rounding changes the score

@@ -173,10 +173,11 @@ class DeepLabv3Plus(nn.Module):
         outputs = self.backbone(images)
         fine, deep = outputs[1], outputs[-1]
         pooled = self.whole_image(nn.functional.adaptive_avg_pool2d(deep, 1))
-        branches = [
-            *(branch(deep) for branch in self.pyramid),
-            pooled.expand(-1, -1, deep.shape[2], deep.shape[3]),
-        ]
+        # Without a copy in the layout of the others, cat returns the slower layout.
+        pooled = pooled.expand(-1, -1, deep.shape[2], deep.shape[3]).contiguous(
+            memory_format=torch.channels_last
+        )
+        branches = [*(branch(deep) for branch in self.pyramid), pooled]
         context = resize(self.project(torch.cat(branches, 1)), fine.shape[2:])
         out = self.decoder(torch.cat([context, self.skip(fine)], 1))
         return resize(out, images.shape[2:])
