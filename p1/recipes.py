@@ -86,7 +86,7 @@ LONG_A = dataclasses.replace(
 )  # fmt: skip
 # A third cosine, with CutMix in more of the images, as they have been seen more often.
 LONGER_A = dataclasses.replace(
-    LONG_A, name="longer", source="after long", pretrained="runs/p1_A_long/last.pt", epochs=11,
+    LONG_A, name="longer", source="after long", pretrained="runs/p1_A_long/last.pt", epochs=8,
     cutmix=0.5,
 )  # fmt: skip
 BEST_B = dataclasses.replace(BEST_A, model="B", pretrained=HOUR_B.pretrained, epochs=60, lr=0.05)
