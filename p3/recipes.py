@@ -107,17 +107,6 @@ MEAN_C = dataclasses.replace(
     TURNED_C, name="mean", source="after turned", pretrained="runs/p3_C_turned/last.pt", epochs=8,
     lr=4e-4, schedule="constant", warmup_epochs=0, average=1.0,
 )  # fmt: skip
-# The same from its own end, at twice the rate: the mean then leaves out the way there.
-AGAIN_C = dataclasses.replace(
-    MEAN_C, name="again", source="after mean", pretrained="runs/p3_C_mean/last.pt", lr=8e-4
-)
-
-# Larger crops from the weights of hour: from scratch, model B needs to see most of an image.
-LARGE_B = dataclasses.replace(
-    HOUR_B, name="large", source="after hour, on larger crops", pretrained="runs/p3_B_hour/last.pt",
-    epochs=8, batch_size=8, crop=384, lr=4e-4, jaccard=0.5, average=0.99, flip_test=True,
-)  # fmt: skip
-
 DEMO_C = dataclasses.replace(
     BEST_C, name="demo", source="for the drawn data of demo.sh, from the weights that ship",
     pretrained="checkpoints/p3_c.pt", epochs=2, batch_size=8, lr=3e-4, average=0.9,
@@ -131,6 +120,4 @@ RECIPES = {
     "long": {"C": LONG_C},
     "turned": {"C": TURNED_C},
     "mean": {"C": MEAN_C},
-    "again": {"C": AGAIN_C},
-    "large": {"B": LARGE_B},
 }
