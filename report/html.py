@@ -4,46 +4,30 @@ from __future__ import annotations
 
 import base64
 import html
+import io
 import json
 import re
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from report import charts
-from report.page import (
-    SPRITE_COLUMNS,
-    Block,
-    Code,
-    Drawing,
-    Gap,
-    Grid,
-    Heading,
-    Layers,
-    Parts,
-    Picture,
-    Points,
-    Sprite,
-    Table,
-    Text,
-    Value,
-    encoded,
-    parts_of,
-    tiled,
-)
+from report import charts, page
 from report.runs import RunLog
 from training.provenance import commits
 
 FOLDER = Path(__file__).parent
+SPRITE_COLUMNS = 50
 
 
-def render(title: str, blocks: list[Block]) -> str:
+def render(title: str, blocks: list[page.Block]) -> str:
     """Return the text of the HTML file."""
-    page = _Page()
-    body = "\n".join(page.block(block) for block in blocks)
+    writer = _Writer()
+    body = "\n".join(writer.block(block) for block in blocks)
     contents = "".join(
         f'<li><a href="#{anchor(block.text)}">{escape(block.text)}</a></li>'
-        for block in chapters(blocks)
+        for block in blocks
+        if isinstance(block, page.Heading) and block.level == 2
     )
     return f"""<!doctype html>
 <html lang="en">
@@ -66,16 +50,12 @@ def render(title: str, blocks: list[Block]) -> str:
 <main>
 {body}
 </main>
-{"".join(page.data)}
+{"".join(writer.data)}
 <script>
 {(FOLDER / "page.js").read_text()}</script>
 </body>
 </html>
 """
-
-
-def chapters(blocks: list[Block]) -> list[Heading]:
-    return [block for block in blocks if isinstance(block, Heading) and block.level == 2]
 
 
 def theme() -> str:
@@ -97,16 +77,16 @@ def anchor(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
-def inline(parts: Parts) -> str:
+def inline(parts: page.Parts) -> str:
     written = []
-    for part in parts_of(parts):
-        if isinstance(part, Value):
+    for part in page.parts_of(parts):
+        if isinstance(part, page.Value):
             source = escape(part.source)
             written.append(
                 f'<data value="{part.value!r}" data-from="{source}" title="{source}">'
                 f"{escape(part.text)}</data>"
             )
-        elif isinstance(part, Code):
+        elif isinstance(part, page.Code):
             written.append(f"<code>{escape(part.text)}</code>")
         else:
             written.append(escape(part))
@@ -128,19 +108,40 @@ def provenance(runs: tuple[RunLog, ...]) -> str:
     )
 
 
+def figcaption(block: page.Table | page.Figured) -> str:
+    return f"<figcaption>{inline(block.caption)}{provenance(block.runs)}</figcaption>"
+
+
 def data_uri(image: np.ndarray) -> str:
-    kind, content = encoded(image)
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    """Encode an image (H, W, 3) uint8.
+
+    Images of at most 256 colours, such as masks, are encoded without loss, photographs as JPEG.
+    """
+    content = io.BytesIO()
+    picture = Image.fromarray(image)
+    if picture.getcolors(256) is None:
+        kind = "jpeg"
+        picture.save(content, kind, quality=88, subsampling=0)
+    else:
+        kind = "png"
+        paletted = picture.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+        # The octree may merge similar colours.
+        is_exact = np.array_equal(np.asarray(paletted.convert("RGB")), image)
+        (paletted if is_exact else picture).save(content, kind, optimize=True)
+    return f"data:image/{kind};base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
-def image_tag(image: np.ndarray, alt: str, more: str = "") -> str:
-    height, width = image.shape[:2]
-    return (
-        f'<img src="{data_uri(image)}" width="{width}" height="{height}" alt="{escape(alt)}"{more}>'
-    )
+def tiled(images: np.ndarray) -> np.ndarray:
+    """Tile images (N, h, w, 3) uint8 in rows of ``SPRITE_COLUMNS``, from the top left."""
+    count, height, width, _ = images.shape
+    rows = -(-count // SPRITE_COLUMNS)
+    sheet = np.zeros((rows * SPRITE_COLUMNS, height, width, 3), dtype=np.uint8)
+    sheet[:count] = images
+    sheet = sheet.reshape(rows, SPRITE_COLUMNS, height, width, 3)
+    return sheet.swapaxes(1, 2).reshape(rows * height, -1, 3)
 
 
-class _Page:
+class _Writer:
     """Writes blocks and collects the data that several of them share."""
 
     def __init__(self) -> None:
@@ -148,59 +149,47 @@ class _Page:
         self._sprites: dict[int, str] = {}
         self._count = 0
 
-    def block(self, block: Block) -> str:
+    def block(self, block: page.Block) -> str:
         match block:
-            case Heading():
+            case page.Heading():
                 level, text = block.level, escape(block.text)
                 # Chapters have names of their own; their parts may be called alike.
                 id_of = f' id="{anchor(block.text)}"' if level == 2 else ""
                 return f"<h{level}{id_of}>{text}</h{level}>"
-            case Text():
+            case page.Text():
                 return f"<p>{inline(block.parts)}</p>"
-            case Grid():
+            case page.Grid():
                 return f'<div class="grid">{"".join(self.block(one) for one in block.blocks)}</div>'
-            case Gap():
+            case page.Gap():
                 made_by = f"<br>To make it, run <code>{escape(block.command)}</code>"
                 return f'<aside class="gap"><b>Missing:</b> {escape(block.what)}{made_by}</aside>'
-            case Table():
+            case page.Table():
                 return self._table(block)
-            case Drawing():
+            case page.Drawing():
                 svg = charts.svg(block.figure).replace(
                     "<svg ", f'<svg role="img" aria-label="{escape(block.alt)}" ', 1
                 )
                 return self._figure(svg, block)
-            case Picture():
-                more = ' class="pixelated"' if block.pixelated else ""
-                return self._figure(image_tag(block.image, block.alt, more), block)
-            case Points():
+            case page.Points():
                 return self._points(block)
-            case Layers():
+            case page.Layers():
                 return self._layers(block)
-        raise TypeError(f"no way to write a {type(block).__name__}")
 
-    def _figure(
-        self, content: str, block: Drawing | Picture | Points | Layers, kind: str = ""
-    ) -> str:
-        caption = f"<figcaption>{inline(block.caption)}{provenance(block.runs)}</figcaption>"
-        return (
-            f'<figure class="{kind}">{content}{caption}</figure>'
-            if kind
-            else f"<figure>{content}{caption}</figure>"
-        )
+    def _figure(self, content: str, block: page.Figured, kind: str = "") -> str:
+        return f"<figure{kind}>{content}{figcaption(block)}</figure>"
 
-    def _table(self, table: Table) -> str:
+    def _table(self, table: page.Table) -> str:
         head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in table.header)
         rows = "".join(
             f'<tr><th scope="row">{inline(first)}</th>'
             f"{''.join(f'<td>{inline(cell)}</td>' for cell in rest)}</tr>"
-            for first, *rest in table.rows
+            for first, *rest in (row.values() for row in table.rows)
         )
-        caption = f"<figcaption>{inline(table.caption)}{provenance(table.runs)}</figcaption>"
         inner = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
         scroll = f'<div class="scroll" tabindex="0">{inner}</div>'
-        return f'<figure class="table">{caption}{scroll}</figure>'
+        return f'<figure class="table">{figcaption(table)}{scroll}</figure>'
 
-    def _points(self, points: Points) -> str:
+    def _points(self, points: page.Points) -> str:
         low, high = points.xy.min(0), points.xy.max(0)
         spread = np.where(high > low, high - low, 1)
         places = np.round((points.xy - low) / spread * 10_000).astype(int)
@@ -215,8 +204,10 @@ class _Page:
             "height": points.sprite.images.shape[1],
             "width": points.sprite.images.shape[2],
         }
+        # Escape "<", so that no "</script>" in the data can end the element.
+        text = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
         name = self._name("points")
-        self._json(name, content)
+        self.data.append(f'<script type="application/json" id="{name}">{text}</script>\n')
         canvas = (
             '<canvas width="840" height="840" tabindex="0" role="img" '
             f'aria-label="{escape(points.alt)}"></canvas>'
@@ -224,16 +215,19 @@ class _Page:
         tip = '<div class="tip" hidden><canvas></canvas><span></span></div>'
         return self._figure(f'<div class="points" data-points="{name}">{canvas}{tip}</div>', points)
 
-    def _sprite(self, sprite: Sprite) -> str:
+    def _sprite(self, sprite: page.Sprite) -> str:
         if id(sprite) not in self._sprites:
             name = self._sprites[id(sprite)] = self._name("sprite")
-            self.data.append(f'<img hidden id="{name}" alt="" src="{data_uri(tiled(sprite))}">\n')
+            self.data.append(
+                f'<img hidden id="{name}" alt="" src="{data_uri(tiled(sprite.images))}">\n'
+            )
         return self._sprites[id(sprite)]
 
-    def _layers(self, block: Layers) -> str:
+    def _layers(self, block: page.Layers) -> str:
         names = list(block.layers)
         pictures = "".join(
-            image_tag(image, f"{block.alt}: {name}", f' data-layer="{k}"')
+            f'<img src="{data_uri(image)}" width="{image.shape[1]}" height="{image.shape[0]}" '
+            f'alt="{escape(f"{block.alt}: {name}")}" data-layer="{k}">'
             for k, (name, image) in enumerate(block.layers.items())
         )
         buttons = "".join(
@@ -254,13 +248,8 @@ class _Page:
         content = (
             f'<div class="stack">{pictures}</div>{slider}<div class="steps">{buttons}</div>{legend}'
         )
-        return self._figure(content, block, "layers")
+        return self._figure(content, block, ' class="layers"')
 
     def _name(self, kind: str) -> str:
         self._count += 1
         return f"{kind}-{self._count}"
-
-    def _json(self, name: str, content: dict) -> None:
-        # Escape "<", so that no "</script>" in the data can end the element.
-        text = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
-        self.data.append(f'<script type="application/json" id="{name}">{text}</script>\n')

@@ -5,29 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from core.files import atomic_write, writable_folder
-from report import charts
-from report.page import (
-    Block,
-    Code,
-    Drawing,
-    Gap,
-    Grid,
-    Heading,
-    Layers,
-    Parts,
-    Picture,
-    Points,
-    Table,
-    Text,
-    Value,
-    encoded,
-    parts_of,
-)
+from report import charts, page
 from report.runs import RunLog
 from training.provenance import commits
 
@@ -35,16 +17,16 @@ POINT_INCHES = 4.2
 LAYERS_ACROSS = 3
 
 
-def render(title: str, blocks: list[Block], figures: Path) -> str:
+def render(title: str, blocks: list[page.Block], figures: Path) -> str:
     """Return the text of the Markdown file, and write its figures to the folder ``figures``.
 
     The folder must be beside the Markdown file. Figures of an earlier build are removed.
     """
-    page = _Page(writable_folder(figures))
-    text = "\n\n".join([f"# {escape(title)}", *(page.block(block) for block in blocks)]) + "\n"
+    writer = _Writer(writable_folder(figures))
+    text = "\n\n".join([f"# {escape(title)}", *(writer.block(block) for block in blocks)]) + "\n"
     for path in figures.iterdir():
         # Only file names that this module gives: the user's own files stay.
-        if path not in page.written and re.fullmatch(r"\d\d+\.(png|jpg)", path.name):
+        if path not in writer.written and re.fullmatch(r"\d\d+\.(png|jpg)", path.name):
             path.unlink()
     return text
 
@@ -66,84 +48,64 @@ def code(text: str) -> str:
     return f"{fence}{room}{text}{room}{fence}"
 
 
-def inline(parts: Parts) -> str:
-    written = []
-    for part in parts_of(parts):
-        if isinstance(part, Value):
-            written.append(escape(part.text))
-        elif isinstance(part, Code):
-            written.append(code(part.text))
-        else:
-            written.append(escape(part))
-    return "".join(written)
-
-
-def provenance(runs: tuple[RunLog, ...]) -> str:
+def inline(parts: page.Parts) -> str:
     return "".join(
-        f"\n- {escape(run.name)}, seed {escape(str(run.metadata['seed']))}, "
-        f"commit {escape(commits(run.metadata))}, {code(run.metadata['command'])}"
-        for run in runs
+        code(part.text)
+        if isinstance(part, page.Code)
+        else escape(part.text if isinstance(part, page.Value) else part)
+        for part in page.parts_of(parts)
     )
 
 
-class _Page:
+def provenance(runs: tuple[RunLog, ...]) -> str:
+    """Return a list of runs, each with the command that made it, to append to a figure."""
+    lines = [
+        f"- {escape(run.name)}, seed {escape(str(run.metadata['seed']))}, "
+        f"commit {escape(commits(run.metadata))}, {code(run.metadata['command'])}"
+        for run in runs
+    ]
+    return "\n\n" + "\n".join(lines) if lines else ""
+
+
+class _Writer:
     """Writes blocks and numbers the figure files."""
 
     def __init__(self, figures: Path) -> None:
         self._figures = figures
         self.written: set[Path] = set()
 
-    def block(self, block: Block) -> str:
+    def block(self, block: page.Block) -> str:
         match block:
-            case Heading():
+            case page.Heading():
                 return f"{'#' * block.level} {escape(block.text)}"
-            case Text():
+            case page.Text():
                 return inline(block.parts)
-            case Grid():
+            case page.Grid():
                 return "\n\n".join(self.block(one) for one in block.blocks)
-            case Gap():
+            case page.Gap():
                 return f"> **Missing:** {escape(block.what)} To make it, run {code(block.command)}"
-            case Table():
-                lines = [
-                    "| " + " | ".join(map(escape, block.header)) + " |",
-                    "|" + " --- |" * len(block.header),
-                ]
-                lines += [
-                    "| " + " | ".join(inline(cell).replace("\n", " ") for cell in row) + " |"
-                    for row in block.rows
-                ]
-                return f"{inline(block.caption)}\n\n" + "\n".join(lines) + self._made(block.runs)
-            case Drawing():
-                return self._picture(block, ("png", charts.png(block.figure)))
-            case Picture():
-                return self._picture(
-                    block, encoded(enlarged(block.image) if block.pixelated else block.image)
-                )
-            case Points():
-                return self._picture(block, ("png", charts.png(scatter(block))))
-            case Layers():
-                return self._picture(block, ("png", charts.png(side_by_side(block))))
-        raise TypeError(f"no way to write a {type(block).__name__}")
+            case page.Table():
+                rows = [map(escape, block.header), ["---"] * len(block.header)]
+                rows += [map(inline, row.values()) for row in block.rows]
+                lines = [f"| {' | '.join(row)} |".replace("\n", " ") for row in rows]
+                return "\n".join([inline(block.caption), "", *lines]) + provenance(block.runs)
+            case page.Drawing():
+                return self._figure(block, block.figure)
+            case page.Points():
+                return self._figure(block, scatter(block))
+            case page.Layers():
+                return self._figure(block, side_by_side(block))
 
-    def _picture(self, block: Drawing | Picture | Points | Layers, file: tuple[str, bytes]) -> str:
-        kind, content = file
-        path = self._figures / f"{len(self.written) + 1:02d}.{kind.replace('jpeg', 'jpg')}"
+    def _figure(self, block: page.Figured, figure: Figure) -> str:
+        path = self._figures / f"{len(self.written) + 1:02d}.png"
         with atomic_write(path) as out:
-            out.write(content)
+            out.write(charts.png(figure))
         self.written.add(path)
         picture = f"![{escape(block.alt)}]({self._figures.name}/{path.name})"
-        return f"{picture}\n\n{inline(block.caption)}{self._made(block.runs)}"
-
-    def _made(self, runs: tuple[RunLog, ...]) -> str:
-        return f"\n{provenance(runs)}" if runs else ""
+        return f"{picture}\n\n{inline(block.caption)}{provenance(block.runs)}"
 
 
-def enlarged(image: np.ndarray) -> np.ndarray:
-    """Repeat every pixel 3 x 3 times, since Markdown has no way to say ``pixelated``."""
-    return image.repeat(3, axis=0).repeat(3, axis=1)
-
-
-def scatter(points: Points) -> Figure:
+def scatter(points: page.Points) -> Figure:
     figure, axes = charts.panel(POINT_INCHES, POINT_INCHES)
     axes.scatter(
         *points.xy.T,
@@ -157,7 +119,7 @@ def scatter(points: Points) -> Figure:
     return figure
 
 
-def side_by_side(block: Layers) -> Figure:
+def side_by_side(block: page.Layers) -> Figure:
     columns = min(LAYERS_ACROSS, len(block.layers))
     rows = -(-len(block.layers) // columns)
     legend = 0.35 * -(-len(block.legend) // 4)

@@ -25,11 +25,14 @@ import torch
 
 from core.cli import InputError, say, warn
 from core.files import atomic_write, writable_folder
+from prediction.tables import wilson
 from report.page import Value
 from report.runs import RunLog, best_of, named
 from training.provenance import fingerprint
 
 Computed = dict[str, float | np.ndarray]  # numbers and arrays by name
+FETCH = "bash hw1_download.sh data"  # the command that gets the images
+INTERVAL = "{low:3} to {high:3}"  # how ``Measured.words`` writes one
 ROOT = Path(__file__).parents[1]
 CODE = {  # the code that a problem's measures depend on: a new perplexity gives a new picture
     problem: (
@@ -193,6 +196,21 @@ class Site:
     def named(self, pattern: str) -> list[RunLog]:
         """Return the runs whose folder names match ``pattern``, such as ``p1_A_*``."""
         return named(self.logs, pattern)
+
+    def interval(
+        self, key: str, run: RunLog, name: str, images: Path, count: int
+    ) -> tuple[str | Value, ...] | None:
+        """Measure Wilson's 95 % interval of an accuracy in the last line of a run's log.
+
+        Returns None if the accuracy cannot come from ``count`` images. ``images``: the file or
+        folder that lists them.
+        """
+        right = round(run.last[name] * count)
+        if abs(run.last[name] * count - right) > 0.01:
+            return None
+        ends = dict(zip(("low", "high"), wilson(right, count), strict=True))
+        made_from = [run.folder / "log.jsonl", images]
+        return self.measures.of(key, made_from, lambda: ends).words(INTERVAL)
 
     def chosen(self, pattern: str) -> RunLog | None:
         """Return the run that ``best_of`` chooses among them; None if there are none."""

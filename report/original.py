@@ -20,6 +20,9 @@ class Score:
     epoch: int | None = None
     note: str = ""
 
+    def __str__(self) -> str:
+        return f"{self.value}, {self.note}" if self.note else f"{self.value}"
+
 
 SCORES = {  # by problem and model or setting
     "p1_A": Score(0.6476, epoch=58),

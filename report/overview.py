@@ -9,7 +9,7 @@ from report import charts, problem1, problem2, problem3
 from report import problem2_figures as p2
 from report.measures import Site
 from report.original import PUBLISHED, SCORES
-from report.page import Block, Code, Drawing, Heading, Parts, Table, Text, logged
+from report.page import Block, Code, Drawing, Heading, Part, Parts, Table, Text, logged
 from report.runs import CHOICE, RunLog, best_of, named
 from training.provenance import commits
 
@@ -34,11 +34,8 @@ WORDS = {"accuracy": "accuracy", "mean_iou": "mean IoU", "loss": "training loss"
 
 def original(row: str) -> str:
     """Return the original report's score for one of ``ROWS``, in words; "-" if it has none."""
-    score = SCORES.get(row)
-    if score is None:
-        return "-"
     what = WORDS["mean_iou" if row.startswith("p3") else "accuracy"]
-    return f"{what} {score.value}{', ' if score.note else ''}{score.note}"
+    return f"{what} {SCORES[row]}" if row in SCORES else "-"
 
 
 def shown(logs: list[RunLog]) -> dict[str, RunLog]:
@@ -74,6 +71,11 @@ def missing(row: str, runs: dict[str, RunLog]) -> tuple[str, str]:
         words = "not run yet with the others' recipe, seed and data" if settings else "not run yet"
         return words, problem2.train_command(name, settings)
     return "not run yet", {"p1": problem1.MAKE, "p3": problem3.MAKE}[problem][name]
+
+
+def score(run: RunLog) -> tuple[Part, ...]:
+    """Return the name and value of the last epoch's score."""
+    return f"{WORDS[run.watched]} ", logged(run, run.last, run.watched)
 
 
 def marks(run: RunLog) -> str:
@@ -117,27 +119,28 @@ def scores_on(axes: Axes, runs: dict[str, RunLog]) -> None:
 
 def opening(site: Site) -> list[Block]:
     runs = shown(site.logs)
-    rows: list[tuple[Parts, ...]] = []
+    rows: list[dict[str, Parts]] = []
     for row, what in ROWS.items():
-        best = f"{PUBLISHED[row]}" if row in PUBLISHED else "-"
+        here: Parts
         if row in runs:
             run = runs[row]
-            figure = (f"{WORDS[run.watched]} ", logged(run, run.last, run.watched), marks(run))
-            rows.append((what, figure, original(row), best, (Code(run.name),)))
+            here = (*score(run), marks(run))
+            source = run.name
         else:
-            words, command = missing(row, runs)
-            rows.append((what, words, original(row), best, (Code(command),)))
+            here, source = missing(row, runs)
+        rows.append(
+            {
+                "model or setting": what,
+                "here": here,
+                "original report": original(row),
+                "best published": str(PUBLISHED.get(row, "-")),
+                "run, or how to make it": Code(source),
+            }
+        )
     caption = (
         "Validation scores of the last epoch, from the log of each run. The original report and "
         "the published results give the best epoch instead. For problem 2 they used the course's "
         "data, where this project has only a stand-in."
-    )
-    header = (
-        "model or setting",
-        "here",
-        "original report",
-        "best published",
-        "run, or how to make it",
     )
     drawing = Drawing(
         chart(runs),
@@ -150,25 +153,24 @@ def opening(site: Site) -> list[Block]:
     return [
         Heading("At a glance"),
         drawing,
-        Table(caption, header, rows),
+        Table(caption, rows),
         *([Text(rules)] if rules else []),
     ]
 
 
 def closing(site: Site) -> list[Block]:
-    rows: list[tuple[Parts, ...]] = [
-        (
-            run.name,
-            (WORDS[run.watched], " ", logged(run, run.last, run.watched)),
-            f"{run.last['epoch']} of {run.metadata['recipe']['epochs']}",
-            str(run.metadata["seed"]),
-            commits(run.metadata),
-            run.metadata["device"],
-            (Code(run.metadata["command"]),),
-        )
+    rows: list[dict[str, Parts]] = [
+        {
+            "run": run.name,
+            "score of the last epoch": score(run),
+            "epochs": f"{run.last['epoch']} of {run.metadata['recipe']['epochs']}",
+            "seed": str(run.metadata["seed"]),
+            "commit": commits(run.metadata),
+            "machine": run.metadata["device"],
+            "command": Code(run.metadata["command"]),
+        }
         for run in site.logs
     ]
-    header = ("run", "score of the last epoch", "epochs", "seed", "commit", "machine", "command")
     caption = (
         "Every run that this page was made from, according to its run.json. If a commit ends in "
         "-dirty, the code had uncommitted changes."
@@ -176,5 +178,5 @@ def closing(site: Site) -> list[Block]:
     return [
         Heading("Runs"),
         Text("Anyone who doubts a number can reproduce it with these commits and commands."),
-        Table(caption, header, rows),
+        Table(caption, rows),
     ]

@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import shlex
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image
 
 from report.runs import RunLog
 
@@ -48,6 +47,11 @@ def logged(run: RunLog, line: dict[str, Any], name: str, digits: int = 4) -> Val
     )
 
 
+def scored(run: RunLog, line: dict[str, Any], name: str) -> tuple[Part, ...]:
+    """Return the number ``name`` in a ``line`` of the run's log, with the epoch in brackets."""
+    return (logged(run, line, name), f" ({line['epoch']})")
+
+
 def parts_of(parts: Parts) -> tuple[Part, ...]:
     return parts if isinstance(parts, tuple) else (parts,)
 
@@ -69,10 +73,15 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
+    """A table. ``rows``: each from the column's name to the cell, all with the same columns."""
+
     caption: Parts
-    header: tuple[str, ...]
-    rows: list[tuple[Parts, ...]]
+    rows: Sequence[Mapping[str, Parts]]
     runs: tuple[RunLog, ...] = ()
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        return tuple(self.rows[0])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,17 +92,6 @@ class Drawing:
     caption: Parts
     alt: str
     runs: tuple[RunLog, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class Picture:
-    """An image (H, W, 3) uint8. ``pixelated``: enlarge it without smoothing."""
-
-    image: np.ndarray
-    caption: Parts
-    alt: str
-    runs: tuple[RunLog, ...] = ()
-    pixelated: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,10 +138,13 @@ class Layers:
     legend: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
+Figured = Drawing | Points | Layers
+
+
 class Grid:
     """Figures, side by side if there is room."""
 
-    def __init__(self, *blocks: Drawing | Picture | Points | Layers) -> None:
+    def __init__(self, *blocks: Figured) -> None:
         self.blocks = blocks
 
 
@@ -171,41 +172,4 @@ def unfinished(run: RunLog, more: str = "") -> Gap:
     )
 
 
-Block = Heading | Text | Table | Drawing | Picture | Grid | Points | Layers | Gap
-
-
-def encoded(image: np.ndarray) -> tuple[str, bytes]:
-    """Encode an image (H, W, 3) uint8; return ``png`` or ``jpeg``, and the bytes of the file.
-
-    Images of at most 256 colours, such as drawings, are encoded without loss, photographs as JPEG.
-    """
-    content = io.BytesIO()
-    picture = Image.fromarray(image)
-    if len(picture.getcolors(256) or ()):  # getcolors gives None if there are more colours
-        picture.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
-            content, "png", optimize=True
-        )
-        # The octree may merge similar colours.
-        if np.array_equal(np.asarray(Image.open(content).convert("RGB")), image):
-            return "png", content.getvalue()
-        content = io.BytesIO()
-        picture.save(content, "png", optimize=True)
-        return "png", content.getvalue()
-    picture.save(content, "jpeg", quality=88, subsampling=0)
-    return "jpeg", content.getvalue()
-
-
-SPRITE_COLUMNS = 50
-
-
-def tiled(sprite: Sprite) -> np.ndarray:
-    """Tile the images in rows of ``SPRITE_COLUMNS``; return (rows * h, columns * w, 3) uint8."""
-    count, height, width, _ = sprite.images.shape
-    rows = -(-count // SPRITE_COLUMNS)
-    sheet = np.zeros((rows * SPRITE_COLUMNS, height, width, 3), dtype=np.uint8)
-    sheet[:count] = sprite.images
-    return (
-        sheet.reshape(rows, SPRITE_COLUMNS, height, width, 3)
-        .swapaxes(1, 2)
-        .reshape(rows * height, -1, 3)
-    )
+Block = Heading | Text | Table | Grid | Gap | Figured

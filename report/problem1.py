@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from torchvision.models import MobileNetV2
 
+from p1.data import SIZE
 from p1.model import FEATURES, build, mobilenet_v2
 from p1.recipes import RECIPES
-from prediction.tables import wilson
 from report import charts, network, recipes
-from report.measures import Computed, Site
+from report.measures import FETCH, Computed, Site
 from report.original import SCORES
 from report.page import (
     Block,
@@ -22,16 +21,16 @@ from report.page import (
     Gap,
     Grid,
     Heading,
+    Part,
     Parts,
     Table,
     Text,
     logged,
     unfinished,
 )
-from report.problem1_images import FETCH, Images, mistakes, projections, read
+from report.problem1_images import Images, mistakes, projections, read
 from report.runs import CHOICE, RunLog
 
-SIZE = 32  # side of an image in pixels
 NAMES = {
     "A": "MobileNetV2 from scratch",
     "B": "the same, pre-trained",
@@ -138,26 +137,43 @@ def networks(site: Site, run: RunLog | None) -> Iterator[Block]:
 def accuracies(site: Site, runs: dict[str, RunLog], images: Images | None) -> Iterator[Block]:
     every = {model: site.named(f"p1_{model}_*") for model in NAMES}
     yield Heading("Accuracy", 3)
-    rows: list[tuple[Parts, ...]] = []
+    rows: list[dict[str, Parts]] = []
     unmatched = []
     for model, of_model in every.items():
         for run in of_model:
-            bounds = interval(site, run, images)
-            if images and not bounds:
-                unmatched.append(run)
-            best = (logged(run, run.best, "accuracy"), " (", logged(run, run.best, "epoch", 0), ")")
-            last = (logged(run, run.last, "accuracy"), " (", logged(run, run.last, "epoch", 0), ")")
-            name = (f"{model}, ", Code(run.name))
-            rows.append((name, last, bounds or "-", best, start(site, run)))
+            bounds: Parts | None = None
+            if images:
+                key, count = f"{run.name}/interval", len(images.labels)
+                bounds = site.interval(key, run, "accuracy", images.folder, count)
+                if not bounds:
+                    unmatched.append(run)
+            last, best = (
+                (logged(run, line, "accuracy"), " (", logged(run, line, "epoch", 0), ")")
+                for line in (run.last, run.best)
+            )
+            rows.append(
+                {
+                    "model": (f"{model}, ", Code(run.name)),
+                    "last epoch": last,
+                    "95 % interval": bounds or "-",
+                    "best epoch": best,
+                    "initial weights": start(site, run),
+                }
+            )
         if original := SCORES.get(f"p1_{model}"):
-            weights = "CIFAR-100: contaminated" if original.note else "random"
-            figure = f"{original.value:.4f} ({original.epoch})"
-            rows.append((f"{model}, original report", "-", "-", figure, weights))
+            rows.append(
+                {
+                    "model": f"{model}, original report",
+                    "last epoch": "-",
+                    "95 % interval": "-",
+                    "best epoch": f"{original.value:.4f} ({original.epoch})",
+                    "initial weights": "CIFAR-100: contaminated" if original.note else "random",
+                }
+            )
     yield Table(
         "Validation accuracy as logged during training, with the epoch in brackets. The interval "
         "is Wilson's, for the last epoch. The best epoch was chosen on the same images that it is "
         "measured on, so its accuracy is too optimistic.",
-        ("model", "last epoch", "95 % interval", "best epoch", "initial weights"),
         rows,
         tuple(run for of_model in every.values() for run in of_model),
     )
@@ -186,27 +202,6 @@ def accuracies(site: Site, runs: dict[str, RunLog], images: Images | None) -> It
         yield Text(*told(site, run))
 
 
-def interval(site: Site, run: RunLog, images: Images | None) -> Parts | None:
-    """Return the 95 % interval of the last epoch's accuracy, in words.
-
-    None if the images are missing, or if the accuracy is from another number of images.
-    """
-    if images is None:
-        return None
-    count, accuracy = len(images.labels), run.last["accuracy"]
-    if abs(accuracy * count - round(accuracy * count)) > 0.01:
-        return None
-    right = round(accuracy * count)
-
-    def compute() -> Computed:
-        low, high = wilson(right, count)
-        return {"right": right, "count": count, "low": low, "high": high}
-
-    made_from = [run.folder / "log.jsonl", images.folder]
-    measured = site.measures.of(f"{run.name}/interval", made_from, compute)
-    return measured.words("{low:3} to {high:3}")
-
-
 def maker(site: Site, run: RunLog) -> RunLog | None:
     """Return the run of ``p1.pretrain`` that made ``run``'s initial weights; None if absent."""
     source = run.pretrained
@@ -226,7 +221,7 @@ def start(site: Site, run: RunLog) -> Parts:
     return ("another labelled set, ", Code(source)) if maker(site, run) else (Code(source),)
 
 
-def told(site: Site, run: RunLog) -> tuple[Any, ...]:
+def told(site: Site, run: RunLog) -> tuple[Part, ...]:
     """Return a paragraph about the weights that a run of model B started from."""
     source, made_by = run.pretrained, maker(site, run)
     began = (Code(run.name), " starts from ", Code(source or "random weights"))
@@ -258,8 +253,10 @@ def implementation(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
     yield recipes.table(
         "How the models were trained, from run.json. In addition, every training image is "
         "mirrored with probability 1/2. The loss is cross entropy.",
-        [f"model {model}" for model in runs],
-        [recipes.made(site, run, start(site, run)) for run in runs.values()],
+        {
+            f"model {model}": recipes.made(site, run, start(site, run))
+            for model, run in runs.items()
+        },
         runs.values(),
     )
 
@@ -279,12 +276,11 @@ def curves(runs: dict[str, RunLog]) -> Iterator[Block]:
         constant = all(len(set(values)) == 1 for _, values in series.values())
         if not series or (name == "lr" and constant):
             continue
-        last: list[Any] = []
-        for model, run in of.items():
-            if name != "lr":
+        last: list[Part] = []
+        if name != "lr":
+            for model, run in of.items():
                 last += [
-                    ", " if last else ". Last epoch: ",
-                    f"{model} ",
+                    f"{', ' if last else '. Last epoch: '}{model} ",
                     logged(run, run.last, name),
                 ]
         more = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -12,22 +11,10 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from p1.inference import load_network
+from p1.inference import load_network, predictor
 from p1.model import features as of_network
-from p1.model import logits
 from prediction.predictor import Predictor
 from report import charts
-
-
-@dataclasses.dataclass(frozen=True)
-class Predictions:
-    """The predictions for N images, in their order.
-
-    ``predicted``: (N,) int64. ``confidence``: (N,) float32, the largest softmax value.
-    """
-
-    predicted: np.ndarray
-    confidence: np.ndarray
 
 
 def features(path: Path, images: Tensor, device: torch.device) -> np.ndarray:
@@ -36,58 +23,48 @@ def features(path: Path, images: Tensor, device: torch.device) -> np.ndarray:
     ``path``: the checkpoint.
     """
     network, saved = load_network(path, device)
-    return _in_batches(
-        Predictor(lambda inputs: of_network(network, inputs), saved, device), images, device
-    )
+    predict = Predictor(lambda inputs: of_network(network, inputs), saved, device)
+    return _in_batches(predict, images, device)
 
 
-def predictions(path: Path, images: Tensor, device: torch.device) -> Predictions:
-    """Classify ``images`` (N, 3, 32, 32) uint8 as ``p1.inference`` does, in float32.
+def predictions(path: Path, images: Tensor, device: torch.device) -> dict[str, np.ndarray]:
+    """Classify ``images`` (N, 3, 32, 32) uint8 as ``hw1_1.sh`` does. ``path``: the checkpoint.
 
-    If the checkpoint says so, the mirror images count too. ``path``: the checkpoint.
+    Returns ``predicted``, the classes (N,) int64, and ``confidence``, the largest softmax values
+    (N,) float32.
     """
-    network, saved = load_network(path, device)
-    predict = Predictor(lambda inputs: logits(network, inputs, saved.flip_test), saved, device)
+    predict, _, _ = predictor(path, device)
     confidence, predicted = torch.from_numpy(_in_batches(predict, images, device)).softmax(1).max(1)
-    return Predictions(predicted.numpy(), confidence.numpy())
+    return {"predicted": predicted.numpy(), "confidence": confidence.numpy()}
 
 
 def _in_batches(predict: Predictor, images: Tensor, device: torch.device) -> np.ndarray:
-    return np.concatenate(
-        [predict(batch) for batch in images.split(32 if device.type == "cpu" else 512)]
-    )
-
-
-def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """Count how many images of each class (row) were predicted as each class (column).
-
-    ``labels`` and ``predicted``: (N,) int. Returns (classes, classes) int64.
-    """
-    return np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(
-        classes, classes
-    )
+    size = 32 if device.type == "cpu" else 512
+    return np.concatenate([predict(batch) for batch in images.split(size)])
 
 
 def confused_pairs(matrix: np.ndarray, at_most: int) -> list[tuple[int, int]]:
-    """Return the most frequent (true, predicted) mistakes of a ``confusion``, largest count first.
+    """Return the most frequent (true, predicted) mistakes, largest count first.
 
-    Mistakes that never happened are left out.
+    ``matrix``: (classes, classes) counts, a row for each true class. Mistakes that never happened
+    are left out.
     """
-    off = matrix * (1 - np.eye(len(matrix), dtype=matrix.dtype))
-    order = np.argsort(-off, axis=None, kind="stable")[:at_most]
-    return [(int(k) // len(off), int(k) % len(off)) for k in order if off.flat[k] > 0]
+    mistakes = matrix - np.diag(matrix.diagonal())
+    order = np.argsort(-mistakes, axis=None, kind="stable")[:at_most]
+    pairs = np.stack(np.unravel_index(order, mistakes.shape), 1).tolist()
+    return [(true, taken) for true, taken in pairs if mistakes[true, taken]]
 
 
-def worst_mistakes(labels: np.ndarray, made: Predictions, at_most: int) -> np.ndarray:
-    """Return the indices of the mistakes with the highest confidence, highest first."""
-    wrong = np.flatnonzero(made.predicted != labels)
-    return wrong[np.argsort(-made.confidence[wrong], kind="stable")][:at_most]
+def most_confident(chosen: np.ndarray, confidence: np.ndarray, at_most: int) -> np.ndarray:
+    """Return the indices of the ``chosen`` (N,) bool with the highest confidence, highest first."""
+    indices = np.flatnonzero(chosen)
+    return indices[np.argsort(-confidence[indices], kind="stable")][:at_most]
 
 
 def confusion_drawing(matrix: np.ndarray) -> Figure:
-    """Draw a ``confusion`` as shares of each row: the larger a share, the stronger its colour.
+    """Draw a confusion matrix as shares of each row: the larger a share, the stronger its colour.
 
-    Correct predictions have one colour, mistakes another.
+    Correct predictions have one colour, mistakes another. ``matrix``: see ``confused_pairs``.
     """
     count = len(matrix)
     shares = matrix / matrix.sum(1, keepdims=True).clip(1)
@@ -119,18 +96,14 @@ def confusion_drawing(matrix: np.ndarray) -> Figure:
     return figure
 
 
-def mistakes_drawing(
-    images: np.ndarray, titles: list[str], details: list[str], columns: int = 4
-) -> Figure:
-    """Draw ``images`` (N, h, w, 3) uint8 in rows of ``columns``, above their titles and details."""
-    side, pitch, room = 0.8, 1.03, 1.28
+def mistakes_drawing(images: np.ndarray, titles: list[str], details: list[str]) -> Figure:
+    """Draw ``images`` (N, h, w, 3) uint8 in rows of four, above their titles and details."""
+    columns, side, pitch, room = 4, 0.8, 1.03, 1.28
     rows = -(-len(images) // columns)
     figure, axes = charts.panel(4.2, rows * room + 0.06, axes=False)
     for k, image in enumerate(images):
-        x, y = (
-            0.06 + (k % columns) * pitch + (pitch - side) / 2,
-            (rows - k // columns) * room - side,
-        )
+        x = 0.06 + (k % columns) * pitch + (pitch - side) / 2
+        y = (rows - k // columns) * room - side
         _show(axes, image, x, y, side)
         charts.label(axes, x + side / 2, y - 0.12, titles[k], size=9, colour=charts.INK)
         charts.label(axes, x + side / 2, y - 0.29, details[k])
@@ -138,7 +111,11 @@ def mistakes_drawing(
 
 
 def pairs_drawing(
-    images: np.ndarray, labels: np.ndarray, made: Predictions, pairs: list[tuple[int, int]]
+    images: np.ndarray,
+    labels: np.ndarray,
+    predicted: np.ndarray,
+    confidence: np.ndarray,
+    pairs: list[tuple[int, int]],
 ) -> Figure:
     """Draw a row for each (true, predicted): three such mistakes, and three correct predictions.
 
@@ -157,9 +134,8 @@ def pairs_drawing(
         y = (len(pairs) - 1 - row) * room + 0.06
         charts.label(axes, 0.5, y + side / 2, f"{true} → {taken}", size=10, colour=charts.INK)
         for left, true_class in ((first, true), (second, taken)):
-            such = np.flatnonzero((labels == true_class) & (made.predicted == taken))
-            such = such[np.argsort(-made.confidence[such], kind="stable")][:3]
-            for k, index in enumerate(such):
+            such = (labels == true_class) & (predicted == taken)
+            for k, index in enumerate(most_confident(such, confidence, 3)):
                 _show(axes, images[index], left + k * (side + 0.02), y, side)
     return figure
 

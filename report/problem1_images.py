@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
 from p1 import data
 from report import problem1_figures as figures
 from report import projections as projected
-from report.measures import Computed, Measured, Site
+from report.measures import FETCH, Computed, Measured, Site
 from report.page import (
     Block,
     Code,
@@ -29,7 +30,6 @@ from report.page import (
 )
 from report.runs import RunLog
 
-FETCH = "bash hw1_download.sh data"
 PAIRS, WORST = 8, 12
 
 
@@ -80,20 +80,15 @@ def measure(site: Site, run: RunLog, epoch: int, path: Path, images: Images) -> 
 
     def compute() -> Computed:
         features = figures.features(path, images.tensor, site.device)
-        by = {
-            "pca": projected.pca(features, images.labels),
-            "tsne": projected.tsne(features, images.labels),
-        }
-        numbers = {
-            f"{name} {what}": number
-            for name, one in by.items()
-            for what, number in one.numbers.items()
-        }
-        numbers["features neighbours"] = projected.neighbour_accuracy(features, images.labels)
-        return numbers | {name: one.xy for name, one in by.items()}
+        neighbours = projected.neighbour_accuracy(features, images.labels)
+        found: Computed = {"features neighbours": neighbours}
+        for name, project in (("pca", projected.pca), ("tsne", projected.tsne)):
+            xy, numbers = project(features)
+            numbers |= projected.separation(xy, images.labels)
+            found |= {name: xy} | {f"{name} {what}": number for what, number in numbers.items()}
+        return found
 
-    made_from = [path, images.folder]
-    return site.measures.of(f"{run.name}/epoch_{epoch:04d}/projections", made_from, compute)
+    return site.measures.of(f"{run.key(epoch)}/projections", [path, images.folder], compute)
 
 
 def pictures(run: RunLog, measured: dict[int, Measured], images: Images) -> Iterator[Block]:
@@ -146,21 +141,19 @@ def separation(
 ) -> Iterator[Block]:
     names = {"features": "features", "pca": "PCA", "tsne": "t-SNE"}
     by = {name: [one.numbers[f"{name} neighbours"] for one in measured.values()] for name in names}
-    found = site.measures.of(
-        "p1/separation",
-        [],
-        lambda: (
-            projected.finding(by["pca"], by["tsne"], by["features"], len(images.labels))
-            | {"nearest": projected.NEIGHBOURS}
-        ),
-    )
+
+    def compute() -> Computed:
+        found = projected.finding(by["pca"], by["tsne"], by["features"], len(images.labels))
+        return {"nearest": projected.NEIGHBOURS, **found}
+
+    found = site.measures.of("p1/separation", [], compute)
     lines = {line["epoch"]: line for line in run.history}
-    rows: list[tuple[Parts, ...]] = [
-        (
-            str(epoch),
-            logged(run, lines[epoch], "accuracy"),
-            *(one.value(f"{name} neighbours", 3) for name in names),
-        )
+    rows: list[dict[str, Parts]] = [
+        {
+            "epoch": str(epoch),
+            "accuracy": logged(run, lines[epoch], "accuracy"),
+            **{what: one.value(f"{name} neighbours", 3) for name, what in names.items()},
+        }
         for epoch, one in measured.items()
     ]
     yield Table(
@@ -170,7 +163,6 @@ def separation(
             "distance, in the full features and in each picture. The silhouette, given under the "
             "pictures, is 1 for classes that are far apart and below 0 for classes that are mixed."
         ),
-        ("epoch", "accuracy", *names.values()),
         rows,
         (run,),
     )
@@ -202,16 +194,15 @@ def mistakes(site: Site, run: RunLog | None, images: Images | None) -> Iterator[
     if run is None:
         return
     yield Heading("Model A's mistakes", 3)
-    path = run.folder / "last.pt"
     if images is None:
         yield Gap("the predictions on the validation images, as the images are not here.", FETCH)
         return
-    if not path.is_file():
+    if not run.checkpoint.is_file():
         yield Gap(f"the last checkpoint of {run.name}.", run.metadata["command"])
         return
-    measured = predicted(site, run, path, images)
-    made = figures.Predictions(measured.arrays["predicted"], measured.arrays["confidence"])
-    matrix = figures.confusion(images.labels, made.predicted, len(data.CLASSES))
+    measured = predictions(site, run, images)
+    predicted, confidence = measured.arrays["predicted"], measured.arrays["confidence"]
+    matrix, pairs, worst = mistaken(images.labels, predicted, confidence)
     yield Text(
         "The predictions of ",
         Code("last.pt"),
@@ -231,23 +222,25 @@ def mistakes(site: Site, run: RunLog | None, images: Images | None) -> Iterator[
         "off the diagonal",
         (run,),
     )
-    pairs = figures.confused_pairs(matrix, PAIRS)
-    worst = figures.worst_mistakes(images.labels, made, WORST)
     if not pairs:
         return
     yield Table(
         "The most frequent mistakes.",
-        ("true class", "taken for", "images"),
         [
-            (str(true), str(taken), measured.value(f"{true} taken for {taken}", 0))
+            {
+                "true class": str(true),
+                "taken for": str(taken),
+                "images": measured.value(f"{true} taken for {taken}", 0),
+            }
             for true, taken in pairs
         ],
         (run,),
     )
-    titles = [f"{images.labels[k]} → {made.predicted[k]}" for k in worst]
+    titles = [f"{images.labels[k]} → {predicted[k]}" for k in worst]
+    confidences = [f"{confidence[k]:.3f}" for k in worst]
     yield Grid(
         Drawing(
-            figures.pairs_drawing(images.pixels, images.labels, made, pairs),
+            figures.pairs_drawing(images.pixels, images.labels, predicted, confidence, pairs),
             "The same pairs. Left: images of the true class that were taken for the other class. "
             "Right: images of that other class that were recognised. Both sides show the images "
             "with the highest confidence.",
@@ -256,9 +249,7 @@ def mistakes(site: Site, run: RunLog | None, images: Images | None) -> Iterator[
             (run,),
         ),
         Drawing(
-            figures.mistakes_drawing(
-                images.pixels[worst], titles, [f"{made.confidence[k]:.3f}" for k in worst]
-            ),
+            figures.mistakes_drawing(images.pixels[worst], titles, confidences),
             "The worst mistakes: wrong predictions with the highest confidence, which is the "
             "largest softmax value. True class → predicted class.",
             f"Images of the worst mistakes: {', '.join(titles)}",
@@ -267,34 +258,41 @@ def mistakes(site: Site, run: RunLog | None, images: Images | None) -> Iterator[
     )
     yield Table(
         "The worst mistakes by file.",
-        ("image", "true", "predicted", "confidence"),
         [
-            (
-                (Code(images.paths[k].name),),
-                str(images.labels[k]),
-                str(made.predicted[k]),
-                measured.value(f"confidence {images.paths[k].name}", 3),
-            )
+            {
+                "image": Code(images.paths[k].name),
+                "true": str(images.labels[k]),
+                "predicted": str(predicted[k]),
+                "confidence": measured.value(f"confidence {images.paths[k].name}", 3),
+            }
             for k in worst
         ],
         (run,),
     )
 
 
-def predicted(site: Site, run: RunLog, path: Path, images: Images) -> Measured:
-    def compute() -> Computed:
-        made = figures.predictions(path, images.tensor, site.device)
-        right = made.predicted == images.labels
-        matrix = figures.confusion(images.labels, made.predicted, len(data.CLASSES))
-        pairs = {
-            f"{a} taken for {b}": matrix[a, b] for a, b in figures.confused_pairs(matrix, PAIRS)
-        }
-        worst = figures.worst_mistakes(images.labels, made, WORST)
-        confidences = {f"confidence {images.paths[k].name}": made.confidence[k] for k in worst}
-        numbers = {"accuracy": right.mean(), "right": right.sum(), "count": len(right)}
-        return numbers | pairs | confidences | dataclasses.asdict(made)
+def mistaken(
+    labels: np.ndarray, predicted: np.ndarray, confidence: np.ndarray
+) -> tuple[np.ndarray, list[tuple[int, int]], np.ndarray]:
+    """Return the confusion matrix, its most confused pairs, and the worst mistakes' indices."""
+    matrix = confusion_matrix(labels, predicted, labels=range(len(data.CLASSES)))
+    worst = figures.most_confident(predicted != labels, confidence, WORST)
+    return matrix, figures.confused_pairs(matrix, PAIRS), worst
 
-    made_from = [path, images.folder]
-    return site.measures.of(
-        f"{run.name}/epoch_{run.last['epoch']:04d}/predictions", made_from, compute
-    )
+
+def predictions(site: Site, run: RunLog, images: Images) -> Measured:
+    def compute() -> Computed:
+        made = figures.predictions(run.checkpoint, images.tensor, site.device)
+        right = made["predicted"] == images.labels
+        matrix, pairs, worst = mistaken(images.labels, **made)
+        return {
+            "accuracy": right.mean(),
+            "right": right.sum(),
+            "count": len(right),
+            **{f"{true} taken for {taken}": matrix[true, taken] for true, taken in pairs},
+            **{f"confidence {images.paths[k].name}": made["confidence"][k] for k in worst},
+            **made,
+        }
+
+    made_from = [run.checkpoint, images.folder]
+    return site.measures.of(f"{run.key()}/predictions", made_from, compute)

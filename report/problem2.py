@@ -26,7 +26,7 @@ from report.page import (
     Parts,
     Table,
     Text,
-    logged,
+    scored,
     unfinished,
 )
 from report.problem2_differences import differences, together
@@ -34,11 +34,10 @@ from report.problem2_pretraining import (
     STARTS,
     TRAIN,
     interval,
-    last,
     method,
-    name_of,
     office,
     pretrained,
+    validation,
 )
 from report.runs import RunLog
 from training.provenance import ALIASES
@@ -51,7 +50,7 @@ def section(site: Site) -> list[Block]:
     measured = {
         name: answered(site, run)
         for name, run in done.items()
-        if office(site) and last(run).is_file()
+        if office(site) and run.checkpoint.is_file()
     }
     return [
         Heading("Problem 2: pre-training without labels, and five settings"),
@@ -113,62 +112,43 @@ def compared(
             yield unfinished(run, ", and stays out of the differences")
     if not settings:
         return
-    rows: list[tuple[Parts, ...]] = []
+    rows: list[dict[str, Parts]] = []
     for name, run in settings.items():
+        setting, backbone = SETTINGS[name], Code(run.metadata["data"]["backbone"])
         rows.append(
-            (
-                name,
-                STARTS[SETTINGS[name].start],
-                "head only" if SETTINGS[name].frozen else "all",
-                (logged(run, run.last, "accuracy"), f" ({run.last['epoch']})"),
-                interval(site, run, run.last, "accuracy"),
-                measured[name].value("accuracy") if name in measured else "-",
-                (logged(run, run.best, "accuracy"), f" ({run.best['epoch']})"),
-                f"{SCORES[f'p2_{name}'].value:.4f}",
-                "-"
-                if SETTINGS[name].start == "nothing"
-                else Code(run.metadata["data"]["backbone"]),
-            )
+            {
+                "setting": name,
+                "pre-trained": STARTS[setting.start],
+                "trained": "head only" if setting.frozen else "all",
+                "last epoch": scored(run, run.last, "accuracy"),
+                "95 % interval": interval(site, run, "accuracy"),
+                "float32": measured[name].value("accuracy") if name in measured else "-",
+                "best epoch": scored(run, run.best, "accuracy"),
+                "original report": f"{SCORES[f'p2_{name}'].value:.4f}",
+                "initial weights": "-" if setting.start == "nothing" else backbone,
+            }
         )
-    header = (
-        *(
-            "setting",
-            "pre-trained",
-            "trained",
-            "last epoch",
-            "95 % interval",
-            "float32",
-            "best epoch",
-            "original report",
-        ),
-        "initial weights",
-    )
-    caption = (
+    yield Table(
         "Validation accuracy, with the epoch in brackets. The interval is Wilson's, for the last "
         "epoch. The column float32 has the accuracy of last.pt by the steps of hw1_2.sh; training "
         "may have computed in bfloat16. The best epoch was chosen on the same images, so its "
         "accuracy is too optimistic. All rows share one recipe, one seed, and the same training "
-        "and validation images."
+        "and validation images.",
+        rows,
+        tuple(settings.values()),
     )
-    yield Table(caption, header, rows, tuple(settings.values()))
 
 
 def answered(site: Site, run: RunLog) -> Measured:
     """Predict the labels of office/val with the run's last.pt, and compare them with the truth."""
-    folder = office(site)
+    made_from = [run.checkpoint, *validation(site)]
 
     def compute() -> Computed:
-        labels, truth = figures.answers(last(run), folder, site.device)
-        numbers = {
-            "accuracy": np.mean(labels == truth),
-            "right": np.sum(labels == truth),
-            "images": len(truth),
-        }
-        return numbers | {"labels": labels, "truth": truth}
+        labels, truth = figures.answers(*made_from, site.device)
+        accuracy = np.mean(labels == truth)
+        return {"accuracy": accuracy, "images": len(truth), "labels": labels, "truth": truth}
 
-    return site.measures.of(
-        f"{name_of(run)}/answers", [last(run), folder / "val.csv", folder / "val"], compute
-    )
+    return site.measures.of(f"{run.key()}/answers", made_from, compute)
 
 
 def curves(settings: dict[str, RunLog]) -> Iterator[Block]:

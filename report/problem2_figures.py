@@ -26,11 +26,11 @@ from training.provenance import digest, fingerprint
 
 # Pairs of settings whose difference answers a question.
 COMPARED = {
-    ("B", "A"): "with labels against nothing",
-    ("C", "A"): "BYOL against nothing",
-    ("C", "B"): "BYOL against with labels",
-    ("B", "D"): "all against the head only, with labels",
-    ("C", "E"): "all against the head only, BYOL",
+    "B - A": "with labels against nothing",
+    "C - A": "BYOL against nothing",
+    "C - B": "BYOL against with labels",
+    "B - D": "all against the head only, with labels",
+    "C - E": "all against the head only, BYOL",
 }
 ONLINE, TARGET = 0, 1  # indices into charts.SERIES
 
@@ -188,13 +188,15 @@ def is_clear(low: float, high: float) -> bool:
 # --- measures -------------------------------------------------------------------------------------
 
 
-def answers(path: Path, office: Path, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
-    """Return the labels that a checkpoint predicts for ``office/val``, and the true labels.
+def answers(
+    path: Path, table: Path, folder: Path, device: torch.device
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the labels that a checkpoint predicts for the images of a csv, and the true labels.
 
     Both are (N,) arrays of str, in the order of the csv file. Predictions follow the steps of
     ``p2.inference``, in float32. Raises InputError if ``path`` is not a classifier of problem 2.
     """
-    truth, paths = data.read_labelled(office / "val.csv", office / "val")
+    truth, paths = data.read_labelled(table, folder)
     predict, classes, _ = predictor(path, device)
     labels = dict.fromkeys(paths, classes[0])
     with Stream(paths, data.decode) as stream:
@@ -237,13 +239,9 @@ def probed(
     backbone = first_backbone(run.metadata["seed"])
     if path:
         load_backbone(backbone, path)
-    recorded = run.metadata["recipe"]
-    inputs = {
-        "mean": tuple(recorded["mean"]),
-        "std": tuple(recorded["std"]),
-        "bf16": recorded["bf16"],
-    }
-    recipe = dataclasses.replace(ORIGINAL_PRETRAIN, **inputs)  # the probe reads only these three
+    # The probe reads only these three settings.
+    inputs = {name: run.metadata["recipe"][name] for name in ("mean", "std", "bf16")}
+    recipe = dataclasses.replace(ORIGINAL_PRETRAIN, **inputs)
     accuracy = knn.accuracy(devices.prepare(backbone, device), probe, recipe, device)
     low, high = wilson(round(accuracy * len(probe.val_labels)), len(probe.val_labels))
     return {"knn": accuracy, "low": low, "high": high}
@@ -263,24 +261,16 @@ def comparable(runs: list[RunLog]) -> dict[str, RunLog]:
     for run in runs:
         about, setting = run.metadata, run.metadata["data"].get("setting")
         if setting in SETTINGS:
-            group = groups.setdefault(
-                str((about["recipe"], about["seed"], about["data"]["train"], about["data"]["val"])),
-                {},
-            )
-            group.setdefault(setting, []).append(run)
+            shared = about["recipe"], about["seed"], about["data"]["train"], about["data"]["val"]
+            groups.setdefault(str(shared), {}).setdefault(setting, []).append(run)
 
     def rank(run: RunLog) -> tuple[bool, bool]:
-        return (
-            run.is_finished,
-            run.name == f"p2_{run.metadata['data']['setting']}_{run.metadata['recipe']['name']}",
-        )
+        usual = f"p2_{run.metadata['data']['setting']}_{run.metadata['recipe']['name']}"
+        return run.is_finished, run.name == usual
 
     def size(group: dict[str, RunLog]) -> tuple[int, int, int]:
-        return (
-            sum(run.is_finished for run in group.values()),
-            len(group),
-            sum(len(run.history) for run in group.values()),
-        )
+        finished = sum(run.is_finished for run in group.values())
+        return finished, len(group), sum(len(run.history) for run in group.values())
 
     chosen = (
         {setting: max(group[setting], key=rank) for setting in SETTINGS if setting in group}
@@ -289,21 +279,21 @@ def comparable(runs: list[RunLog]) -> dict[str, RunLog]:
     return max(chosen, key=size, default={})
 
 
-def other_starts(settings: dict[str, RunLog]) -> list[tuple[str, str]]:
-    """Return the pairs of ``COMPARED`` with the same start that used different backbones.
+def other_starts(settings: dict[str, RunLog]) -> list[str]:
+    """Return those of ``COMPARED`` that have the same start but used different backbones.
 
     Their run.json says which backbone each of them used.
     """
     found = []
-    for pair in COMPARED:
+    for name in COMPARED:
+        pair = name.split(" - ")
         if set(pair) <= settings.keys() and SETTINGS[pair[0]].start == SETTINGS[pair[1]].start:
-            first, second = (settings[name].metadata["data"] for name in pair)
+            first, second = (settings[setting].metadata["data"] for setting in pair)
             # Older runs did not record the digest of the backbone's file, only its name.
-            what = (
-                "backbone_file" if "backbone_file" in first.keys() & second.keys() else "backbone"
-            )
+            digested = "backbone_file" in first.keys() & second.keys()
+            what = "backbone_file" if digested else "backbone"
             if first[what] != second[what]:
-                found.append(pair)
+                found.append(name)
     return found
 
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from p2 import data, knn
-from prediction.tables import read_rows, wilson
+from prediction.tables import read_rows
 from report import charts, recipes
 from report import problem2_figures as figures
-from report.measures import Computed, Measured, Site
+from report.measures import FETCH, INTERVAL, Computed, Measured, Site
 from report.page import Block, Drawing, Gap, Grid, Heading, Parts, Table, Text, logged, unfinished
 from report.runs import RunLog
 
 STARTS = {"nothing": "nothing", "byol": "BYOL", "labels": "with labels"}
-FETCH = "bash hw1_download.sh data"
 TRAIN = {
     "byol": "python3 -m p2.pretrain --recipe {recipe}",
     "labels": "python3 -m p2.supervise --recipe {recipe}",
@@ -30,39 +29,36 @@ LOGGED = {  # values in the logs of pre-training runs, besides the probe
 def method(site: Site) -> Iterator[Block]:
     networks = figures.networks()
     sizes = site.measures.of("p2/byol/parameters", [], lambda: figures.parameters(networks))
-    yield Heading("How BYOL works", 3)
-    caption = (
-        "From one view, the online network learns to predict what the target network computes "
-        "from the other. "
-    )
-    more = (
-        "The target gets no gradients; it is a moving average (EMA) of the online network. "
-        "After pre-training only the backbone is kept."
-    )
-    alt = (
-        "Two columns: view 1 passes the online backbone, projector and predictor; view 2 passes "
-        "the target's backbone and projector and a stop-gradient; both end in the loss"
-    )
-    yield Drawing(figures.method(networks), caption + more, alt)
-    shapes = {
-        "backbone": f"3 x {data.SIZE} x {data.SIZE} → {figures.widths(networks.online[1])[0]}"
+    parts = figures.parts(networks)
+    features, *_ = figures.widths(parts["projector"])
+    shapes = {"backbone": f"3 x {data.SIZE} x {data.SIZE} → {features}"} | {
+        name: " → ".join(map(str, figures.widths(parts[name])))
+        for name in ("projector", "predictor")
     }
-    for name, part in list(figures.parts(networks).items())[1:3]:
-        shapes[name] = " → ".join(map(str, figures.widths(part)))
-    rows = [(name, shape, sizes.value(name, 0), "gradient") for name, shape in shapes.items()]
-    rows.append(
-        (
-            "target: backbone and projector",
-            "as in the online network",
-            sizes.value("target", 0),
-            "average",
-        )
+    yield Heading("How BYOL works", 3)
+    yield Drawing(
+        figures.method(networks),
+        "From one view, the online network learns to predict what the target network computes "
+        "from the other. The target gets no gradients; it is a moving average (EMA) of the online "
+        "network. After pre-training only the backbone is kept.",
+        "Two columns: view 1 passes the online backbone, projector and predictor; view 2 passes "
+        "the target's backbone and projector and a stop-gradient; both end in the loss",
     )
-    rows.append(("all that have gradients", "", sizes.value("trained", 0), ""))
     yield Table(
         "The parts of BYOL, read from its modules.",
-        ("part", "sizes", "parameters", "updated by"),
-        rows,
+        [
+            {
+                "part": part,
+                "sizes": shape,
+                "parameters": sizes.value(name, 0),
+                "updated by": updated_by,
+            }
+            for part, shape, name, updated_by in (
+                *((name, shape, name, "gradient") for name, shape in shapes.items()),
+                ("target: backbone and projector", "as in the online network", "target", "average"),
+                ("all that have gradients", "", "trained", ""),
+            )
+        ],
     )
 
 
@@ -78,17 +74,23 @@ def pretrained(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
     yield recipes.table(
         "How the backbones were pre-trained, as recorded in the runs. Loss, spread and accuracy "
         "are means over the last epoch.",
-        [STARTS[start] for start in runs],
-        [recipes.made(site, run, "random") | logged_at_the_end(run) for run in runs.values()],
+        {
+            STARTS[start]: {
+                **recipes.made(site, run, "random"),
+                **{
+                    LOGGED[name]: logged(run, run.last, name) for name in LOGGED if name in run.last
+                },
+            }
+            for start, run in runs.items()
+        },
         runs.values(),
     )
     if "byol" in runs:
-        views = [recipes.in_words(view) for view in runs["byol"].metadata["recipe"]["views"]]
+        views = runs["byol"].metadata["recipe"]["views"]
         yield recipes.table(
             "BYOL's two views. In addition, each is mirrored with probability 1/2. Every image "
             "gets its own random draws.",
-            [f"view {k + 1}" for k in range(len(views))],
-            views,
+            {f"view {k}": recipes.in_words(view) for k, view in enumerate(views, 1)},
             (runs["byol"],),
         )
     yield Text(
@@ -103,56 +105,52 @@ def pretrained(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
             epochs, values = run.column(name)
             if len(epochs) > 1:
                 what = f"{STARTS[start]}: {LOGGED.get(name, 'kNN probe')}"
-                figure = charts.lines(
-                    {what: (epochs, values)},
-                    x="epoch",
-                    y=LOGGED.get(name, "accuracy of the kNN probe"),
-                )
-                figure.axes[0].xaxis.get_major_locator().set_params(integer=True)
-                drawn.append(
-                    Drawing(
-                        figure, f"Pre-training, {what}.", f"Curve over the epochs, {what}", (run,)
-                    )
-                )
+                unit = LOGGED.get(name, "accuracy of the kNN probe")
+                figure = charts.lines({what: (epochs, values)}, x="epoch", y=unit)
+                caption, alt = f"Pre-training, {what}.", f"Curve over the epochs, {what}"
+                drawn.append(Drawing(figure, caption, alt, (run,)))
     if drawn:
         yield Grid(*drawn)
     yield from probes(site, runs)
-
-
-def logged_at_the_end(run: RunLog) -> dict[str, Parts]:
-    return {what: logged(run, run.last, name) for name, what in LOGGED.items() if name in run.last}
 
 
 def probes(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
     folder = site.data / "p2_data" / "office"
     tables = [folder / "train.csv", folder / "val.csv"]
     there = office(site) is not None and tables[0].is_file()
-    loaded: list[knn.Probe] = []
+    # Loaded once for all backbones, and only if one has to be measured.
+    images = functools.cache(lambda: knn.load(folder))
 
     def measure(key: str, run: RunLog, path: Path | None) -> Measured:
         def compute() -> Computed:
-            if not loaded:  # load once for all backbones, and only if one has to be measured
-                loaded.append(knn.load(folder))
-            return figures.probed(run, path, loaded[0], site.device)
+            return {**figures.probed(run, path, images(), site.device)}
 
-        return site.measures.of(key, [*tables, *([path] if path else [])], compute)
+        return site.measures.of(f"{key}/knn", [*tables, *([path] if path else [])], compute)
 
-    rows: list[tuple[Parts, ...]] = []
+    rows: list[dict[str, Parts]] = []
+
+    def add(start: str, accuracy: Parts, interval: Parts, measured: str) -> None:
+        rows.append(
+            {
+                "pre-training": start,
+                "accuracy": accuracy,
+                "95 % interval": interval,
+                "measured": measured,
+            }
+        )
+
     for start, run in runs.items():
         if "knn" in run.last:
-            rows.append(
-                (
-                    STARTS[start],
-                    logged(run, run.last, "knn"),
-                    interval(site, run, run.last, "knn"),
-                    "in training",
-                )
+            add(
+                STARTS[start],
+                logged(run, run.last, "knn"),
+                interval(site, run, "knn"),
+                "in training",
             )
-        elif there and last(run).is_file():
-            probe = measure(f"{name_of(run)}/knn", run, last(run))
-            rows.append(
-                (STARTS[start], probe.value("knn"), between(probe), "by this report, on last.pt")
-            )
+        elif there and run.checkpoint.is_file():
+            probe = measure(run.key(), run, run.checkpoint)
+            words = probe.value("knn"), probe.words(INTERVAL)
+            add(STARTS[start], *words, "by this report, on last.pt")
         elif not there:
             yield Gap(
                 f"the kNN probe of a pre-training run ({STARTS[start]}), as the images of office "
@@ -165,62 +163,40 @@ def probes(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
             )
     if there and rows:
         run = next(iter(runs.values()))
-        probe = measure(f"p2/random_backbone_{run.metadata['seed']}/knn", run, None)
-        rows.append(
-            (
-                f"nothing: random weights, seed {run.metadata['seed']}",
-                probe.value("knn"),
-                between(probe),
-                "by this report",
-            )
-        )
+        seed = run.metadata["seed"]
+        probe = measure(f"p2/random_backbone_{seed}", run, None)
+        words = probe.value("knn"), probe.words(INTERVAL)
+        add(f"nothing: random weights, seed {seed}", *words, "by this report")
     if rows:
-        caption = (
+        yield Table(
             f"kNN probe: the images of office/val are classified by the {knn.NEIGHBOURS} nearest "
             "features of office/train, without any training on them. The random backbone is the "
-            "one from which pre-training with this seed starts: pre-training has to beat it."
-        )
-        yield Table(
-            caption,
-            ("pre-training", "accuracy", "95 % interval", "measured"),
+            "one from which pre-training with this seed starts: pre-training has to beat it.",
             rows,
             tuple(runs.values()),
         )
 
 
-def interval(site: Site, run: RunLog, line: dict[str, Any], name: str) -> Parts:
-    """Return Wilson's interval of a logged accuracy on office/val.
+def interval(site: Site, run: RunLog, name: str) -> Parts:
+    """Return the interval of the last accuracy on office/val that a run logged.
 
     Returns "-" if the images are missing, or are not as many as the accuracy was measured on.
     """
     folder = office(site)
     if folder is None:
         return "-"
-    count = len(read_rows(folder / "val.csv", ("filename", "label")))
-    right = line[name] * count
-    if abs(right - round(right)) > 1e-4:
-        return "-"
-    key, files = (
-        f"{run.name}/epoch_{line['epoch']:04d}/{name}_interval",
-        [run.folder / "log.jsonl", folder / "val.csv"],
-    )
-    ends = dict(zip(("low", "high"), wilson(round(right), count), strict=True))
-    return between(site.measures.of(key, files, lambda: ends))
-
-
-def between(measured: Measured) -> Parts:
-    return measured.words("{low:3} to {high:3}")
+    table = folder / "val.csv"
+    count = len(read_rows(table, ("filename", "label")))
+    return site.interval(f"{run.key()}/{name}_interval", run, name, table, count) or "-"
 
 
 def office(site: Site) -> Path | None:
     """Return the folder of the labelled images; None if they are missing."""
     folder = site.data / "p2_data" / "office"
-    return folder if (folder / "val.csv").is_file() and (folder / "val").is_dir() else None
+    return folder if all(path.exists() for path in validation(site)) else None
 
 
-def last(run: RunLog) -> Path:
-    return run.folder / "last.pt"
-
-
-def name_of(run: RunLog) -> str:
-    return f"{run.name}/epoch_{run.last['epoch']:04d}"
+def validation(site: Site) -> list[Path]:
+    """Return what a measure on office/val is made from, apart from a checkpoint."""
+    folder = site.data / "p2_data" / "office"
+    return [folder / "val.csv", folder / "val"]

@@ -25,6 +25,7 @@ from report.page import (
     Table,
     Text,
     logged,
+    scored,
     unfinished,
 )
 from report.problem3_masks import hardest, masks
@@ -126,40 +127,46 @@ def networks(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
             for model, found in stages.items()
         )
     )
-    momenta: list[Parts] = [
-        counted.value(f"{model}_momentum", 2) if f"{model}_momentum" in counted.numbers else "none"
-        for model in NAMES
-    ]
-    rows: list[tuple[Parts, ...]] = [
-        (what, *(counted.value(f"{model}_{name}", digits) for model in NAMES))
-        for what, name, digits in (
-            ("parameters", "parameters", 0),
-            ("multiply-adds per image, billions", "billions", 1),
-            ("stride of the coarsest map", "stride", 0),
-            ("largest dilation", "dilation", 0),
-        )
-    ]
-    rows.append(("smallest momentum of a BatchNorm", *momenta))
-    caption = counted.words(
-        "The networks for 7 classes. The momentum is the share of one batch in the running "
-        "statistics that evaluation uses. With torchvision's momentum for B, "
-        "{published_momentum:2}, these lag far behind the weights in a short training from scratch."
+    columns: dict[str, dict[str, Parts]] = {}
+    for model in NAMES:
+        columns[model] = {
+            what: counted.value(f"{model}_{name}", digits)
+            for what, name, digits in (
+                ("parameters", "parameters", 0),
+                ("multiply-adds per image, billions", "billions", 1),
+                ("stride of the coarsest map", "stride", 0),
+                ("largest dilation", "dilation", 0),
+            )
+        }
+        name = f"{model}_momentum"
+        least = counted.value(name, 2) if name in counted.numbers else "none"
+        columns[model]["smallest momentum of a BatchNorm"] = least
+    yield recipes.table(
+        counted.words(
+            "The networks for 7 classes. The momentum is the share of one batch in the running "
+            "statistics that evaluation uses. With torchvision's momentum for B, "
+            "{published_momentum:2}, these lag far behind the weights in a short training from "
+            "scratch."
+        ),
+        columns,
     )
-    yield Table(caption, ("", *NAMES), rows)
-    rows = []
+    rows: list[dict[str, Parts]] = []
     for model, branches in dilated.items():
         size = crops.get(model, SIZE)
         for dilation, _ in branches:
             key = f"{model}_dilation_{dilation}_taps_of"
-            cut = counted.value(f"{key}_{size}", 2) if size != SIZE else "-"
-            cells = (counted.value(f"{key}_{SIZE}", 2), cut)
-            rows.append((f"{model}, dilation {dilation}", *cells))
+            rows.append(
+                {
+                    "branch": f"{model}, dilation {dilation}",
+                    f"{SIZE}×{SIZE}": counted.value(f"{key}_{SIZE}", 2),
+                    "crop": counted.value(f"{key}_{size}", 2) if size != SIZE else "-",
+                }
+            )
     yield Table(
         "How many of the nine taps of a dilated kernel fall on the map and not on its padding, on "
         "average over the map. The last column is for a crop, if training uses crops. At a value "
         "of 1, only the centre of the kernel is left: the other eight taps see zeros and do not "
         "learn.",
-        ("branch", f"{SIZE}×{SIZE}", "crop"),
         rows,
         tuple(runs[model] for model in runs if dilated[model]),
     )
@@ -188,54 +195,45 @@ def scores(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
     if not runs:
         return
     yield Heading("IoU of each class", 3)
-    lines = []  # (column header, model, run, line of its log, "last" or "best")
+    columns: dict[str, dict[str, Parts]] = {}
     for model, run in runs.items():
+        lines = {"last": run.last, "best": run.best}
         if run.best is run.last:
-            lines.append((model, model, run, run.last, "last and best"))
-        else:
-            lines.append((f"{model} last", model, run, run.last, "last"))
-            lines.append((f"{model} best", model, run, run.best, "best"))
-    rows: list[tuple[Parts, ...]] = []
-    for name in data.CLASSES[: data.UNKNOWN]:
-        ious = (
-            logged(run, line, f"iou_{name}") if f"iou_{name}" in line else "-"
-            for _, _, run, line, _ in lines
-        )
-        rows.append((name, *ious))
-    rows.append(("mean", *(logged(run, line, "mean_iou") for _, _, run, line, _ in lines)))
-    rows.append(("epoch", *(f"{line['epoch']}, {which}" for *_, line, which in lines)))
-    rows.append(("original report's mean", *(originals(model) for _, model, *_ in lines)))
-    rows.append(("our initial weights", *(initial(run) for _, _, run, *_ in lines)))
-    yield Table(
+            lines = {"last and best": run.last}
+        for which, line in lines.items():
+            columns[f"{model} {which}" if len(lines) > 1 else model] = {
+                **{
+                    name: logged(run, line, f"iou_{name}") if f"iou_{name}" in line else "-"
+                    for name in data.CLASSES[: data.UNKNOWN]
+                },
+                "mean": logged(run, line, "mean_iou"),
+                "epoch": f"{line['epoch']}, {which}",
+                "original report's mean": str(SCORES.get(f"p3_{model}", "-")),
+                "our initial weights": initial(run),
+            }
+    yield recipes.table(
         "Validation IoU, as logged during training. The best epoch was chosen on the same images, "
         "so its scores are too optimistic.",
-        ("class", *(name for name, *_ in lines)),
-        rows,
-        tuple(runs.values()),
+        columns,
+        runs.values(),
+        corner="class",
     )
     others = [run for model in NAMES for run in site.named(f"p3_{model}_*")]
     if len(others) > len(runs):
         yield Table(
             "Mean IoU of every run.",
-            ("run", "last epoch", "best epoch", "initial weights"),
             [
-                (
-                    (Code(run.name),),
-                    (logged(run, run.last, "mean_iou"), f" ({run.last['epoch']})"),
-                    (logged(run, run.best, "mean_iou"), f" ({run.best['epoch']})"),
-                    initial(run),
-                )
+                {
+                    "run": Code(run.name),
+                    "last epoch": scored(run, run.last, "mean_iou"),
+                    "best epoch": scored(run, run.best, "mean_iou"),
+                    "initial weights": initial(run),
+                }
                 for run in others
             ],
             tuple(others),
         )
     yield from (unfinished(run) for run in others if not run.is_finished)
-
-
-def originals(model: str) -> str:
-    """Return the original report's score for a model, in words; "-" for model C, which it lacks."""
-    score = SCORES.get(f"p3_{model}")
-    return "-" if score is None else f"{score.value}{', ' if score.note else ''}{score.note}"
 
 
 def initial(run: RunLog) -> Parts:
@@ -272,7 +270,6 @@ def training(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
     yield Grid(*curves)
     yield recipes.table(
         "How the models were trained, from run.json.",
-        runs,
-        [recipes.made(site, run, initial(run)) for run in every],
+        {model: recipes.made(site, run, initial(run)) for model, run in runs.items()},
         every,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -13,12 +12,10 @@ from p3 import data, inference
 from prediction.predictor import Predictor
 from report import problem3_figures as figures
 from report import problem3_predictions as predictions
-from report.measures import Computed, Measured, Site
+from report.measures import FETCH, Computed, Measured, Site
 from report.original import MASK_STAGES
-from report.page import Block, Drawing, Gap, Grid, Heading, Layers, Part, Parts, Table, Text, logged
+from report.page import Block, Drawing, Gap, Grid, Heading, Layers, Part, Table, Text, logged
 from report.runs import RunLog
-
-FETCH = "bash hw1_download.sh data"
 
 
 def masks(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
@@ -61,58 +58,60 @@ def staged(
     site: Site, model: str, run: RunLog, stages: dict[int, Path], paths: dict[str, Path]
 ) -> Iterator[Block]:
     """Show every image with its masks, and how its pixels changed from first stage to last."""
-    found = {}
+    found: dict[str, dict[int, Measured]] = {name: {} for name in paths}
     for epoch, file in stages.items():
         # The checkpoint is loaded only if one of its masks is not cached.
         predict = cache(lambda file=file: inference.predictor(file, site.device)[0])
         for name, path in paths.items():
-            found[name, epoch] = masked(
-                site, f"{run.name}/epoch_{epoch:04d}/mask_{name}", file, path, predict
-            )
+            key = f"{run.key(epoch)}/mask_{name}"
+            found[name][epoch] = masked(site, key, file, path, predict)
     lines = {line["epoch"]: line for line in run.history}
-    of_set: list[Part] = [f"Model {model} on the whole validation set, as logged:"]
+    of_set: list[Part] = []
     for epoch in stages:
         of_set += [
-            f"{' ' if epoch == min(stages) else ', '}epoch {epoch} mean IoU ",
+            f"{',' if of_set else ''} epoch {epoch} mean IoU ",
             logged(run, lines[epoch], "mean_iou"),
         ]
-    *first, last = MASK_STAGES
+    *others, best = MASK_STAGES
     original = (
-        f" The original report gives {', '.join(map(str, first))} and {last} for the three stages "
+        f" The original report gives {', '.join(map(str, others))} and {best} for the three stages "
         "of its model B."
     )
-    yield Text(*of_set, ".", *([original] if model == "B" else []))
+    yield Text(
+        f"Model {model} on the whole validation set, as logged:",
+        *of_set,
+        f".{original if model == 'B' else ''}",
+    )
     first, last = min(stages), max(stages)
-    shares = {name: changed(site, run, stages, path, name, found) for name, path in paths.items()}
+    changes = {}
+    for name, path in paths.items():
+        key = f"{run.name}/epochs_{first:04d}_{last:04d}/changes_{name}"
+        files = [stages[first], stages[last]]
+        changes[name] = changed(site, key, files, path, found[name][first], found[name][last])
     yield Grid(
         *(
-            layers(
-                model,
-                run,
-                name,
-                path,
-                {epoch: found[name, epoch] for epoch in stages},
-                shares[name],
-            )
+            layers(f"Validation {name}", model, run, path, found[name], changes[name])
             for name, path in paths.items()
         )
     )
     kinds = [
         kind
         for kind in predictions.CHANGES
-        if any(one.numbers[key(kind)] for one in shares.values())
+        if any(one.numbers[in_key(kind)] for one in changes.values())
     ]
     yield Table(
         f"Model {model}, shares of the pixels of each image: right or wrong at epoch {first}"
         + (f" and at epoch {last}." if last > first else ", the only epoch that was kept."),
-        ("image", *kinds),
-        [(name, *(one.value(key(kind)) for kind in kinds)) for name, one in shares.items()],
+        [
+            {"image": name} | {kind: one.value(in_key(kind)) for kind in kinds}
+            for name, one in changes.items()
+        ],
         (run,),
     )
 
 
 def masked(
-    site: Site, name: str, file: Path, path: Path, predict: Callable[[], Predictor]
+    site: Site, key: str, file: Path, path: Path, predict: Callable[[], Predictor]
 ) -> Measured:
     """Predict the mask of an image with a checkpoint, and score it."""
 
@@ -121,48 +120,39 @@ def masked(
         mask = predictions.mask(predict(), image)
         return predictions.scores(truth, mask) | {"mask": mask}
 
-    return site.measures.of(name, [file, path, path.with_name(data.mask_name(path.name))], compute)
+    return site.measures.of(key, [file, path, *data.masks([path])], compute)
 
 
 def changed(
-    site: Site,
-    run: RunLog,
-    stages: dict[int, Path],
-    path: Path,
-    name: str,
-    found: dict[tuple[str, int], Measured],
+    site: Site, key: str, files: list[Path], path: Path, first: Measured, last: Measured
 ) -> Measured:
     """Measure the share of an image's pixels in each of ``predictions.CHANGES``, and map them."""
-    first, last = min(stages), max(stages)
 
     def compute() -> Computed:
         _, truth = predictions.read_pair(path)
-        which = predictions.changes(
-            truth, found[name, first].arrays["mask"], found[name, last].arrays["mask"]
-        )
-        shares = {key(kind): np.mean(which == k) for k, kind in enumerate(predictions.CHANGES)}
+        which = predictions.changes(truth, first.arrays["mask"], last.arrays["mask"])
+        shares = {in_key(kind): np.mean(which == k) for k, kind in enumerate(predictions.CHANGES)}
         return shares | {"changes": which}
 
-    files = [stages[first], stages[last], path, path.with_name(data.mask_name(path.name))]
-    return site.measures.of(
-        f"{run.name}/epochs_{first:04d}_{last:04d}/changes_{name}", files, compute
-    )
+    return site.measures.of(key, [*files, path, *data.masks([path])], compute)
+
+
+def in_key(kind: str) -> str:
+    return kind.replace(" ", "_")
 
 
 def layers(
-    model: str, run: RunLog, name: str, path: Path, found: dict[int, Measured], change: Measured
+    title: str, model: str, run: RunLog, path: Path, found: dict[int, Measured], change: Measured
 ) -> Layers:
     """Stack the image, its true mask, the mask of each epoch, and the map of changes."""
     image, truth = predictions.read_pair(path)
     drawn = {"image": image, "truth": data.colours_of(truth)}
-    caption: list[Part] = [f"Validation {name}, model {model}."]
+    caption: list[Part] = [f"{title}, model {model}."]
     for epoch, one in found.items():
         drawn[f"epoch {epoch}"] = data.colours_of(one.arrays["mask"])
-        told = {"mean_iou": "mean IoU", "accuracy": "accuracy"}
-        caption.append(f" Epoch {epoch}: ")
-        for index, score in enumerate(score for score in told if score in one.numbers):
-            caption += [", " if index else "", f"{told[score]} ", one.value(score)]
-        caption.append(".")
+        scores = {"mean_iou": "mean IoU {mean_iou}", "accuracy": "accuracy {accuracy}"}
+        told = ", ".join(words for name, words in scores.items() if name in one.numbers)
+        caption += one.words(f" Epoch {epoch}: {told}.")
     which = change.arrays["changes"]
     drawn["errors"] = figures.change_map(which)
     occurring = np.unique(np.concatenate([truth, *(one.arrays["mask"] for one in found.values())]))
@@ -171,7 +161,7 @@ def layers(
         f"errors: {predictions.CHANGES[index]}": figures.CHANGE_COLOURS[index]
         for index in np.unique(which)
     }
-    return Layers(drawn, tuple(caption), f"Validation {name}", (run,), legend)
+    return Layers(drawn, tuple(caption), title, (run,), legend)
 
 
 def hardest(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
@@ -183,18 +173,15 @@ def hardest(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
         return
     model = max(runs)  # later letters stand for better networks
     run, folder = runs[model], site.data / "p3_data" / "validation"
-    known = {
-        name: run.last[f"iou_{name}"]
-        for name in data.CLASSES[: data.UNKNOWN]
-        if f"iou_{name}" in run.last
-    }
-    hard = min(known, key=known.__getitem__)
+    known = [name for name in data.CLASSES[: data.UNKNOWN] if f"iou_{name}" in run.last]
+    hard = min(known, key=lambda name: run.last[f"iou_{name}"])
     yield Heading("The hardest class", 3)
-    said: list[Part] = [
+    said = (
         f"Model {model} finds {hard} hardest: in the log of the last epoch, this class has the "
-        "lowest IoU, "
-    ]
-    said += [logged(run, run.last, f"iou_{hard}"), "."]
+        "lowest IoU, ",
+        logged(run, run.last, f"iou_{hard}"),
+        ".",
+    )
     file = run.checkpoints().get(run.last["epoch"])
     if file is None or not folder.is_dir():
         yield Text(*said)
@@ -208,80 +195,54 @@ def hardest(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
         return
 
     def compute() -> Computed:
-        counts = predictions.confusion(inference.predictor(file, site.device)[0], folder)
-        mean, ious = data.mean_iou(counts)
-        numbers = {"mean_iou": mean, "images": len(data.list_images(folder))}
-        counts = counts.numpy()
-        for true, name in enumerate(data.CLASSES):
-            numbers[f"share_of_{name}"] = counts[true].sum() / counts.sum()
-            if counts[:, true].any():
-                numbers[f"precision_of_{name}"] = counts[true, true] / counts[:, true].sum()
-            for other, part in zip(data.CLASSES, predictions.rows_of(counts)[true], strict=True):
-                numbers[f"{name}_as_{other}"] = part
-        numbers |= {
-            f"iou_{name}": iou
-            for name, iou in zip(data.CLASSES[: data.UNKNOWN], ious, strict=True)
-            if not math.isnan(iou)
-        }
-        return numbers | {"counts": counts}
+        found = predictions.confusion(inference.predictor(file, site.device)[0], folder)
+        mean, _ = data.mean_iou(found)
+        counts = found.numpy()
+        shares = predictions.rows_of(counts)
+        numbers = {"mean_iou": mean, "images": len(data.list_images(folder)), "counts": counts}
+        for k, name in enumerate(data.CLASSES):
+            numbers[f"share_of_{name}"] = counts[k].sum() / counts.sum()
+            if counts[:, k].any():
+                numbers[f"precision_of_{name}"] = counts[k, k] / counts[:, k].sum()
+            as_others = zip(data.CLASSES, shares[k], strict=True)
+            numbers |= {f"{name}_as_{other}": share for other, share in as_others}
+        return numbers
 
-    measured = site.measures.of(
-        f"{run.name}/epoch_{run.last['epoch']:04d}/confusion", [file, folder], compute
-    )
+    measured = site.measures.of(f"{run.key()}/confusion", [file, folder], compute)
     yield Text(*said, *taken_for(hard, measured))
-    bf16 = (
-        "logged during training, which may have computed in bfloat16"
-        if run.metadata["recipe"]["bf16"]
-        else "logged"
-    )
+    bf16 = run.metadata["recipe"]["bf16"]
     yield Text(
         f"The matrix is for epoch {run.last['epoch']} of {run.name}",
         *measured.words(
             " over all {images:0} validation images, computed in float32 as in hw1_3.sh. Its mean "
-            "IoU is {mean_iou} "
+            "IoU is {mean_iou} (logged"
         ),
-        f"({bf16}: ",
+        f"{' during training, which may have computed in bfloat16' if bf16 else ''}: ",
         logged(run, run.last, "mean_iou"),
         ").",
     )
-    caption = (
-        "Each row shows, in per cent, which classes were predicted for the pixels of one true "
-        "class. A dot means less than half a per cent."
-    )
-    figure = figures.matrix(predictions.rows_of(measured.arrays["counts"]))
     yield Drawing(
-        figure, caption, f"Confusion matrix of model {model} over the validation images", (run,)
+        figures.matrix(predictions.rows_of(measured.arrays["counts"])),
+        "Each row shows, in per cent, which classes were predicted for the pixels of one true "
+        "class. A dot means less than half a per cent.",
+        f"Confusion matrix of model {model} over the validation images",
+        (run,),
     )
 
 
-def taken_for(hard: str, measured: Measured) -> Parts:
+def taken_for(hard: str, measured: Measured) -> tuple[Part, ...]:
     """Return sentences about what the pixels of the class ``hard`` are predicted as."""
-    ways = {
-        other: measured.numbers[f"{hard}_as_{other}"] for other in data.CLASSES if other != hard
-    }
-    order = sorted((other for other in ways if ways[other] > 0), key=lambda other: -ways[other])[:3]
-    said: list[Part] = [
-        " Its share of all validation pixels is ",
-        measured.value(f"share_of_{hard}", 3),
-        ". Of its pixels, the share ",
-    ]
-    said += [measured.value(f"{hard}_as_{hard}", 3), " is found"]
-    for index, other in enumerate(order):
-        said += [
-            ", " if index else "; the others are mostly taken for ",
-            f"{other} (",
-            measured.value(f"{hard}_as_{other}", 3),
-            ")",
-        ]
-    said.append(".")
+    shares = {other: measured.numbers[f"{hard}_as_{other}"] for other in data.CLASSES}
+    others = [other for other in shares if other != hard and shares[other] > 0]
+    most = sorted(others, key=shares.__getitem__, reverse=True)[:3]
+    template = (
+        " Its share of all validation pixels is {share_of_HARD:3}. Of its pixels, the share "
+        "{HARD_as_HARD:3} is found"
+    )
+    if most:
+        named = ", ".join(f"{other} ({{HARD_as_{other}:3}})" for other in most)
+        template += f"; the others are mostly taken for {named}"
+    template += "."
     if f"precision_of_{hard}" in measured.numbers:
-        said += [
-            f" Of the pixels predicted as {hard}, the share ",
-            measured.value(f"precision_of_{hard}", 3),
-            " is correct.",
-        ]
-    return tuple(said)
-
-
-def key(kind: str) -> str:
-    return kind.replace(" ", "_")
+        template += " Of the pixels predicted as HARD, the share {precision_of_HARD:3} is correct."
+    return measured.words(template.replace("HARD", hard))

@@ -37,13 +37,10 @@ def confusion(predict: Predictor, folder: Path) -> Tensor:
 
     Raises InputError if an image or a mask cannot be read.
     """
-    paths, counts = (
-        data.list_images(folder),
-        torch.zeros(len(data.CLASSES), len(data.CLASSES), dtype=torch.int64),
-    )
-    for image, truth in images.progress(
-        images.InOrder(read_pair, paths, ahead=images.THREADS), len(paths), folder.name
-    ):
+    paths = data.list_images(folder)
+    counts = torch.zeros(len(data.CLASSES), len(data.CLASSES), dtype=torch.int64)
+    pairs = images.InOrder(read_pair, paths, ahead=images.THREADS)
+    for image, truth in images.progress(pairs, len(paths), folder.name):
         counts += data.confusion(torch.from_numpy(truth), torch.from_numpy(mask(predict, image)))
     return counts
 
@@ -56,20 +53,16 @@ def scores(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     """
     known = truth != data.UNKNOWN
     mean, _ = data.mean_iou(data.confusion(torch.from_numpy(truth), torch.from_numpy(predicted)))
-    found = {
-        "mean_iou": mean,
-        "accuracy": float((truth == predicted)[known].mean()) if known.any() else math.nan,
-    }
-    return {name: value for name, value in found.items() if not math.isnan(value)}
+    found = {} if math.isnan(mean) else {"mean_iou": mean}
+    return found | ({"accuracy": (truth == predicted)[known].mean()} if known.any() else {})
 
 
 def rows_of(counts: np.ndarray) -> np.ndarray:
-    """Divide each row of a confusion matrix by its sum; empty rows become 0.
+    """Divide each row of a confusion matrix by its sum; empty rows stay 0.
 
     An entry is then the share of a true class's pixels that was predicted as the column's class.
     """
-    sums = counts.sum(1, keepdims=True)
-    return np.divide(counts, sums, out=np.zeros(counts.shape), where=sums > 0)
+    return counts / counts.sum(1, keepdims=True).clip(1)
 
 
 CHANGES = ("right in both", "fixed", "broken", "wrong in both", "unknown in the truth")
@@ -81,5 +74,5 @@ def changes(truth: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarra
     Pixels that are unknown in the truth are not judged, as the metric does not count that class.
     """
     was, is_now = first == truth, last == truth
-    found = np.select([was & is_now, is_now, was], [0, 1, 2], default=3)
-    return np.where(truth == data.UNKNOWN, 4, found).astype(np.uint8)
+    conditions = [truth == data.UNKNOWN, was & is_now, is_now, was]
+    return np.select(conditions, [4, 0, 1, 2], default=3).astype(np.uint8)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
@@ -18,37 +16,24 @@ PERPLEXITY = 30.0
 SEED = 0
 
 
-@dataclasses.dataclass(frozen=True)
-class Projection:
-    """N features in two dimensions.
+def pca(features: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
+    """Project ``features`` (N, D) onto the two directions of largest variance: (N, 2) float32.
 
-    ``xy``: (N, 2) float32. ``numbers``: what the method reports, and how well the classes are
-    separated in ``xy``.
-    """
-
-    xy: np.ndarray
-    numbers: dict[str, float]
-
-
-def pca(features: np.ndarray, labels: np.ndarray) -> Projection:
-    """Project ``features`` (N, D) onto the two directions of largest variance.
-
-    ``explained 1`` and ``explained 2`` are their shares of the total variance.
+    Also returns their shares of the total variance, ``explained 1`` and ``explained 2``.
     """
     method = PCA(2, svd_solver="arpack", random_state=SEED)
     xy = method.fit_transform(features.astype(np.float64))
-    explained = {
-        f"explained {k + 1}": share for k, share in enumerate(method.explained_variance_ratio_)
-    }
-    return Projection(xy.astype(np.float32), explained | separation(xy, labels))
+    first, second = method.explained_variance_ratio_
+    return xy.astype(np.float32), {"explained 1": first, "explained 2": second}
 
 
-def tsne(features: np.ndarray, labels: np.ndarray) -> Projection:
-    """Project ``features`` (N, D) by t-SNE, which starts from PCA's projection.
+def tsne(features: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
+    """Project ``features`` (N, D) by t-SNE, which starts from PCA's projection: (N, 2) float32.
 
-    van der Maaten and Hinton 2008, "Visualizing Data using t-SNE". ``divergence`` is what t-SNE
-    minimises: the Kullback-Leibler divergence of the picture's neighbourhoods from those of
-    ``features``. The perplexity is ``PERPLEXITY``, or a third of the images if there are few.
+    van der Maaten and Hinton 2008, "Visualizing Data using t-SNE". Also returns the ``seed``, the
+    ``perplexity``, which is ``PERPLEXITY``, or a third of the images if there are few, and the
+    ``divergence``, which t-SNE minimises: the Kullback-Leibler divergence of the picture's
+    neighbourhoods from those of ``features``.
     """
     perplexity = min(PERPLEXITY, (len(features) - 1) / 3)
     method = TSNE(2, perplexity=perplexity, init="pca", learning_rate="auto", random_state=SEED)
@@ -57,7 +42,7 @@ def tsne(features: np.ndarray, labels: np.ndarray) -> Projection:
     with threadpool_limits(1):
         xy = method.fit_transform(features)
     numbers = {"perplexity": perplexity, "seed": SEED, "divergence": method.kl_divergence_}
-    return Projection(xy.astype(np.float32), numbers | separation(xy, labels))
+    return xy.astype(np.float32), numbers
 
 
 def separation(points: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -72,17 +57,15 @@ def separation(points: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     }
 
 
-def neighbour_accuracy(
-    points: np.ndarray, labels: np.ndarray, neighbours: int = NEIGHBOURS
-) -> float:
+def neighbour_accuracy(points: np.ndarray, labels: np.ndarray) -> float:
     """Return the share of ``points`` (N, D) that get their own label by a vote of their neighbours.
 
     These are the nearest other points by Euclidean distance. In a tie, the label with the nearest
     voter wins. ``labels``: (N,) int.
     """
-    neighbours = min(neighbours, len(points) - 1)
+    search = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(points) - 1)).fit(points)
     # Without an argument, kneighbors does not count a point among its own neighbours.
-    nearest = NearestNeighbors(n_neighbors=neighbours).fit(points).kneighbors(return_distance=False)
+    nearest = search.kneighbors(return_distance=False)
     voters = labels[nearest]
     votes = (voters[:, :, None] == voters[:, None, :]).sum(2)
     chosen = np.take_along_axis(voters, votes.argmax(1)[:, None], 1)[:, 0]
@@ -104,16 +87,10 @@ def finding(pca: list[float], tsne: list[float], full: list[float], count: int) 
 
     return {
         "stages": len(full),
-        "little": sum(
-            in_picture < in_full / 2 for in_picture, in_full in zip(pca, full, strict=True)
-        ),
+        "little": sum(ours < theirs / 2 for ours, theirs in zip(pca, full, strict=True)),
         "steps": len(tsne) - 1,
-        "rises": sum(
-            clearly_above(later, earlier) for earlier, later in zip(tsne, tsne[1:], strict=False)
-        ),
-        "ahead": sum(
-            clearly_above(by_tsne, by_pca) for by_pca, by_tsne in zip(pca, tsne, strict=True)
-        ),
+        "rises": sum(map(clearly_above, tsne[1:], tsne)),
+        "ahead": sum(map(clearly_above, tsne, pca)),
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from report.measures import Site
@@ -131,9 +131,15 @@ def made(site: Site, run: RunLog, start: Parts) -> dict[str, Parts]:
 
 
 def table(
-    caption: Parts, names: Iterable[str], columns: list[dict[str, Parts]], runs: Iterable[RunLog]
+    caption: Parts,
+    columns: Mapping[str, Mapping[str, Parts]],
+    runs: Iterable[RunLog] = (),
+    corner: str = "",
 ) -> Table:
-    """Put ``columns`` side by side under their ``names``; "-" where a column lacks a row."""
-    settings = dict.fromkeys(name for column in columns for name in column)
-    rows = [(name, *(column.get(name, "-") for column in columns)) for name in settings]
-    return Table(caption, ("", *names), rows, tuple(runs))
+    """Put named ``columns`` side by side; "-" where a column lacks a row."""
+    settings = dict.fromkeys(setting for column in columns.values() for setting in column)
+    rows = [
+        {corner: setting} | {name: column.get(setting, "-") for name, column in columns.items()}
+        for setting in settings
+    ]
+    return Table(caption, rows, tuple(runs))

@@ -81,6 +81,15 @@ class RunLog:
             data["pretrained_sha256"] = sha256(Path(self.pretrained))
         return provenance.is_contaminated(data)
 
+    @property
+    def checkpoint(self) -> Path:
+        """The checkpoint of the last epoch, which may be missing."""
+        return self.folder / "last.pt"
+
+    def key(self, epoch: int | None = None) -> str:
+        """Return the name under which the report keeps what it measures at ``epoch`` (the last)."""
+        return f"{self.name}/epoch_{epoch or self.last['epoch']:04d}"
+
     def column(self, name: str) -> tuple[list[int], list[float]]:
         """Return (epochs, values) of the lines that have ``name``."""
         lines = [line for line in self.history if name in line]
@@ -100,8 +109,8 @@ class RunLog:
             if path.stem.split("_")[1].isdigit()
         }
         kept = {epoch: path for epoch, path in kept.items() if epoch <= self.last["epoch"]}
-        if (self.folder / "last.pt").is_file():
-            kept[self.last["epoch"]] = self.folder / "last.pt"
+        if self.checkpoint.is_file():
+            kept[self.last["epoch"]] = self.checkpoint
         return dict(sorted(kept.items()))
 
     def stages(self) -> dict[int, Path]:

@@ -29,7 +29,7 @@ def parts_in(blocks):
         elif not isinstance(block, Gap) and hasattr(block, "caption"):
             yield from parts_of(block.caption)
             for row in getattr(block, "rows", []):
-                for cell in row:
+                for cell in row.values():
                     yield from parts_of(cell)
 
 
@@ -61,7 +61,7 @@ def table(blocks, beginning="", column=None):
 
 def cells(block):
     """A table's rows as texts, by their first cell."""
-    rows = [[words(cell) for cell in row] for row in block.rows]
+    rows = [[words(cell) for cell in row.values()] for row in block.rows]
     return {first: rest for first, *rest in rows}
 
 

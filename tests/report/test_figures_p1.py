@@ -34,23 +34,20 @@ def clusters(count, classes, spread, seed=0):
 
 def test_pca_is_the_singular_value_decomposition():
     features, labels = clusters(40, 4, 1.0)
-    projection = projections.pca(features, labels)
+    xy, numbers = projections.pca(features)
     left, singular, _ = np.linalg.svd(features - features.mean(0), full_matrices=False)
-    np.testing.assert_allclose(
-        np.abs(projection.xy), np.abs(left[:, :2] * singular[:2]), rtol=1e-3, atol=1e-3
-    )
+    np.testing.assert_allclose(np.abs(xy), np.abs(left[:, :2] * singular[:2]), rtol=1e-3, atol=1e-3)
     shares = singular**2 / (singular**2).sum()
-    assert [projection.numbers["explained 1"], projection.numbers["explained 2"]] == pytest.approx(
-        shares[:2]
-    )
+    assert [numbers["explained 1"], numbers["explained 2"]] == pytest.approx(shares[:2])
 
 
 def test_tsne_finds_clusters_and_is_the_same_each_time():
     features, labels = clusters(60, 3, 0.1)
-    first, second = projections.tsne(features, labels), projections.tsne(features, labels)
-    assert np.array_equal(first.xy, second.xy) and first.numbers == second.numbers
-    assert first.numbers["neighbours"] == 1 and first.numbers["silhouette"] > 0.5
-    mixed = projections.separation(first.xy, np.random.default_rng(0).permutation(labels))
+    (xy, numbers), again = projections.tsne(features), projections.tsne(features)
+    assert np.array_equal(xy, again[0]) and numbers == again[1]
+    found = projections.separation(xy, labels)
+    assert found["neighbours"] == 1 and found["silhouette"] > 0.5
+    mixed = projections.separation(xy, np.random.default_rng(0).permutation(labels))
     assert mixed["neighbours"] < 0.7 and mixed["silhouette"] < 0.1
 
 
@@ -109,14 +106,14 @@ def test_the_palettes_colours_differ_and_show_on_both_themes():
 
 def test_confusion_pairs_and_worst_mistakes():
     labels, predicted = np.array([0, 0, 0, 1, 1, 2, 2]), np.array([0, 1, 1, 1, 2, 2, 0])
-    made = figures.Predictions(
-        predicted, np.array([0.9, 0.5, 0.8, 0.99, 0.7, 0.6, 0.7], dtype=np.float32)
-    )
-    matrix = figures.confusion(labels, predicted, 3)
-    assert matrix.tolist() == [[1, 2, 0], [0, 1, 1], [1, 0, 1]]
+    confidence = np.array([0.9, 0.5, 0.8, 0.99, 0.7, 0.6, 0.7], dtype=np.float32)
+    matrix = np.array([[1, 2, 0], [0, 1, 1], [1, 0, 1]])
     assert figures.confused_pairs(matrix, 8) == [(0, 1), (1, 2), (2, 0)]
     assert figures.confused_pairs(matrix, 1) == [(0, 1)]
-    assert figures.worst_mistakes(labels, made, 3).tolist() == [2, 4, 6]
+    assert figures.most_confident(predicted != labels, confidence, 3).tolist() == [2, 4, 6]
+    whole, pairs, worst = problem1_images.mistaken(labels, predicted, confidence)
+    assert whole.shape == (50, 50) and whole[:3, :3].tolist() == matrix.tolist()
+    assert pairs == [(0, 1), (1, 2), (2, 0)] and worst.tolist() == [2, 4, 6, 1]
     assert figures.confused_pairs(np.eye(3, dtype=int), 8) == []
 
 
@@ -145,10 +142,9 @@ def test_predictions_are_those_of_the_graders_script(call, val, flipping, p1_che
     assert status == 0
     labels = read_labels(tmp_path / "out.csv")
     made = figures.predictions(flipping, images, CPU)
-    assert [labels[path.name] for path in paths] == [data.CLASSES[k] for k in made.predicted]
-    assert not np.allclose(
-        made.confidence, figures.predictions(p1_checkpoint, images, CPU).confidence, atol=1e-6
-    )
+    assert [labels[path.name] for path in paths] == [data.CLASSES[k] for k in made["predicted"]]
+    other = figures.predictions(p1_checkpoint, images, CPU)
+    assert not np.allclose(made["confidence"], other["confidence"], atol=1e-6)
 
 
 # --- the section ---
@@ -257,11 +253,12 @@ def test_the_worst_mistakes_are_wrong_and_named(built, val):
     _, blocks = built
     rows = table(blocks, "The worst mistakes by file").rows
     assert rows
-    for (name,), true, predicted, confidence in rows:
+    for name, true, predicted, confidence in (row.values() for row in rows):
         assert isinstance(name, Code) and (val / "p1_data" / "val_50" / name.text).is_file()
         assert name.text.split("_")[0] == true != predicted
         assert 1 / 50 < confidence.value <= 1
-    assert [row[3].value for row in rows] == sorted((row[3].value for row in rows), reverse=True)
+    confidences = [row["confidence"].value for row in rows]
+    assert confidences == sorted(confidences, reverse=True)
 
 
 def test_a_second_build_measures_nothing_again(built, monkeypatch):

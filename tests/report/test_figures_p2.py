@@ -21,7 +21,7 @@ from p2.byol import BYOL
 from p2.model import BACKBONE, FEATURES, make_backbone
 from p2.settings import SETTINGS
 from prediction.tables import read_labels
-from report import charts, problem2, problem2_differences, problem2_pretraining
+from report import charts, measures, problem2, problem2_differences, problem2_pretraining
 from report import problem2_figures as figures
 from report import runs as runlog
 from report.measures import Measures, Site
@@ -207,7 +207,8 @@ def test_the_answers_are_those_of_the_graders_script(tmp_path, call, p2_checkpoi
         )[0]
         == 0
     )
-    labels, truth = figures.answers(p2_checkpoint, office, torch.device("cpu"))
+    files = office / "val.csv", office / "val"
+    labels, truth = figures.answers(p2_checkpoint, *files, torch.device("cpu"))
     assert labels.tolist() == list(read_labels(tmp_path / "out.csv").values())
     assert len(set(labels.tolist())) > 1 and truth.tolist() == ["Lamp"] * 4
 
@@ -272,7 +273,7 @@ def five(tmp_path, monkeypatch):
         [{"loss": 1.5, "spread": 0.5}],
     )
 
-    def answers(path, folder, device):
+    def answers(path, table, folder, device):
         chosen = np.isin(np.arange(40), list(right[path.read_text()]))
         return np.where(chosen, truth, "none"), truth
 
@@ -331,7 +332,7 @@ def test_the_section_says_what_is_missing_and_how_to_make_it(five):
 def test_without_data_and_runs_the_section_is_gaps_and_the_method(five):
     shutil.rmtree(five / "data")
     blocks = problem2.section(site_of(five))
-    assert problem2_pretraining.FETCH in gaps(blocks).values()
+    assert measures.FETCH in gaps(blocks).values()
     assert cells(table(blocks, column="setting"))["A"][3] == "-"
     check_values(blocks, five / "runs", five / "out")
     shutil.rmtree(five / "runs")

@@ -20,7 +20,7 @@ def log_of(tmp_path, **fields):
 @pytest.mark.parametrize("field", ["seed", "command", "commit", "device"])
 def test_no_field_of_a_record_is_html(tmp_path, field):
     run = log_of(tmp_path, **{field: EVIL})
-    blocks = [Table("caption", ("a",), [("b",)], (run,)), Text(Code(EVIL)), Gap(EVIL, EVIL)]
+    blocks = [Table("caption", [{"a": "b"}], (run,)), Text(Code(EVIL)), Gap(EVIL, EVIL)]
     assert EVIL not in html.render("title", blocks)
 
 
@@ -39,7 +39,7 @@ def test_a_code_span_ends_where_it_should(text):
 
 def test_a_backtick_in_a_command_lets_nothing_out(tmp_path):
     run = log_of(tmp_path, command=f"python3 ` {EVIL}")
-    blocks = [Table("caption", ("a",), [("b",)], (run,)), Gap("nothing", f"x ` {EVIL}")]
+    blocks = [Table("caption", [{"a": "b"}], (run,)), Gap("nothing", f"x ` {EVIL}")]
     text = markdown.render("title", blocks, tmp_path / "figures")
     outside = re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", text)
     assert EVIL in text and "<script>" not in outside

@@ -21,7 +21,7 @@ from report import __main__ as report
 from report import html, original, overview
 from report import runs as runlog
 from report.measures import Measures, Site
-from report.page import Drawing, Gap, Layers, Picture, Points, Table
+from report.page import Drawing, Gap, Layers, Points, Table
 
 TINY = Parameters(
     p1_train=2, p1_val=2, p2_unlabelled=2, p2_train=1, p2_val=1, p3_train=4, p3_val=3, size=64
@@ -252,7 +252,7 @@ def test_logs_alone_make_a_report_with_stated_gaps(tmp_path):
     )
     gaps = [block for block in blocks if isinstance(block, Gap)]
     assert len(gaps) >= 3 and all(re.match(r"(python3|bash) ", gap.command) for gap in gaps)
-    assert not [block for block in blocks if isinstance(block, Points | Layers | Picture)]
+    assert not [block for block in blocks if isinstance(block, Points | Layers)]
     assert [block for block in blocks if isinstance(block, Table)]
 
 
