@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import importlib
 import inspect
 import json
 import os
@@ -214,6 +215,20 @@ def p3_images(tmp_path):
     for i, (width, height) in enumerate([(64, 64), (64, 64), (64, 64), (90, 40), (33, 100)]):
         draw(folder / f"{i:04d}_sat.jpg", width, height, i)
     return folder
+
+
+@pytest.fixture
+def predict(call, request):
+    """Run a problem's inference on its random images with its random checkpoint."""
+
+    def run(problem, out, *options, images=None):
+        images = images or request.getfixturevalue(f"{problem}_images")
+        images = images if isinstance(images, tuple) else (images,)
+        main = importlib.import_module(f"{problem}.inference").main
+        own = request.getfixturevalue(f"{problem}_checkpoint")
+        return call(main, *images, out, "--checkpoint", own, *options)
+
+    return run
 
 
 def metadata(recipe=None, **fields):

@@ -1,6 +1,5 @@
 """The inference programs: what they write, every kind of image and of bad input."""
 
-import csv
 import os
 import shutil
 import threading
@@ -22,150 +21,91 @@ from prediction import tiles
 from prediction.stream import Stream, Views
 
 
-def test_p1_writes_a_row_an_image_in_natural_order(call, p1_images, p1_checkpoint, tmp_path):
+def test_p1_writes_a_row_an_image_in_natural_order(predict, p1_images, tmp_path):
     out = tmp_path / "new" / "out.csv"
     for name in ("10_2.png", "9_450.png"):
         shutil.copy(p1_images / "0003.png", p1_images / name)
-    status, printed, err = call(p1.main, p1_images, out, "--checkpoint", p1_checkpoint)
+    status, printed, err = predict("p1", out)
     assert (status, printed) == (0, "") and "11 images in" in err and "images/s" in err
     lines = out.read_text().split("\n")
     assert lines[0] == "filename,label" and lines[-1] == ""
-    names = [line.split(",")[0] for line in lines[1:-1]]
-    assert names == [f"{i:04d}.png" for i in range(9)] + ["9_450.png", "10_2.png"]
-    assert all(0 <= int(line.split(",")[1]) < 50 for line in lines[1:-1])
-    assert len({line.split(",")[1] for line in lines[1:-1]}) > 1
+    names, labels = zip(*(line.split(",") for line in lines[1:-1]), strict=True)
+    assert names == (*(f"{i:04d}.png" for i in range(9)), "9_450.png", "10_2.png")
+    assert set(labels) <= set(map(str, range(50))) and len(set(labels)) > 1
 
 
-def test_p2_answers_the_csvs_rows_in_their_order_with_their_ids(
-    call, p2_images, p2_checkpoint, tmp_path
-):
+def test_p2_answers_the_csvs_rows_in_their_order_with_their_ids(predict, p2_images, tmp_path):
     table, folder = p2_images
-    status, _, _ = call(p2.main, table, folder, tmp_path / "out.csv", "--checkpoint", p2_checkpoint)
-    rows = list(csv.reader((tmp_path / "out.csv").open()))
-    assert status == 0 and rows[0] == ["id", "filename", "label"]
-    assert [row[:2] for row in rows[1:]] == [
-        ["7", "0003.jpg"],
-        ["1", "0000.jpg"],
-        ["0", "0004.jpg"],
-        ["12", "0001.jpg"],
-    ]
-    assert {row[2] for row in rows[1:]} <= {"Couch", "Lamp", "Pen"}
+    (folder / "deep").mkdir()
+    shutil.copy(folder / "0001.jpg", folder / "deep" / "a.jpg")
+    table.write_text(table.read_text() + "3,deep/a.jpg,None\n")
+    assert predict("p2", tmp_path / "out.csv")[0] == 0
+    header, *answers = rows(tmp_path / "out.csv")
+    assert header == ["id", "filename", "label"]
+    assert [row[:2] for row in answers] == [row[:2] for row in rows(table)[1:]]
+    assert {row[2] for row in answers} <= {"Couch", "Lamp", "Pen"}
+    assert answers[3][2] == answers[4][2]  # of the same image
 
 
-def test_batch_sizes_give_the_same_bytes(
-    call, p1_images, p1_checkpoint, p2_images, p2_checkpoint, p3_images, p3_checkpoint, tmp_path
-):
+def test_batch_sizes_give_the_same_bytes(predict, tmp_path):
     outputs = []
-    for size in (1, 7, 64):
+    for size in (1, 7):
         out = tmp_path / str(size)
-        assert (
-            call(
-                p1.main,
-                p1_images,
-                out / "1.csv",
-                "--checkpoint",
-                p1_checkpoint,
-                "--batch-size",
-                size,
-            )[0]
-            == 0
-        )
-        assert (
-            call(
-                p2.main,
-                *p2_images,
-                out / "2.csv",
-                "--checkpoint",
-                p2_checkpoint,
-                "--batch-size",
-                size,
-            )[0]
-            == 0
-        )
-        assert (
-            call(
-                p3.main, p3_images, out / "3", "--checkpoint", p3_checkpoint, "--batch-size", size
-            )[0]
-            == 0
-        )
+        for problem, name in (("p1", "1.csv"), ("p2", "2.csv"), ("p3", "3")):
+            assert predict(problem, out / name, "--batch-size", size)[0] == 0
         outputs.append(snapshot(out))
-    assert len(outputs[0]) == 7 and outputs[0] == outputs[1] == outputs[2]
-    assert len({line.split(",")[1] for line in (out / "1.csv").read_text().split()[1:]}) > 2
+    assert len(outputs[0]) == 7 and outputs[0] == outputs[1]
+    assert len({label for _, label in rows(out / "1.csv")}) > 3  # the header's among them
     assert any(len(Image.open(path).getcolors()) > 1 for path in (out / "3").iterdir())
 
 
-@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "I;16", "CMYK"])
-def test_an_image_of_every_mode_is_answered_like_its_rgb(call, mode, p1_checkpoint, tmp_path):
+def test_an_image_of_every_mode_is_answered_like_its_rgb(predict, tmp_path):
     source = Image.open(draw(tmp_path / "source.png", 32, 32, 3))
-    if mode == "I;16":
-        image = Image.fromarray(np.asarray(source.convert("L")).astype(np.uint16) * 257)
-    else:
-        image = source.convert("L").convert(mode) if mode in ("LA", "1") else source.convert(mode)
-    folder = tmp_path / "in"
+    folder, modes = tmp_path / "in", ["L", "LA", "RGBA", "P", "1", "I;16", "CMYK"]
     folder.mkdir()
-    file = folder / ("0000.jpg" if mode == "CMYK" else "0000.png")
-    image.save(file)
-    seen = source.convert("L") if mode == "I;16" else Image.open(file)
-    seen.convert("RGB").save(folder / "0001.png")
-    options = ("--checkpoint", p1_checkpoint, "--probabilities", tmp_path / "sure.csv")
-    assert call(p1.main, folder, tmp_path / "out.csv", *options)[0] == 0
-    one, other = np.array([row[1:] for row in rows(tmp_path / "sure.csv")[1:]], dtype=float)
-    assert np.abs(one - other).max() < 1e-4
+    for number, mode in enumerate(modes):
+        grey = source.convert("L")
+        if mode == "I;16":
+            image = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+        else:
+            image = (grey if mode in ("LA", "1") else source).convert(mode)
+        file = folder / f"{number}_0.{'jpg' if mode == 'CMYK' else 'png'}"
+        image.save(file)
+        seen = grey if mode == "I;16" else Image.open(file)
+        seen.convert("RGB").save(folder / f"{number}_1.png")
+    options = ("--probabilities", tmp_path / "sure")
+    assert predict("p1", tmp_path / "out", *options, images=folder)[0] == 0
+    sure = np.array([row[1:] for row in rows(tmp_path / "sure")[1:]], dtype=float)
+    differ = np.abs(sure[::2] - sure[1::2]).max(1) > 1e-4
+    assert [mode for mode, differs in zip(modes, differ, strict=True) if differs] == []
 
 
-@pytest.fixture
-def broken():
-    """Writers of files that are no images, by name."""
-
-    def truncated(path, whole):
-        path.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-
-    return {
-        "truncated": truncated,
-        "zero-byte": lambda path, whole: path.write_bytes(b""),
-        "text": lambda path, whole: path.write_text("this is no image\n"),
-    }
-
-
-@pytest.mark.parametrize("how", ["truncated", "zero-byte", "text"])
-def test_p1_unreadable_file_gets_the_fallback_and_status_3(
-    call, how, broken, p1_images, p1_checkpoint, tmp_path
-):
-    call(p1.main, p1_images, tmp_path / "whole.csv", "--checkpoint", p1_checkpoint)
-    broken[how](p1_images / "0004.png", p1_images / "0003.png")
-    status, _, err = call(p1.main, p1_images, tmp_path / "out.csv", "--checkpoint", p1_checkpoint)
-    assert (
-        status == 3
-        and "0004.png" in err
-        and "1 of 9 images could not be read and got the label 0" in err
-    )
-    whole, out = ((tmp_path / name).read_text().splitlines() for name in ("whole.csv", "out.csv"))
-    assert out[5] == "0004.png,0" and out[:5] + out[6:] == whole[:5] + whole[6:]
-
-
-def test_p2_unreadable_file_gets_the_fallback_and_status_3(
-    call, p2_images, p2_checkpoint, tmp_path
-):
+def test_unreadable_files_get_the_fallback_and_status_3(predict, p1_images, p2_images, tmp_path):
+    predict("p1", tmp_path / "whole.csv")
+    whole = (p1_images / "0003.png").read_bytes()
+    for number, content in enumerate((whole[: len(whole) // 2], b"", b"this is no image\n"), 3):
+        (p1_images / f"{number:04}.png").write_bytes(content)
+    status, _, err = predict("p1", tmp_path / "out.csv")
+    assert status == 3 and all(f"000{number}.png" in err for number in (3, 4, 5))
+    assert "3 of 9 images could not be read and got the label 0" in err
+    whole, out = (rows(tmp_path / name) for name in ("whole.csv", "out.csv"))
+    assert out == [*whole[:4], *([f"000{number}.png", "0"] for number in (3, 4, 5)), *whole[7:]]
     (p2_images[1] / "0000.jpg").write_bytes(b"")
-    status, _, err = call(p2.main, *p2_images, tmp_path / "out.csv", "--checkpoint", p2_checkpoint)
+    status, _, err = predict("p2", tmp_path / "out.csv")
     assert status == 3 and "0000.jpg" in err and "the label Couch" in err
-    assert (tmp_path / "out.csv").read_text().splitlines()[2] == "1,0000.jpg,Couch"
+    assert rows(tmp_path / "out.csv")[2] == ["1", "0000.jpg", "Couch"]
 
 
-def test_not_one_readable_image_is_refused_and_the_old_output_kept(call, p1_checkpoint, tmp_path):
+def test_not_one_readable_image_is_refused_and_the_old_output_kept(predict, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "0.png").touch()
     (tmp_path / "out.csv").write_text("old")
-    status, _, err = call(
-        p1.main, tmp_path / "in", tmp_path / "out.csv", "--checkpoint", p1_checkpoint
-    )
+    status, _, err = predict("p1", tmp_path / "out.csv", images=tmp_path / "in")
     assert status == 2 and "none of the 1 images could be read" in err
     assert (tmp_path / "out.csv").read_text() == "old"
 
 
-def test_bad_folders_are_refused(
-    call, p1_images, p1_checkpoint, p2_images, p3_images, p3_checkpoint, tmp_path
-):
+def test_bad_folders_are_refused(call, predict, p2_images, tmp_path):
     out, empty, file = tmp_path / "out.csv", tmp_path / "empty", tmp_path / "file"
     empty.mkdir()
     file.touch()
@@ -175,40 +115,31 @@ def test_bad_folders_are_refused(
     refused(call(p1.main, file, out), "is neither a folder nor")
     refused(call(p2.main, p2_images[0], tmp_path / "nowhere", out), "no folder")
     refused(call(p3.main, empty, tmp_path / "masks"), str(empty))
-    refused(call(p1.main, p1_images, empty, "--checkpoint", p1_checkpoint), "is a folder")
-    refused(call(p1.main, p1_images, file / "out.csv", "--checkpoint", p1_checkpoint), str(file))
-    refused(
-        call(p3.main, p3_images, file, "--checkpoint", p3_checkpoint),
-        str(file),
-        "a file is in the way",
-    )
+    refused(predict("p1", empty), "is a folder")
+    refused(predict("p1", file / "out.csv"), str(file))
+    refused(predict("p3", file), str(file), "a file is in the way")
     assert out.read_text() == "old" and not (tmp_path / "masks").exists()
 
 
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        ("id,name\n0,0000.jpg\n", "no column 'filename'"),
+def test_a_bad_csv_is_refused_and_names_nothing_outside_its_folder(predict, p2_images, tmp_path):
+    table, folder = p2_images
+    shutil.copy(folder / "0001.jpg", tmp_path / "secret.jpg")
+    out = tmp_path / "out.csv"
+    out.write_text("old")
+    quote = 'id,filename,label\n0,"0000.jpg,None\n' + "1,0001.jpg,None\n" * 99
+    for content, says in (
         ("filename,label\n0000.jpg,None\n", "no column 'id'"),
         ("id,filename\n0,0000.jpg\n1,0000.jpg\n", "0000.jpg more than once"),
         ("id,filename\n0,0000.jpg\n1,9999.jpg\n", "9999.jpg"),
         ("", "is empty"),
-        (
-            'id,filename,label\n0,"0000.jpg,None\n' + "1,0001.jpg,None\n" * 99,
-            "line 2 is not a csv row",
-        ),
-    ],
-)
-def test_p2_bad_csv_is_refused(call, content, says, p2_images, p2_checkpoint, tmp_path):
-    table, folder = p2_images
-    table.write_text(content)
-    (tmp_path / "out.csv").write_text("old")
-    refused(
-        call(p2.main, table, folder, tmp_path / "out.csv", "--checkpoint", p2_checkpoint),
-        "test.csv",
-        says,
-    )
-    assert (tmp_path / "out.csv").read_text() == "old"
+        (quote, "line 2 is not a csv row"),
+        ("id,filename\n0,../secret.jpg\n", "is outside"),
+        ("id,filename\n0,a/../../secret.jpg\n", "is outside"),
+        (f"id,filename\n0,{tmp_path}/secret.jpg\n", "is outside"),
+    ):
+        table.write_text(content)
+        refused(predict("p2", out), "test.csv", says)
+    assert out.read_text() == "old"
 
 
 @pytest.mark.parametrize("program", [p1, p2, p3])
@@ -217,107 +148,68 @@ def test_without_its_checkpoint_a_program_says_how_to_get_it(
 ):
     images = {p1: [p1_images], p2: p2_images, p3: [p3_images]}[program]
     monkeypatch.setattr(program, "ROOT", tmp_path)
-    refused(
-        call(program.main, *images, tmp_path / "out"),
-        str(tmp_path / "checkpoints"),
-        "bash hw1_download.sh",
-    )
+    result = call(program.main, *images, tmp_path / "out")
+    refused(result, str(tmp_path / "checkpoints"), "bash hw1_download.sh")
 
 
 def test_the_weights_that_ship_answer_every_row(call, p1_images, p2_images, p3_images, tmp_path):
     assert call(p1.main, p1_images, tmp_path / "1.csv")[0] == 0
     assert call(p2.main, *p2_images, tmp_path / "2.csv")[0] == 0
     assert call(p3.main, p3_images, tmp_path / "masks")[0] == 0
-    answered = [len((tmp_path / name).read_text().splitlines()) - 1 for name in ("1.csv", "2.csv")]
-    assert answered == [
-        len(list(p1_images.iterdir())),
-        len(p2_images[0].read_text().splitlines()) - 1,
-    ]
-    assert len(list((tmp_path / "masks").iterdir())) == len(list(p3_images.glob("*.jpg")))
+    assert len(rows(tmp_path / "1.csv")) - 1 == len(list(p1_images.iterdir()))
+    assert len(rows(tmp_path / "2.csv")) == len(rows(p2_images[0]))
+    assert len(list((tmp_path / "masks").iterdir())) == len(list(p3_images.iterdir()))
 
 
-def test_bad_checkpoints_are_refused(
-    call, p1_images, p1_checkpoint, p3_images, p3_checkpoint, tmp_path
-):
-    out = tmp_path / "out.csv"
-    cut = tmp_path / "cut.pt"
+def test_bad_checkpoints_and_devices_are_refused(predict, p1_checkpoint, p3_checkpoint, tmp_path):
+    out, cut, other = (tmp_path / name for name in ("out.csv", "cut.pt", "ten.pt"))
     cut.write_bytes(p1_checkpoint.read_bytes()[:100_000])
-    refused(
-        call(p1.main, p1_images, out, "--checkpoint", tmp_path / "no.pt"), "no checkpoint", "no.pt"
-    )
-    refused(call(p1.main, p1_images, out, "--checkpoint", cut), "cut.pt", "truncated or damaged")
-    refused(
-        call(p1.main, p1_images, out, "--checkpoint", p3_checkpoint),
-        "a checkpoint of p3, not of p1",
-    )
-    refused(
-        call(p3.main, p3_images, tmp_path / "masks", "--checkpoint", p1_checkpoint),
-        "a checkpoint of p1, not of p3",
-    )
-    other = random_checkpoint(
-        tmp_path / "ten.pt",
-        "p1",
-        model.ARCHITECTURE,
-        model.mobilenet_v2(10),
-        tuple("0123456789"),
-        32,
-    )
-    refused(call(p1.main, p1_images, out, "--checkpoint", other), "10 classes")
+    ten = tuple("0123456789")
+    random_checkpoint(other, "p1", model.ARCHITECTURE, model.mobilenet_v2(10), ten, 32)
+    for problem, checkpoint, *says in (
+        ("p1", tmp_path / "no.pt", "no checkpoint", "no.pt"),
+        ("p1", cut, "cut.pt", "truncated or damaged"),
+        ("p1", p3_checkpoint, "a checkpoint of p3, not of p1"),
+        ("p3", p1_checkpoint, "a checkpoint of p1, not of p3"),
+        ("p1", other, "10 classes"),
+    ):
+        refused(predict(problem, out, "--checkpoint", checkpoint), *says)
+    refused(predict("p1", out, "--device", "cuda:77"), "device 'cuda:77' is not available")
     assert not out.exists()
 
 
-def test_a_device_that_is_not_there_is_refused(call, p1_images, p1_checkpoint, tmp_path):
-    result = call(
-        p1.main,
-        p1_images,
-        tmp_path / "out.csv",
-        "--checkpoint",
-        p1_checkpoint,
-        "--device",
-        "cuda:77",
-    )
-    refused(result, "device 'cuda:77' is not available")
-
-
 def test_a_file_a_pattern_and_several_files_are_labelled_as_in_their_folder(
-    call, p1_images, p1_checkpoint, tmp_path
+    predict, p1_images, tmp_path
 ):
     def labels(*sources):
-        out = tmp_path / "out.csv"
-        result = call(p1.main, *sources, out, "--checkpoint", p1_checkpoint)
-        assert result[0] == 0, result
-        return rows(out)
+        assert predict("p1", tmp_path / "out.csv", images=sources)[0] == 0
+        return rows(tmp_path / "out.csv")
 
     header, *every = labels(p1_images)
     assert labels(p1_images / "0003.png") == [header, every[3]]
     assert labels(p1_images / "000[1-3].p*") == [header, *every[1:4]]
     assert labels(p1_images / "0005.png", p1_images / "0001.png") == [header, every[5], every[1]]
     out = tmp_path / "no.csv"
-    refused(call(p1.main, p1_images / "*.jpg", out, "--checkpoint", p1_checkpoint), "*.jpg")
+    refused(predict("p1", out, images=p1_images / "*.jpg"), "*.jpg")
     draw(tmp_path / "other" / "0003.png", 32, 32, 0)
-    result = call(p1.main, p1_images, tmp_path / "other", out, "--checkpoint", p1_checkpoint)
+    result = predict("p1", out, images=(p1_images, tmp_path / "other"))
     refused(result, "more than one image is called 0003.png")
     assert not out.exists()
 
 
-def test_problem_2_numbers_images_that_no_csv_names(call, p2_images, p2_checkpoint, tmp_path):
-    table, folder = p2_images
-    out, by_table = tmp_path / "out.csv", tmp_path / "by_table.csv"
-    assert call(p2.main, table, folder, by_table, "--checkpoint", p2_checkpoint)[0] == 0
-    assert call(p2.main, folder / "0003.jpg", out, "--checkpoint", p2_checkpoint)[0] == 0
+def test_problem_2_numbers_images_that_no_csv_names(predict, p2_images, tmp_path):
+    folder, out, by_table = p2_images[1], tmp_path / "out.csv", tmp_path / "by_table.csv"
+    assert predict("p2", by_table)[0] == 0
+    assert predict("p2", out, images=folder / "0003.jpg")[0] == 0
     assert rows(out)[1:] == [["0", *rows(by_table)[1][1:]]]
-    assert call(p2.main, folder, out, "--checkpoint", p2_checkpoint)[0] == 0
+    assert predict("p2", out, images=folder)[0] == 0
     assert [row[:2] for row in rows(out)[1:]] == [[str(i), f"000{i}.jpg"] for i in range(5)]
 
 
-def test_probabilities_have_a_row_an_image_and_a_column_a_class(
-    call, p2_images, p2_checkpoint, tmp_path
-):
-    table, folder = p2_images
-    (folder / "0000.jpg").write_bytes(b"")
+def test_probabilities_have_a_row_an_image_and_a_column_a_class(predict, p2_images, tmp_path):
+    (p2_images[1] / "0000.jpg").write_bytes(b"")
     out, sure = tmp_path / "out.csv", tmp_path / "sure.csv"
-    options = ("--checkpoint", p2_checkpoint, "--probabilities", sure, "--top", 2)
-    status, printed, _ = call(p2.main, table, folder, out, *options)
+    status, printed, _ = predict("p2", out, "--probabilities", sure, "--top", 2)
     assert status == 3 and rows(sure)[0] == ["id", "filename", "Couch", "Lamp", "Pen"]
     assert rows(sure)[2] == ["1", "0000.jpg", "", "", ""]
     for line, answered, words in zip(
@@ -332,13 +224,10 @@ def test_probabilities_have_a_row_an_image_and_a_column_a_class(
             assert words.split("  ")[1:] == [f"{name} {shares[name]:.4f}" for name in best]
 
 
-def test_flip_is_as_the_checkpoint_says_or_as_the_user_does(
-    call, p1_images, p1_checkpoint, tmp_path
-):
+def test_flip_is_as_the_checkpoint_says_or_as_the_user_does(predict, p1_images, tmp_path):
     def probabilities(*options):
         sure = tmp_path / "sure.csv"
-        options = (*options, "--probabilities", sure, "--checkpoint")
-        assert call(p1.main, p1_images, tmp_path / "out.csv", *options, p1_checkpoint)[0] == 0
+        assert predict("p1", tmp_path / "out.csv", *options, "--probabilities", sure)[0] == 0
         return np.array([row[1:] for row in rows(sure)[1:]], dtype=float)
 
     plain = probabilities()
@@ -351,15 +240,12 @@ def test_flip_is_as_the_checkpoint_says_or_as_the_user_does(
     assert np.abs(probabilities("--bf16", "--flip") - flipped).max() < 0.2
 
 
-def test_without_time_every_row_and_mask_is_the_fallback_and_status_3(
-    call, p1_images, p1_checkpoint, p3_images, p3_checkpoint, tmp_path
-):
+def test_without_time_every_row_and_mask_is_the_fallback_and_status_3(predict, p3_images, tmp_path):
     out = tmp_path / "out.csv"
-    options = ("--max-minutes", 0, "--checkpoint")
-    status, _, err = call(p1.main, p1_images, out, *options, p1_checkpoint)
+    status, _, err = predict("p1", out, "--max-minutes", 0)
     assert status == 3 and "9 of 9 images were not processed in time and got the label 0" in err
     assert [row[1] for row in rows(out)[1:]] == ["0"] * 9
-    status, _, err = call(p3.main, p3_images, tmp_path / "masks", *options, p3_checkpoint)
+    status, _, err = predict("p3", tmp_path / "masks", "--max-minutes", 0)
     assert status == 3 and "5 of 5 images were not processed in time" in err
     for path in p3_images.iterdir():
         mask = Image.open(tmp_path / "masks" / p3_data.mask_name(path.name))
@@ -397,57 +283,33 @@ def test_an_inference_that_would_take_too_long_is_simplified_and_then_filled_up(
 
 
 def test_no_input_is_overwritten(
-    call, p1_images, p1_checkpoint, p2_images, p2_checkpoint, p3_images, p3_checkpoint, tmp_path
+    call, predict, p1_images, p1_checkpoint, p2_images, p3_images, tmp_path
 ):
     own = shutil.copy(p1_checkpoint, tmp_path / "own.pt")
     (tmp_path / "link.csv").symlink_to(p1_images / "0004.png")
     table, folder = p2_images
-    before = snapshot(tmp_path)
-    one, two = ("--checkpoint", own), ("--checkpoint", p2_checkpoint)
-    for main, arguments in (
-        (p1.main, (p1_images, p1_images / "0004.png", *one)),
-        (p1.main, (p1_images, tmp_path / "link.csv", *one)),
-        (p1.main, (p1_images, own, *one)),
-        (p1.main, (p1_images, tmp_path / "a.csv", "--probabilities", own, *one)),
-        (p2.main, (table, folder, table, *two)),
-        (p2.main, (table, folder, folder / "0003.jpg", *two)),
+    before, free = snapshot(tmp_path), tmp_path / "a"
+    for result in (
+        predict("p1", p1_images / "0004.png"),
+        predict("p1", tmp_path / "link.csv"),
+        predict("p1", own, "--checkpoint", own),
+        predict("p1", free, "--checkpoint", own, "--probabilities", own),
+        predict("p2", table),
+        predict("p2", folder / "0003.jpg"),
     ):
-        refused(call(main, *arguments), "is also an input")
-    result = call(p1.main, p1_images, tmp_path / "a", "--probabilities", tmp_path / "a", *one)
-    refused(result, "two outputs have the same name")
+        refused(result, "is also an input")
+    refused(predict("p1", free, "--probabilities", free), "two outputs have the same name")
     (tmp_path / "out").mkdir()
     shutil.copy(p3_images / "0001_sat.jpg", tmp_path / "out" / "0001.jpg")
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "0001.png").symlink_to(tmp_path / "out" / "0001.png")
     Image.new("RGB", (40, 40)).save(tmp_path / "out" / "0001.png")
-    result = call(p3.main, tmp_path / "in", tmp_path / "out", "--checkpoint", p3_checkpoint)
+    result = predict("p3", tmp_path / "out", images=tmp_path / "in")
     refused(result, "0001.png", "is also an input")
     assert before.items() <= snapshot(tmp_path).items()
 
 
-@pytest.mark.parametrize("name", ["../secret.jpg", "a/../../secret.jpg", "{folder}/secret.jpg"])
-def test_a_csv_names_nothing_outside_its_folder(call, name, p2_images, p2_checkpoint, tmp_path):
-    table, folder = p2_images
-    shutil.copy(folder / "0001.jpg", tmp_path / "secret.jpg")
-    table.write_text(f"id,filename\n0,{name.format(folder=tmp_path)}\n")
-    out = tmp_path / "out.csv"
-    refused(call(p2.main, table, folder, out, "--checkpoint", p2_checkpoint), "is outside")
-    assert not out.exists()
-
-
-def test_a_csv_may_name_files_in_folders_of_its_folder(call, p2_images, p2_checkpoint, tmp_path):
-    table, folder = p2_images
-    (folder / "deep").mkdir()
-    shutil.copy(folder / "0001.jpg", folder / "deep" / "a.jpg")
-    table.write_text("id,filename\n0,deep/a.jpg\n")
-    out = tmp_path / "out.csv"
-    assert call(p2.main, table, folder, out, "--checkpoint", p2_checkpoint)[0] == 0
-    assert rows(out)[1][:2] == ["0", "deep/a.jpg"]
-
-
-def test_too_little_memory_is_no_fault_of_an_image(
-    call, monkeypatch, p1_images, p1_checkpoint, tmp_path
-):
+def test_too_little_memory_is_no_fault_of_an_image(predict, monkeypatch, tmp_path):
     out, fail = tmp_path / "out.csv", [5]
     load = ImageFile.ImageFile.load
 
@@ -458,42 +320,31 @@ def test_too_little_memory_is_no_fault_of_an_image(
         return load(image)
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", short)
-    assert (
-        call(p1.main, p1_images, out, "--checkpoint", p1_checkpoint)[0] == 0
-    )  # tried again, alone
+    assert predict("p1", out)[0] == 0  # tried again, alone
     fail[0] = -1000
     out.unlink()
-    result = call(p1.main, p1_images, out, "--checkpoint", p1_checkpoint)
-    refused(result, "does not fit in memory; free some")
+    refused(predict("p1", out), "does not fit in memory; free some")
     assert not out.exists()
 
 
-def test_a_cpu_without_memory_is_one_line(call, monkeypatch, p1_images, p1_checkpoint, tmp_path):
+def test_a_cpu_without_memory_is_one_line(predict, monkeypatch, tmp_path):
     def full(*_):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")
 
+    options = (tmp_path / "out.csv", "--device", "cpu")
     monkeypatch.setattr("core.augment.to_float", full)
-    result = call(
-        p1.main, p1_images, tmp_path / "out.csv", "--checkpoint", p1_checkpoint, "--device", "cpu"
-    )
-    status, _, err = result
+    status, _, err = predict("p1", *options)
     assert status == 2 and "an image of 32x32 does not fit in the memory of cpu" in err
     monkeypatch.setattr(p1, "predictor", full)
-    result = call(
-        p1.main, p1_images, tmp_path / "out.csv", "--checkpoint", p1_checkpoint, "--device", "cpu"
-    )
-    refused(result, "not enough memory")
+    refused(predict("p1", *options), "not enough memory")
 
 
-def test_many_images_leave_no_file_open_and_no_thread_behind(
-    call, p1_images, p1_checkpoint, tmp_path
-):
+def test_many_images_leave_no_file_open_and_no_thread_behind(predict, p1_images, tmp_path):
+    predict("p1", tmp_path / "out.csv")
+    files, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
     for i in range(300):
         os.link(p1_images / "0001.png", p1_images / f"more{i}.png")
-    out = tmp_path / "out.csv"
-    call(p1.main, p1_images, out, "--checkpoint", p1_checkpoint)
-    files, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
-    assert call(p1.main, p1_images, out, "--checkpoint", p1_checkpoint)[0] == 0
+    assert predict("p1", tmp_path / "out.csv")[0] == 0
     assert len(os.listdir("/proc/self/fd")) == files and threading.active_count() <= threads
 
 
