@@ -7,14 +7,19 @@ from conftest import refused, snapshot
 
 from core import checkpoint, devices
 from core.cli import InputError
-from p1 import inference as p1
-from p2 import inference as p2
-from p3 import inference as p3
 from prediction.predictor import Predictor, TooLarge
 from prediction.stream import on_device
 
 
-def test_a_batch_too_large_for_the_gpu_is_halved_until_it_fits(p1_checkpoint, capsys):
+@pytest.fixture
+def predictor(p1_checkpoint, monkeypatch):
+    """A ``Predictor`` of problem 1 on the CPU, of any function of images."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # torch's default; put back after
+    saved = checkpoint.load(p1_checkpoint, "p1")
+    return lambda function: Predictor(function, saved, torch.device("cpu"))
+
+
+def test_a_batch_too_large_for_the_gpu_is_halved_until_it_fits(predictor, capsys):
     sizes = []
 
     def classify(images):
@@ -23,34 +28,27 @@ def test_a_batch_too_large_for_the_gpu_is_halved_until_it_fits(p1_checkpoint, ca
             raise torch.OutOfMemoryError("CUDA out of memory")
         return images[:, 0, 0, 0]
 
-    predict = Predictor(classify, checkpoint.load(p1_checkpoint, "p1"), torch.device("cpu"))
     images = torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1).expand(10, 3, 32, 32)
-    assert np.allclose(predict(images), (np.arange(10) / 255 - 0.5) / 0.5)
+    assert np.allclose(predictor(classify)(images), (np.arange(10) / 255 - 0.5) / 0.5)
     assert sizes == [10, 5, 2, 2, 2, 2, 2] and "batches of 2" in capsys.readouterr().err
 
 
-def test_an_image_too_large_for_the_gpu_is_an_input_error_that_names_its_size(p1_checkpoint):
+def test_an_image_too_large_for_the_gpu_is_an_input_error_that_names_its_size(predictor):
     def classify(images):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    predict = Predictor(classify, checkpoint.load(p1_checkpoint, "p1"), torch.device("cpu"))
     with pytest.raises(TooLarge, match="an image of 90x40 does not fit in the memory of cpu"):
-        predict(torch.zeros(3, 3, 40, 90, dtype=torch.uint8))
+        predictor(classify)(torch.zeros(3, 3, 40, 90, dtype=torch.uint8))
 
 
-def test_a_gpu_convolves_in_float32_not_in_tf32(p1_checkpoint, monkeypatch):
-    monkeypatch.setattr(
-        torch.backends.cudnn, "allow_tf32", True
-    )  # torch's default, which is to be back after this test
+def test_a_gpu_convolves_in_float32_not_in_tf32(predictor):
     rounded = []
 
     def classify(images):
         rounded.append(torch.backends.cudnn.allow_tf32)
         return images[:, 0, 0, 0]
 
-    Predictor(classify, checkpoint.load(p1_checkpoint, "p1"), torch.device("cpu"))(
-        torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
-    )
+    predictor(classify)(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
     assert rounded == [False]
 
 
@@ -91,8 +89,10 @@ def test_a_gpu_that_fails_is_warned_about_and_the_cpu_does_the_whole(gpu, capsys
     assert str(error.value) == f"cuda failed ({reason}); try --device cpu"
 
 
-@pytest.mark.parametrize("name", ["auto", "cpu"])
-def test_an_error_on_the_cpu_is_a_bug_and_stays_what_it_is(name, monkeypatch):
+@pytest.mark.parametrize(("name", "has_gpu"), [("cpu", False), ("auto", False), ("auto", True)])
+def test_an_error_on_the_cpu_is_a_bug_and_stays_what_it_is(name, has_gpu, request, monkeypatch):
+    if has_gpu:
+        request.getfixturevalue("gpu")  # whose fault it is not, as the CPU has it too
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
     def work(device):
@@ -102,33 +102,8 @@ def test_an_error_on_the_cpu_is_a_bug_and_stays_what_it_is(name, monkeypatch):
         on_device(name, work)
 
 
-def test_a_bug_that_the_cpu_has_too_is_no_fault_of_the_gpu(gpu):
-    def work(device):
-        raise RuntimeError(f"a bug on the {device}")
-
-    with pytest.raises(RuntimeError, match="a bug on the cpu"):
-        on_device("auto", work)
-
-
-@pytest.mark.parametrize("program", [p1, p2, p3])
-def test_each_program_goes_on_without_its_gpu(
-    call,
-    gpu,
-    monkeypatch,
-    program,
-    p1_images,
-    p1_checkpoint,
-    p2_images,
-    p2_checkpoint,
-    p3_images,
-    p3_checkpoint,
-    tmp_path,
-):
-    images, chosen = {
-        p1: ([p1_images], p1_checkpoint),
-        p2: (p2_images, p2_checkpoint),
-        p3: ([p3_images], p3_checkpoint),
-    }[program]
+@pytest.mark.parametrize("problem", ["p1", "p2", "p3"])
+def test_each_program_goes_on_without_its_gpu(predict, gpu, monkeypatch, problem, tmp_path):
     prepare = devices.prepare
 
     def full(network, device):
@@ -137,15 +112,11 @@ def test_each_program_goes_on_without_its_gpu(
         return prepare(network, device)
 
     monkeypatch.setattr(devices, "prepare", full)
-    result = call(
-        program.main, *images, tmp_path / "out", "--checkpoint", chosen, "--device", "cuda"
-    )
+    result = predict(problem, tmp_path / "out", "--device", "cuda")
     refused(result, "cuda failed (CUDA out of memory); try --device cpu")
     outputs = []
     for name in ("auto", "cpu"):
-        status, _, err = call(
-            program.main, *images, tmp_path / name / "out", "--checkpoint", chosen, "--device", name
-        )
+        status, _, err = predict(problem, tmp_path / name / "out", "--device", name)
         assert status == 0 and ("starting again on the CPU" in err) == (name == "auto")
         outputs.append(snapshot(tmp_path / name))
     assert outputs[0] == outputs[1] and outputs[0]
