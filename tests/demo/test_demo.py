@@ -21,32 +21,22 @@ from demo import __main__ as demo
 
 def test_out_is_relative_to_the_callers_folder(tmp_path):
     repository, here = tmp_path / "the repository", tmp_path / "some where"
-    for folder in (
-        repository / "demo",
-        repository / "core",
-        repository / ".venv" / "bin",
-        here / "demo",
-    ):
-        folder.mkdir(parents=True)
+    (repository / ".venv" / "bin").mkdir(parents=True)
+    for folder in (repository / "demo", repository / "core", here / "demo"):
+        folder.mkdir(parents=True)  # a stranger's demo must not get in the way
+        (folder / "__init__.py").touch()
     for name in ("demo.sh", "venv.sh", "requirements.txt"):
         shutil.copy(ROOT / name, repository)
     shutil.copy(ROOT / "requirements.txt", repository / ".venv")  # as if installed
     (repository / ".venv" / "bin" / "python3").symlink_to(sys.executable)
-    (repository / "core" / "__init__.py").touch()
-    (repository / "demo" / "__init__.py").touch()
     (repository / "demo" / "__main__.py").write_text(
         "import sys, core, demo\nfrom pathlib import Path\n"
         "print(demo.__file__, Path(sys.argv[2]).resolve())\n"
     )
-    (
-        here / "demo" / "__init__.py"
-    ).touch()  # a stranger's folder of the same name must not get in the way
     command = ["bash", os.path.relpath(repository / "demo.sh", here), "--out", "out put"]
     done = subprocess.run(command, cwd=here, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (
-        0,
-        f"{repository / 'demo' / '__init__.py'} {here / 'out put'}\n",
-    ), done.stderr
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{repository / 'demo' / '__init__.py'} {here / 'out put'}\n"
 
 
 @pytest.mark.slow  # some twenty programs, one after the other: each one imports torch
