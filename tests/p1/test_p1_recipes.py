@@ -18,13 +18,13 @@ pytestmark = pytest.mark.usefixtures("quick")
 def test_problem_1s_images_are_augmented_as_the_recipe_says(draws):
     recipes = p1_recipes.RECIPES["original"]
     made = p1.augmented(pixels(32), recipes["A"], generator(0))
-    assert made.shape == (4, 3, 32, 32) and made.min() >= 0 and made.max() <= 1, (
-        "the report does not normalise"
-    )
+    # The original does not normalise.
+    assert made.shape == (4, 3, 32, 32) and made.min() >= 0 and made.max() <= 1
     assert named(draws) == ["random_crop", "random_flip", "random_jitter", "random_rotation"]
     crop, _, jitter, rotation = (arguments for _, arguments in draws)
-    assert (crop["size"], crop["padding"], rotation["degrees"]) == (32, 4, 30)
-    assert jitter["strength"] == (0.5, 0.5, 0.5, 0.0) and jitter["p"] == 1
+    assert (crop["size"], crop["padding"]) == (32, recipes["A"].crop_padding)
+    assert (jitter["strength"], jitter["p"]) == (recipes["A"].jitter, 1)
+    assert rotation["degrees"] == recipes["A"].rotation
     del draws[:]
     p1.augmented(pixels(32), recipes["B"], generator(0))
     assert named(draws) == ["random_crop", "random_flip"]
@@ -33,13 +33,8 @@ def test_problem_1s_images_are_augmented_as_the_recipe_says(draws):
 def test_problem_1_follows_its_schedule_and_keeps_the_averaged_weights(
     call, tiny, tmp_path, monkeypatch
 ):
-    small = nn.Sequential(
-        nn.Conv2d(3, 8, 4, stride=4),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(8 * 64, 50),
-    )
+    layers = nn.Conv2d(3, 8, 4, stride=4), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten()
+    small = nn.Sequential(*layers, nn.Linear(8 * 64, 50))
     monkeypatch.setattr(p1, "build", lambda *_: copy.deepcopy(small))
     flags = ("--data", tiny / "p1_data", "--batch-size", "25", "--epochs", "3", "--device", "cpu")
     assert call(p1.main, *flags, "--recipe", "hour", "--run", tmp_path / "hour")[0] == 0
@@ -56,6 +51,4 @@ def test_problem_1_follows_its_schedule_and_keeps_the_averaged_weights(
     assert call(p1.main, *flags, "--recipe", "original", "--run", tmp_path / "report")[0] == 0
     assert [line["lr"] for line in log(tmp_path / "report")] == [3e-4] * 3
     state = checkpoint.read(tmp_path / "report/state.pt")["state"]
-    assert torch.equal(state["average"]["0.weight"], state["network"]["0.weight"]), (
-        "the weights themselves"
-    )
+    assert torch.equal(state["average"]["0.weight"], state["network"]["0.weight"])

@@ -7,8 +7,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import log, refused, same, words
-from torch import nn
+from conftest import log, one_layer, refused, same, words
 
 from core import augment, checkpoint
 from demo.draw import draw_p2
@@ -30,11 +29,6 @@ def drawn(tmp_path_factory):
     rows = "".join(f"{k},{k}.jpg,{k % 2}\n" for k in range(8))
     (folder / "mini" / "labels.csv").write_text(f"id,filename,label\n{rows}")
     return folder
-
-
-def one_layer():
-    layers = nn.Conv2d(3, 8, 8, stride=8), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1)
-    return nn.Sequential(*layers, nn.Flatten())
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import same, thin_fcn32s
 from torch import nn
 from torchvision import models
 
@@ -10,34 +11,20 @@ from core.cli import InputError
 from p3 import model as p3
 
 
-@pytest.fixture(scope="module")
-def fcn():
-    torch.manual_seed(0)
-    return p3.FCN32s().eval()
+@pytest.mark.parametrize("build", [thin_fcn32s, p3.DeepLabv3, p3.DeepLabv3Plus])
+def test_p3_logits_have_the_inputs_size(build):
+    network = build().eval()
+    for size in ((32, 32), (33, 47), (64, 95), (130, 32)):
+        with torch.inference_mode():
+            assert network(torch.rand(1, 3, *size)).shape == (1, 7, *size)
 
 
-@pytest.mark.parametrize("size", [(32, 32), (33, 47), (64, 95), (130, 32)])
-def test_p3_logits_have_the_inputs_size(fcn, size):
-    images = torch.rand(1, 3, *size)
-    with torch.inference_mode():
-        assert fcn(images).shape == (1, 7, *size)
-        assert p3.DeepLabv3().eval()(images).shape == (1, 7, *size)
-
-
-def test_p3_fcn_interpolates_its_scores_bilinearly(fcn):
-    with torch.inference_mode():
-        scores = torch.rand(1, 7, 4, 4)
-        ours = fcn.upscore(scores)[:, :, 16:-16, 16:-16]
-        theirs = nn.functional.interpolate(
-            scores, scale_factor=32, mode="bilinear", align_corners=False
-        )
-    inner = (
-        slice(None),
-        slice(None),
-        slice(16, -16),
-        slice(16, -16),
-    )  # outside these torch repeats the border
-    assert torch.allclose(ours[inner], theirs[inner], atol=1e-6)
+@torch.inference_mode()
+def test_p3_fcn_interpolates_its_scores_bilinearly():
+    scores = torch.rand(1, 7, 4, 4)
+    ours = thin_fcn32s().upscore(scores)[:, :, 32:-32, 32:-32]
+    theirs = nn.functional.interpolate(scores, scale_factor=32, mode="bilinear")
+    assert torch.allclose(ours, theirs[:, :, 16:-16, 16:-16], atol=1e-6)  # outside: its border
 
 
 def test_p3_weights_that_see_only_padding_have_finite_gradients_in_bfloat16():
@@ -54,29 +41,24 @@ def test_p3_weights_that_see_only_padding_have_finite_gradients_in_bfloat16():
 def test_p3_takes_a_finished_networks_weights_whole():
     torch.manual_seed(0)
     finished, network = (p3.build(p3.OF_MODEL["C"]) for _ in range(2))
-    assert "the whole network from last.pt" in p3.load_pretrained(
-        network, finished.state_dict(), "last.pt"
-    )
-    for name, value in network.state_dict().items():
-        assert torch.equal(value, finished.state_dict()[name]), name
+    said = p3.load_pretrained(network, finished.state_dict(), "last.pt")
+    assert "the whole network from last.pt" in said
+    same(dict(network.state_dict()), dict(finished.state_dict()))
 
 
-def test_p3_fcn_takes_vgg16s_dense_layers_as_convolutions(fcn):
-    with torch.device("meta"):
-        shapes = {name: value.shape for name, value in models.vgg16().state_dict().items()}
-    weights = {
-        name: torch.rand(shape) if "classifier.6" not in name else torch.rand(1)
-        for name, shape in shapes.items()
-    }
-    network = p3.FCN32s()
+def test_p3_fcn_takes_vgg16s_dense_layers_as_convolutions():
+    with torch.device("meta"):  # nothing is drawn that would be overwritten
+        theirs, network = models.vgg16().state_dict(), p3.FCN32s()
+    weights = {name: torch.zeros(1).expand(value.shape) for name, value in theirs.items()}
+    drawn = ("features.28.weight", "classifier.0.weight", "classifier.0.bias")
+    weights |= {name: torch.rand(theirs[name].shape) for name in drawn}
+    network.to_empty(device="cpu")
     said = p3.load_pretrained(network, weights, "vgg16.pth")
     assert "classifier.6" in said and "score.weight" in said
     assert torch.equal(network.features[28].weight, weights["features.28.weight"])
-    # a dense layer over a 512x7x7 map is the convolution's value at the map's centre
+    # A dense layer over a 512x7x7 map is the convolution's value at the map's centre.
     pooled = torch.rand(1, 512, 7, 7)
-    dense = nn.functional.linear(
-        pooled.flatten(1), weights["classifier.0.weight"], weights["classifier.0.bias"]
-    )
+    dense = nn.functional.linear(pooled.flatten(1), *(weights[name] for name in drawn[1:]))
     assert torch.allclose(network.fc6[0](pooled)[0, :, 3, 3], dense[0], rtol=1e-4)
     with pytest.raises(InputError, match=r"classifier\.0\.weight.*Nothing was loaded"):
         p3.load_pretrained(network, {"features.0.weight": torch.rand(1)}, "other.pth")
@@ -103,12 +85,6 @@ def test_p3_scales_are_averaged_in_the_images_own_size():
         half, full = (p3.logits(network, images, True, (scale,)) for scale in (0.5, 1.0))
     assert both.shape == (1, 7, 70, 64)
     torch.testing.assert_close(both, (half + full) / 2)
-
-
-@pytest.mark.parametrize("turns", range(-3, 4))
-def test_a_turn_is_torchs(turns):
-    images = torch.rand(2, 3, 4, 5)
-    assert torch.equal(p3.turned(images, turns), images.rot90(turns, (2, 3)))
 
 
 def test_quarter_turns_are_turned_back_before_the_mean():
