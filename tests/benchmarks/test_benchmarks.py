@@ -1,6 +1,5 @@
 """The benchmarks: the naive programs answer as ours do, and the tables hold what is measured."""
 
-import csv
 import dataclasses
 import json
 import subprocess
@@ -8,16 +7,13 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, draw
+from conftest import ROOT, draw, refused, rows
 from PIL import Image
 
 from benchmarks import __main__ as benchmarks
 from benchmarks import marks, naive, processes, steps
 from core import checkpoint
 from core.cli import InputError
-from p1 import inference as p1
-from p2 import inference as p2
-from p3 import inference as p3
 
 
 def run(*arguments):
@@ -58,20 +54,18 @@ def test_the_load_is_told_at_a_tenth_and_at_all_of_the_images():
     command = [sys.executable, "-m", "benchmarks.load", "p1", "--share", "0.0004"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    rows = [cells(line) for line in done.stdout.splitlines()[2:]]
-    assert [row[:2] for row in rows] == [["p1", "4"], ["p1", "40"]]
-    for _, _, seconds, peak, files in rows:
+    lines = [cells(line) for line in done.stdout.splitlines()[2:]]
+    assert [line[:2] for line in lines] == [["p1", "4"], ["p1", "40"]]
+    for _, _, seconds, peak, files in lines:
         assert int(seconds) > 0 and int(peak) > 100 and int(files) > 0
 
 
-def test_bad_input_is_one_line(tmp_path):
-    for arguments, said in (
-        (("inference",), "unknown part inference; choose from metric, p1"),
-        (("p1", "--p1", tmp_path / "no.pt", "--share", 0.001), "hw1_1.sh: no checkpoint"),
-    ):
-        done = run(*arguments)
-        assert done.returncode == 2 and done.stderr.count("\n") == 1
-        assert done.stderr.startswith("benchmarks: ") and said in done.stderr
+def test_bad_input_is_one_line(call, tmp_path):
+    says = "unknown part inference; choose from metric, p1"
+    refused(call(benchmarks.main, "inference"), says)
+    missing = ("p1", "--p1", tmp_path / "no.pt", "--share", 0.001)
+    status, _, err = call(benchmarks.main, *missing)
+    assert status == 2 and err.count("\n") == 1 and "hw1_1.sh: no checkpoint" in err
 
 
 def test_results_are_written_whole_and_the_readmes_text_is_kept(tmp_path, monkeypatch):
@@ -109,21 +103,30 @@ def test_growth_shows_what_each_image_more_costs():
     assert cells(same)[4] == "-"
 
 
-def test_marks_stand_beside_what_was_measured_of_the_same_turn():
+def test_marks_stand_beside_what_was_measured_of_the_same_turn(monkeypatch):
     def runs(*walls):
-        return [{"wall": wall, "cpu": 2 * wall, "peak": 40} for wall in walls]
+        return [{"wall": wall, "peak": 40} for wall in walls]
 
-    found = {"runs": {"ours": runs(2, 4), "decode": runs(2, 2), "naive": runs(10)}}
-    wall, cpu, peak = (cells(line) for line in marks.table({"metric": found})[2:])
-    assert wall[1:] == ["≤ 0.18", "0.2", "no"]
-    assert cpu[1:] == ["≤ 1.5", "1.5", "yes"] and peak[1:] == ["≤ 48", "40", "yes"]
-
-    step = {"ours": [{"wall": 1.0}], "naive": [{"wall": 4.0}], "ours, float32": [{"wall": 2.0}]}
-    lines = marks.table({"steps": dict.fromkeys(("p1", "byol", "views"), {"steps": step})})
-    assert [cells(line)[1:] for line in lines[2:]] == [
+    mark = marks.Mark
+    targets = [
+        mark("slow", "metric", marks.ratio("naive", "wall"), "≤", 0.18),  # naive ran once
+        mark("quick", "metric", marks.ratio("decode", "wall"), "≤", 1.5),
+        mark("small", "metric", marks.peak, "≤", 40),
+        mark("steps", "steps", marks.faster("p1", "ours", "naive"), "≥", 5),
+        mark("lacking", "steps", marks.faster("p1", "ours", "lightly"), "≥", 3),
+        mark("unmeasured", "p1", marks.peak, "≤", 1),
+    ]
+    monkeypatch.setattr(marks, "MARKS", targets)
+    parts = {
+        "metric": {"runs": {"ours": runs(2, 4), "decode": runs(2, 2), "naive": runs(10)}},
+        "steps": {"p1": {"steps": {"ours": runs(1.0), "naive": runs(4.0)}}},
+    }
+    assert [cells(line)[1:] for line in marks.table(parts)[2:]] == [
+        ["≤ 0.18", "0.2", "no"],
+        ["≤ 1.5", "1.5", "yes"],
+        ["≤ 40", "40", "yes"],
         ["≥ 5", "4", "no"],
-        *(["≥ " + bound, "not installed", "-"] for bound in ("3.2", "1.8", "1.3")),
-        ["≥ 3.5", "4", "yes"],
+        ["≥ 3", "not installed", "-"],
     ]
 
 
@@ -144,57 +147,30 @@ def test_every_mark_is_of_something_that_is_measured():
 # --- the naive programs ---
 
 
-@pytest.fixture(params=[False, True], ids=["as it is", "with its mirror image"])
-def saved(request, tmp_path):
-    """Makes of a checkpoint one with or without the average with the mirror image."""
-
-    def change(path, problem):
-        checkpoint.save(
-            tmp_path / "changed.pt",
-            dataclasses.replace(checkpoint.load(path, problem), flip_test=request.param),
-        )
-        return tmp_path / "changed.pt"
-
-    return change
-
-
-def rows(path):
-    return list(csv.reader(path.open(newline="")))
-
-
-def test_the_naive_p1_labels_as_ours(call, saved, p1_images, p1_checkpoint, tmp_path):
-    draw(p1_images / "0009.jpg", 50, 40, 9)
-    one, other, file = tmp_path / "ours.csv", tmp_path / "naive.csv", saved(p1_checkpoint, "p1")
-    assert call(p1.main, p1_images, one, "--checkpoint", file)[0] == 0
-    options = ("--images", p1_images, "--output", other, "--checkpoint", file, "--batch-size", 4)
-    assert call(naive.main, "p1", *options) == (0, "", "")
-    assert rows(one) == rows(other) and len(rows(one)) == 11
-    assert len({row[-1] for row in rows(one)[1:]}) > 1
-
-
-def test_the_naive_p2_labels_as_ours(call, saved, p2_images, p2_checkpoint, tmp_path):
-    table, folder = p2_images
-    one, other, file = tmp_path / "ours.csv", tmp_path / "naive.csv", saved(p2_checkpoint, "p2")
-    assert call(p2.main, table, folder, one, "--checkpoint", file)[0] == 0
-    options = ("--images", folder, "--table", table, "--output", other, "--checkpoint", file)
-    assert call(naive.main, "p2", *options) == (0, "", "")
-    assert rows(one) == rows(other) and len(rows(one)) == 5
-    assert len({row[-1] for row in rows(one)[1:]}) > 1
-    assert (
-        call(naive.main, "p2", "--images", folder, "--output", other, "--checkpoint", file)[0] == 2
-    )
-
-
-def test_the_naive_p3_segments_as_ours(call, saved, p3_images, p3_checkpoint, tmp_path):
-    Image.new("RGB", (64, 64)).save(
-        p3_images / "0001_mask.png"
-    )  # a truth beside the image is no image
-    one, other, file = tmp_path / "ours", tmp_path / "naive", saved(p3_checkpoint, "p3")
-    assert call(p3.main, p3_images, one, "--checkpoint", file)[0] == 0
-    options = ("--images", p3_images, "--output", other, "--checkpoint", file, "--batch-size", 1)
-    assert call(naive.main, "p3", *options) == (0, "", "")
-    assert processes.same_pixels(one, other) >= 0.999
-    assert len(Image.open(one / "0000_mask.png").getcolors()) > 1
+@pytest.mark.parametrize("flip_test", [False, True])
+@pytest.mark.parametrize("problem", ["p1", "p2", "p3"])
+def test_the_naive_program_answers_as_ours(call, predict, request, tmp_path, problem, flip_test):
+    own = checkpoint.load(request.getfixturevalue(f"{problem}_checkpoint"), problem)
+    file, one, other = (tmp_path / name for name in ("changed.pt", "ours", "naive"))
+    checkpoint.save(file, dataclasses.replace(own, flip_test=flip_test))
+    images = request.getfixturevalue(f"{problem}_images")
+    *table, folder = images if problem == "p2" else [images]
+    if problem == "p1":
+        draw(folder / "0009.jpg", 50, 40, 9)
+    if problem == "p3":  # a truth beside the image is no image
+        Image.new("RGB", (64, 64)).save(folder / "0001_mask.png")
+    assert predict(problem, one, "--checkpoint", file)[0] == 0
+    options = ["--images", folder, "--output", other, "--checkpoint", file]
+    sizes = {"p1": ["--batch-size", 4], "p2": ["--table", *table], "p3": ["--batch-size", 1]}
+    assert call(naive.main, problem, *options, *sizes[problem]) == (0, "", "")
+    if problem == "p3":
+        assert processes.same_pixels(one, other) >= 0.999
+        assert len(Image.open(one / "0000_mask.png").getcolors()) > 1
+    else:
+        assert rows(one) == rows(other) and len(rows(one)) == {"p1": 11, "p2": 5}[problem]
+        assert len({row[-1] for row in rows(one)}) > 2  # the header's among them
+    if problem == "p2":
+        assert call(naive.main, problem, *options)[0] == 2  # without its table
 
 
 # --- measuring and comparing ---
@@ -208,11 +184,9 @@ def test_measure_counts_wall_time_cpu_time_and_memory_of_the_process():
     assert printed == "done\n"
     assert busy.cpu > 0.3 and busy.peak > 300 and busy.wall > 0.3
     assert asleep.wall > 0.5 and asleep.cpu < 0.4
+    failing = "import sys; print('one', 'the last line', sep='\\n', file=sys.stderr); sys.exit(7)"
     with pytest.raises(InputError, match=r"'failing' ended with status 7: the last line"):
-        program = (
-            "import sys; print('one', 'the last line', sep='\\n', file=sys.stderr); sys.exit(7)"
-        )
-        processes.measure("failing", ["python3", "-c", program])
+        processes.measure("failing", ["python3", "-c", failing])
 
 
 def test_a_program_that_takes_minutes_runs_in_the_first_turn_only():
@@ -246,9 +220,8 @@ def test_shares_of_equal_answers(tmp_path):
     (tmp_path / "b.csv").write_text("filename,label\n4.png,6\n2.png,4\n1.png,3\n3.png,0\n")
     assert processes.same_rows(tmp_path / "a.csv", tmp_path / "b.csv") == 0.75
     (tmp_path / "c.csv").write_text("filename,label\n1.png,3\n")
-    with pytest.raises(
-        InputError, match=r"only one of the two programs answered for 2\.png \(3 such files\)"
-    ):
+    says = r"only one of the two programs answered for 2\.png \(3 such files\)"
+    with pytest.raises(InputError, match=says):
         processes.same_rows(tmp_path / "a.csv", tmp_path / "c.csv")
 
     mask = np.zeros((10, 10, 3), dtype=np.uint8)

@@ -4,7 +4,7 @@ import dataclasses
 import json
 
 import pytest
-from conftest import ROOT, draw
+from conftest import ROOT, draw, refused, rows
 
 from checkpoints.__main__ import main as show
 from checkpoints.__main__ import page
@@ -14,37 +14,37 @@ from core.cli import InputError
 from p1.inference import main as predict
 
 
-def test_a_backbone_is_refused_as_it_has_no_score(p1_checkpoint, tmp_path):
-    backbone = dataclasses.replace(
-        checkpoint.load(p1_checkpoint, "p1"), architecture="backbone", scores={"loss": 0.9}
-    )
-    checkpoint.save(tmp_path / "last.pt", backbone)
+@pytest.fixture
+def trained(p1_checkpoint, tmp_path):
+    """Writes a run's ``last.pt``: the random checkpoint with a score, and ``data`` in ``made``."""
+
+    def write(scores=None, data=None, **fields):
+        made = {"command": "python3 -m p1.train", "commit": "abc", "seed": 0, "epoch": 1}
+        fields |= {"scores": scores or {"accuracy": 0.75}, "made": made | {"data": data or {}}}
+        saved = checkpoint.load(p1_checkpoint, "p1")
+        checkpoint.save(tmp_path / "last.pt", dataclasses.replace(saved, **fields))
+        return tmp_path / "last.pt"
+
+    return write
+
+
+def test_a_backbone_is_refused_as_it_has_no_score(trained):
     with pytest.raises(InputError, match="last.pt is backbone without a score"):
-        describe(tmp_path / "last.pt", "p1_a.pt")
+        describe(trained(scores={"loss": 0.9}, architecture="backbone"), "p1_a.pt")
 
 
 @pytest.mark.parametrize(
     ("content", "says"), [(None, "cannot read the manifest"), ("{", "is broken in 'checkpoints'")]
 )
 def test_a_manifest_that_is_missing_or_broken_is_one_line_and_nothing_is_copied(
-    call, p1_checkpoint, tmp_path, content, says
+    call, trained, tmp_path, content, says
 ):
-    saved = checkpoint.load(p1_checkpoint, "p1")
-    made = {"command": "python3 -m p1.train", "commit": "abc", "seed": 0, "epoch": 1}
-    checkpoint.save(
-        tmp_path / "last.pt", dataclasses.replace(saved, scores={"accuracy": 0.5}, made=made)
-    )
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     if content:
         (folder / "manifest.json").write_text(content)
-    status, out, err = call(main, tmp_path / "last.pt", "p1_a.pt", "--folder", folder)
-    assert (
-        (status, out) == (2, "")
-        and says in err
-        and str(folder / "manifest.json") in err
-        and err.count("\n") == 1
-    )
+    result = call(main, trained(), "p1_a.pt", "--folder", folder)
+    refused(result, says, str(folder / "manifest.json"))
     assert not (folder / "p1_a.pt").exists()
 
 
@@ -72,35 +72,24 @@ def test_the_page_of_models_is_the_manifests(call):
         ),
     ],
 )
-def test_an_entry_says_what_the_weights_go_back_to(p1_checkpoint, tmp_path, data, says):
-    saved = checkpoint.load(p1_checkpoint, "p1")
-    made = {"command": "python3", "commit": "abc", "seed": 0, "epoch": 1, "data": data}
-    new = dataclasses.replace(saved, scores={"accuracy": 0.75}, made=made)
-    checkpoint.save(tmp_path / "last.pt", new)
-    assert describe(tmp_path / "last.pt", "p1_a.pt", tmp_path)["initial_weights"] == says
+def test_an_entry_says_what_the_weights_go_back_to(trained, tmp_path, data, says):
+    assert describe(trained(data=data), "p1_a.pt", tmp_path)["initial_weights"] == says
 
 
 def test_an_entry_is_counted_in_the_network_and_scored_by_the_graders_script(
-    call, p1_checkpoint, tmp_path
+    call, trained, tmp_path
 ):
-    saved = checkpoint.load(p1_checkpoint, "p1")
-    made = {"command": "python3 -m p1.train", "commit": "abc", "seed": 0, "epoch": 1}
-    of_four = dataclasses.replace(saved, scores={"accuracy": 0.75}, made=made)
-    checkpoint.save(tmp_path / "last.pt", of_four)
-    images = tmp_path / "data" / "p1_data" / "val_50"
-    images.mkdir(parents=True)
+    file, out, images = trained(), tmp_path / "out.csv", tmp_path / "data" / "p1_data" / "val_50"
     for number in range(4):
         draw(images / f"{number}_0.png", 32, 32, number)
-    listed = describe(tmp_path / "last.pt", "p1_a.pt", tmp_path / "data")
+    listed = describe(file, "p1_a.pt", tmp_path / "data")
     assert (listed["parameters"], listed["multiply_adds"]) == (4_405_426, 170_145_024)
-    out = tmp_path / "out.csv"
-    assert call(predict, images, out, "--checkpoint", tmp_path / "last.pt")[0] == 0
-    given = [row.split(",") for row in out.read_text().splitlines()[1:]]
-    right = sum(name.split("_")[0] == label for name, label in given)
+    assert call(predict, images, out, "--checkpoint", file)[0] == 0
+    right = sum(name.split("_")[0] == label for name, label in rows(out))
     assert (listed["graded"], listed["validation_images"]) == (right / 4, 4)
     assert f"| accuracy {right / 4:.4f} (" in page({"checkpoints": [listed]})
     (images / "0_0.png").write_bytes(b"")
     with pytest.raises(InputError, match="1 of 4 images"):
-        describe(tmp_path / "last.pt", "p1_a.pt", tmp_path / "data")
-    nowhere = describe(tmp_path / "last.pt", "p1_a.pt", tmp_path / "nowhere")
+        describe(file, "p1_a.pt", tmp_path / "data")
+    nowhere = describe(file, "p1_a.pt", tmp_path / "nowhere")
     assert nowhere["graded"] is None and nowhere["value"] == 0.75
