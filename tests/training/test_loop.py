@@ -1,7 +1,7 @@
 """What the training loops share: schedules, the step, the hold-out."""
 
-import dataclasses
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,43 +14,48 @@ from core.cli import InputError
 from training import loop, optim
 
 
-@pytest.mark.parametrize("schedule", ["constant", "plateau", "cosine", "linear"])
-def test_the_learning_rate_follows_the_schedule_and_an_unknown_one_raises(schedule):
-    @dataclasses.dataclass
-    class Scheduled:
-        schedule: str
-        lr: float = 0.1
-        epochs: int = 4
-        warmup_epochs: float = 1.0
-
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        ("constant", [0.1] * 4),
+        ("plateau", [0.1] * 4),
+        ("cosine", [0.01, 0.1, 0.05, 0.05 * (1 + math.cos(math.pi * 29 / 30))]),
+    ],
+)
+def test_the_learning_rate_follows_the_schedule(schedule, rates):
+    recipe = SimpleNamespace(schedule=schedule, lr=0.1, epochs=4, warmup_epochs=1.0)
     optimizer = optim.make("sgd", nn.Linear(1, 1), 0.1, 0.0, True)
-    recipe = Scheduled(schedule)
-    if schedule == "linear":
-        with pytest.raises(InputError, match="unknown schedule 'linear'"):
-            loop.set_learning_rate(optimizer, recipe, 0, 10)
-        return
-    rates = []
-    for step in (0, 9, 25, 39):
+    for step, rate in zip((0, 9, 25, 39), rates, strict=True):
         loop.set_learning_rate(optimizer, recipe, step, 10)
-        rates.append(optimizer.param_groups[0]["lr"])
-    last = 0.05 * (1 + math.cos(math.pi * 29 / 30))
-    expected = [0.01, 0.1, 0.05, last] if schedule == "cosine" else [0.1] * 4
-    assert rates == pytest.approx(expected)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(rate)
 
 
-@given(st.lists(st.integers(0, 4), min_size=1, max_size=200), st.integers(0, 3))
-def test_what_is_held_out_is_a_tenth_of_every_class_and_a_function_of_the_seed(labels, seed):
+def test_an_unknown_schedule_is_refused():
+    with pytest.raises(InputError, match="unknown schedule 'linear'"):
+        loop.set_learning_rate(None, SimpleNamespace(schedule="linear"), 0, 10)
+
+
+@given(
+    labels=st.lists(st.integers(0, 4), min_size=1, max_size=200),
+    seed=st.integers(0, 3),
+    share=st.sampled_from([2, 10, 20]),
+)
+def test_what_is_held_out_is_a_share_of_every_class_and_a_function_of_the_seed(labels, seed, share):
     labels = torch.tensor(labels)
     if len(labels.unique()) == len(labels):
         with pytest.raises(InputError, match="no class has two images"):
-            loop.held_out(labels, seed)
+            loop.held_out(labels, seed, share)
         return
-    held = loop.held_out(labels, seed)
+    held = loop.held_out(labels, seed, share)
     for label in labels.unique():
         members = labels == label
         count = int(members.sum())
-        assert held[members].sum() == (max(1, round(count / 10)) if count > 1 else 0)
-    assert torch.equal(held, loop.held_out(labels, seed))
+        assert held[members].sum() == (max(1, round(count / share)) if count > 1 else 0)
+    assert torch.equal(held, loop.held_out(labels, seed, share))
+    images = torch.arange(len(labels))
+    (train, train_labels), (rest, rest_labels) = loop.split_for_tune(images, labels, seed)
+    assert torch.equal(labels[train], train_labels) and torch.equal(labels[rest], rest_labels)
+    assert torch.equal(torch.cat([train, rest]).sort()[0], images)
 
 
 def test_another_seed_holds_out_others():
@@ -80,6 +85,9 @@ def test_in_float16_the_loss_is_scaled_and_steps_that_overflow_are_left_out(monk
     first = scaler.get_scale()
     step(scaler, network, optimizer, scale=math.inf)
     assert torch.equal(network.weight, before) and scaler.get_scale() == first / 2
+    resumed = loop.loss_scaler(torch.device("cpu"), True)
+    resumed.load_state_dict(scaler.state_dict())
+    assert resumed.get_scale() == first / 2
     step(scaler, network, optimizer)
     moved = network.weight.detach().clone()
     assert not torch.equal(moved, before)
@@ -87,16 +95,6 @@ def test_in_float16_the_loss_is_scaled_and_steps_that_overflow_are_left_out(monk
     plain, optimizer = pair()
     step(loop.loss_scaler(torch.device("cpu"), False), plain, optimizer)
     torch.testing.assert_close(moved, plain.weight.detach(), rtol=1e-2, atol=1e-3)
-
-
-def test_a_scaler_resumed_goes_on_with_its_scale(monkeypatch):
-    monkeypatch.setattr(devices, "short_format", lambda device: torch.float16)
-    scaler = loop.loss_scaler(torch.device("cpu"), True)
-    network, optimizer = pair()
-    step(scaler, network, optimizer, scale=math.inf)
-    other = loop.loss_scaler(torch.device("cpu"), True)
-    other.load_state_dict(scaler.state_dict())
-    assert other.get_scale() == scaler.get_scale() < 2**16
 
 
 def test_without_float16_nothing_is_scaled(monkeypatch):
