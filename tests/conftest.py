@@ -6,6 +6,7 @@ import importlib
 import inspect
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -70,11 +71,30 @@ def quick(monkeypatch, handlers):
     monkeypatch.setattr("training.provenance.commit", lambda: "0123")
 
 
+@pytest.fixture
+def clock(monkeypatch):
+    """What ``time.monotonic`` returns, as a list of one number that a test may change."""
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    return now
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """A drawn data set of all three problems, in the course's layout; it is not to be changed."""
     folder = tmp_path_factory.mktemp("drawn") / "data"
     draw_all(folder, TINY)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def labelled(tiny, tmp_path_factory):
+    """The drawn data set with labels for mini; it is not to be changed."""
+    folder = shutil.copytree(tiny, tmp_path_factory.mktemp("labelled") / "data")
+    mini = folder / "p2_data" / "mini"
+    names = sorted(path.name for path in (mini / "train").iterdir())
+    rows = "".join(f"{k},{name},{k % 2}\n" for k, name in enumerate(names))
+    (mini / "labels.csv").write_text(f"id,filename,label\n{rows}")
     return folder
 
 

@@ -1,16 +1,19 @@
 """A run of the smallest network there is, for the tests of runs; as a program it can be held."""
 
+import contextlib
 import copy
 import dataclasses
-import json
+import functools
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
+import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, log
 from torch import nn
 
 from core import checkpoint
@@ -22,6 +25,15 @@ from training.run import Run
 
 CPU = torch.device("cpu")
 VOLATILE = ("seconds", "command", "commit")
+MODEL = {
+    "problem": "p1",
+    "architecture": "tiny",
+    "classes": ("a", "b", "c"),
+    "input_size": None,
+    "mean": (0.5,) * 3,
+    "std": (1.0,) * 3,
+    "flip_test": False,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +42,14 @@ class Recipe:
     batch_size: int = 4
     lr: float = 0.1
     mean: tuple[float, float] = (0.5, 0.25)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheduled(Recipe):
+    name: str = "original"
+    source: str = "nowhere"
+    schedule: str = "constant"
+    added: tuple[int, int] = (1, 2)
 
 
 LONG = Recipe(epochs=12)
@@ -72,23 +92,28 @@ def train(folder, recipe=Recipe(), seed=0, data="fixed", in_a_step=lambda run: N
         run.begin_evaluation()
         average.eval()
         accuracy = (average(inputs).argmax(1) == labels).float().mean().item()
-        run.end_epoch(
-            average.state_dict(),
-            lr=optimizer.param_groups[0]["lr"],
-            accuracy=accuracy,
-        )
+        rate = optimizer.param_groups[0]["lr"]
+        run.end_epoch(average.state_dict(), lr=rate, accuracy=accuracy)
     return run
 
 
-MODEL = {
-    "problem": "p1",
-    "architecture": "tiny",
-    "classes": ("a", "b", "c"),
-    "input_size": None,
-    "mean": (0.5,) * 3,
-    "std": (1.0,) * 3,
-    "flip_test": False,
-}
+class Interrupted(Exception):
+    pass
+
+
+def steps_of(folder, *arguments, fail_at=None, in_a_step=lambda run: None, **options):
+    """Train; return the numbers of the steps taken, before the run fails in step ``fail_at``."""
+    taken = []
+
+    def fail_or_count(run):
+        in_a_step(run)
+        if run.total_steps == fail_at:
+            raise Interrupted
+        taken.append(run.total_steps)
+
+    with contextlib.nullcontext() if fail_at is None else pytest.raises(Interrupted):
+        train(folder, *arguments, in_a_step=fail_or_count, **options)
+    return taken
 
 
 def outcome(folder):
@@ -101,8 +126,12 @@ def outcome(folder):
     return content | {"log.jsonl": plain(log(folder))}
 
 
-def log(folder):
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+@functools.cache
+def undisturbed(recipe=Recipe(), seed=0):
+    """The outcome of a run that nobody interrupts."""
+    with tempfile.TemporaryDirectory() as folder:
+        train(Path(folder) / "run", recipe, seed)
+        return outcome(Path(folder) / "run")
 
 
 def plain(value):
@@ -134,30 +163,28 @@ def epoch_of(path):
     return loaded.made["epoch"]
 
 
-class Interrupted(Exception):
-    pass
-
-
-def interrupt_at(step):
-    def in_a_step(run):
-        if run.total_steps == step:
-            raise Interrupted
-
-    return in_a_step
-
-
-def lose(folder, losses, epochs=2, **options):
-    """A run of 40 steps an epoch whose loss is ``losses[epoch, step]``, from 1, else 1.0."""
+def lose(
+    folder,
+    losses=None,
+    epochs=2,
+    steps=40,
+    in_a_step=lambda run: None,
+    evaluate=lambda epoch: None,
+    **options,
+):
+    """A run of nothing whose loss is ``losses[epoch, step]``, from 1, else 1.0."""
     counter = nn.Linear(1, 1)  # stands for what changes in training
     run = new_run(folder, state={"counter": counter}, **options)
     for epoch in run.epochs(epochs):
-        for step, _ in enumerate(run.batches(40, 1)):
+        for step, _ in enumerate(run.batches(steps, 1)):
             counter.weight.data += 1
+            in_a_step(run)
             run.step(
-                loss=torch.tensor(losses.get((epoch + 1, step + 1), 1.0)),
+                loss=torch.tensor((losses or {}).get((epoch + 1, step + 1), 1.0)),
                 spread=torch.tensor(float(step)),
             )
         run.begin_evaluation()
+        evaluate(epoch)
         run.end_epoch(counter.state_dict())
     return run
 
