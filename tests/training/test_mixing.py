@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import same
 from torch.nn.functional import cross_entropy
 
 from training import mixing
@@ -60,37 +61,20 @@ def test_the_loss_is_each_images_weighted_sum_of_two_cross_entropies(smoothing):
 # --- draws ---
 
 
-def test_every_image_has_its_own_weight_in_0_to_1_and_a_partner_of_a_permutation():
-    _, partner, weight = mixing.random_cutmix(photos(64), rng(), 1.0)
-    assert (
-        partner.dtype == torch.int64
-        and partner.sort()[0].tolist() == list(range(64))
-        and partner.tolist() != list(range(64))
-    )
-    assert (
-        weight.dtype == torch.float32
-        and weight.shape == (64,)
-        and weight.min() >= 0
-        and weight.max() <= 1
-    )
-    assert len(weight.unique()) > 20
-
-
-def test_the_same_generator_gives_the_same_another_something_else_and_torchs_own_is_not_touched():
-    images = photos(16)
+def test_a_draw_is_each_images_own_and_a_function_of_the_generator_given():
+    images, generator = photos(64), rng(5)
     before, copy = torch.get_rng_state(), images.clone()
-    first, again, other = (mixing.random_cutmix(images, rng(seed), 1.0) for seed in (5, 5, 6))
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+    first = mixing.random_cutmix(images, generator, 1.0)
+    _, partner, share = first
+    assert partner.dtype == torch.int64 and partner.sort()[0].tolist() == list(range(64))
+    assert partner.tolist() != list(range(64))
+    assert share.dtype == torch.float32 and share.shape == (64,)
+    assert share.min() >= 0 and share.max() <= 1 and len(share.unique()) > 20
+    same(mixing.random_cutmix(images, rng(5), 1.0), first)
+    for other in (rng(6), generator):  # the same generator goes on
+        others = mixing.random_cutmix(images, other, 1.0)
+        assert not any(torch.equal(a, b) for a, b in zip(first, others, strict=True))
     assert torch.equal(torch.get_rng_state(), before) and torch.equal(images, copy)
-
-
-def test_one_generator_gives_something_else_at_every_call():
-    generator = rng()
-    assert not torch.equal(
-        mixing.random_cutmix(photos(16), generator, 1.0)[2],
-        mixing.random_cutmix(photos(16), generator, 1.0)[2],
-    )
 
 
 @pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
@@ -104,14 +88,10 @@ def test_an_image_is_mixed_with_probability_p_and_else_has_weight_1_and_stays(p)
 
 
 def test_cutmixs_weight_is_the_share_of_pixels_that_were_kept():
-    images = (
-        torch.arange(200, dtype=torch.int64).view(200, 1, 1, 1).expand(200, 3, 24, 17)
-    )  # every image of one value
+    images = torch.arange(200).view(-1, 1, 1, 1).expand(-1, 3, 24, 17)  # each of one value
     mixed, partner, weight = mixing.random_cutmix(images, rng(), 1.0)
     kept = (mixed == images).double().mean((1, 2, 3))
-    other = partner != torch.arange(
-        200
-    )  # an image's own pixels cannot be told from its partner's where they are the same
+    other = partner != torch.arange(200)  # not its own partner
     torch.testing.assert_close(weight[other].double(), kept[other], atol=1e-6, rtol=0)
     assert ((mixed == images) | (mixed == images[partner])).all()
 
@@ -123,21 +103,12 @@ def test_cutmixs_boxes_lie_about_every_pixel_and_are_of_the_images_shape(monkeyp
     mixing.random_cutmix(torch.empty(4000, 1, height, width), rng(), 1.0)
     top, left, h, w, _ = calls[0]
     bottom, right = top + h, left + w
-    assert (
-        (top >= 0).all()
-        and (left >= 0).all()
-        and (bottom <= height).all()
-        and (right <= width).all()
-    )
-    whole = (
-        (top > 0) & (left > 0) & (bottom < height) & (right < width)
-    )  # not cut off by the border
-    assert whole.float().mean().item() == pytest.approx(
-        1 / 6, abs=0.03
-    )  # the mean of (1 - r)^2 for r^2 even in 0..1
-    assert (
-        h[whole] * width / height - w[whole]
-    ).abs().max() <= 3  # each half side is rounded down to pixels
+    assert min(top.min(), left.min()) >= 0 and bottom.max() <= height and right.max() <= width
+    inside = (top > 0) & (left > 0) & (bottom < height) & (right < width)  # not clipped
+    # The mean of (1 - r)^2 for r^2 even in 0..1.
+    assert inside.float().mean().item() == pytest.approx(1 / 6, abs=0.03)
+    # Each half side is rounded down to pixels.
+    assert (h[inside] * width / height - w[inside]).abs().max() <= 3
     small = h <= 4
     centres = (top + bottom)[small] / 2
     assert torch.histc(centres, 4, 0, height).min() > small.sum() / 4 * 0.5  # at every height
