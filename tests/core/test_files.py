@@ -67,39 +67,27 @@ def test_a_failure_of_the_disk_is_an_input_error_and_leaves_the_old_file(
     assert (tmp_path / "out").read_bytes() == b"old" and listing(tmp_path) == ["out"]
 
 
-@pytest.mark.parametrize(
-    ("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600), (0o002, 0o664)]
-)
-def test_permissions_follow_the_umask_which_stays_as_it_is(tmp_path, umask, mode):
-    before = os.umask(umask)
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_permissions_follow_the_umask_which_is_never_changed_as_it_is_all_threads(
+    tmp_path, monkeypatch, umask, mode
+):
+    change = os.umask
+    before = change(umask)
     try:
+        monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("the umask was changed"))
         write(tmp_path / "out")
-        assert os.umask(umask) == umask
     finally:
-        os.umask(before)
+        change(before)
     assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == mode
 
 
-def test_writing_leaves_the_umask_alone_which_is_that_of_all_threads(tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr(os, "umask", lambda mask: asked.append(mask) or 0o022)
-    write(tmp_path / "out")
-    assert asked == []
-
-
-def test_a_folder_in_the_way_is_an_input_error_and_stays(tmp_path):
-    (tmp_path / "out").mkdir()
-    with pytest.raises(InputError, match="cannot write .*out"):
-        write(tmp_path / "out")
-    assert (tmp_path / "out").is_dir() and listing(tmp_path) == ["out"]
-
-
-def test_missing_folders_are_made_but_a_file_in_their_place_is_an_input_error(tmp_path):
+def test_missing_folders_are_made_but_what_is_in_the_way_is_an_input_error_and_stays(tmp_path):
     write(tmp_path / "a" / "b" / "out")
     assert listing(tmp_path / "a" / "b") == ["out"]
     write(tmp_path / "file", b"old")
-    with pytest.raises(InputError, match="cannot write .*file.out"):
-        write(tmp_path / "file" / "out")
+    for path in (tmp_path / "file" / "out", tmp_path / "a"):
+        with pytest.raises(InputError, match=f"cannot write {path}"):
+            write(path)
     assert listing(tmp_path) == ["a", "file"] and (tmp_path / "file").read_bytes() == b"old"
 
 
@@ -165,29 +153,24 @@ def test_names_that_are_relative_long_or_not_latin_are_fine(tmp_path, monkeypatc
 # --- writable ---
 
 
-def test_a_check_makes_nothing(tmp_path):
+def test_a_check_makes_nothing_and_leaves_an_old_file_as_it_is(tmp_path):
     path = tmp_path / "a" / "b" / "out.csv"
     assert writable_file(path) == path and output_folder(path) == path
     assert listing(tmp_path) == []
-
-
-def test_writable_file_leaves_an_old_file_as_it_is(tmp_path):
     write(tmp_path / "out.csv", b"old")
     writable_file(tmp_path / "out.csv")
     assert (tmp_path / "out.csv").read_bytes() == b"old"
 
 
-def test_writable_file_refuses_a_folder_and_a_device(tmp_path):
-    with pytest.raises(InputError, match="is a folder; give a file name"):
-        writable_file(tmp_path)
+def test_writable_file_refuses_a_folder_a_device_and_a_name_that_is_too_long(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(InputError, match="pipe is a device"):
-        writable_file(tmp_path / "pipe")
-
-
-def test_writable_file_refuses_a_name_that_is_too_long(tmp_path):
-    with pytest.raises(InputError, match="cannot write .*: File name too long"):
-        writable_file(tmp_path / ("x" * 256))
+    for path, says in (
+        (tmp_path, "is a folder; give a file name"),
+        (tmp_path / "pipe", "pipe is a device"),
+        (tmp_path / ("x" * 256), "cannot write .*: File name too long"),
+    ):
+        with pytest.raises(InputError, match=says):
+            writable_file(path)
 
 
 @pytest.mark.parametrize("check", [output_folder, writable_folder])
@@ -240,36 +223,24 @@ def test_list_files_gives_those_with_a_suffix_in_any_case_and_no_hidden_ones_and
     for name in ("10.png", "9.PNG", "1.JpEg", ".2.png", "3.txt", "4.png.bak", "png"):
         (tmp_path / name).touch()
     (tmp_path / "5.png").mkdir()
-    assert list_files(tmp_path, (".png", ".jpeg")) == [
-        tmp_path / "1.JpEg",
-        tmp_path / "9.PNG",
-        tmp_path / "10.png",
-    ]
+    (tmp_path / "5.png" / "1.png").touch()
+    (tmp_path / "6.png").symlink_to(tmp_path / "5.png" / "1.png")
+    (tmp_path / "7.png").symlink_to(tmp_path / "nothing")
+    found = list_files(tmp_path, (".png", ".jpeg"))
+    assert found == [tmp_path / name for name in ("1.JpEg", "6.png", "9.PNG", "10.png")]
 
 
-def test_list_files_does_not_go_into_folders_but_through_links(tmp_path):
-    (tmp_path / "below").mkdir()
-    (tmp_path / "below" / "1.png").touch()
-    (tmp_path / "2.png").symlink_to(tmp_path / "below" / "1.png")
-    (tmp_path / "3.png").symlink_to(tmp_path / "nothing")
-    assert list_files(tmp_path, (".png",)) == [tmp_path / "2.png"]
-
-
-def test_list_files_names_what_is_wrong_with_the_folder(tmp_path):
+def test_list_files_names_what_is_wrong_with_the_folder(tmp_path, monkeypatch):
     (tmp_path / "file.png").touch()
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="no folder .*missing"):
-        list_files(tmp_path / "missing", (".png",))
-    with pytest.raises(InputError, match="file.png is not a folder"):
-        list_files(tmp_path / "file.png", (".png",))
-    with pytest.raises(InputError, match=r"no \*.jpg or \*.png file in .*empty"):
-        list_files(tmp_path / "empty", (".jpg", ".png"))
-
-
-def test_list_files_says_why_a_folder_cannot_be_read(tmp_path, monkeypatch):
-    with pytest.raises(InputError, match="cannot read the folder .*: File name too long"):
-        list_files(tmp_path / ("x" * 256), (".png",))
-    (tmp_path / "1.png").touch()
+    for name, says in (
+        ("missing", "no folder .*missing"),
+        ("file.png", "file.png is not a folder"),
+        ("empty", r"no \*.jpg or \*.png file in .*empty"),
+        ("x" * 256, "cannot read the folder .*: File name too long"),
+    ):
+        with pytest.raises(InputError, match=says):
+            list_files(tmp_path / name, (".jpg", ".png"))
     look = os.stat
 
     def closed(path, *_, **__):  # the system itself would let root in
@@ -277,8 +248,7 @@ def test_list_files_says_why_a_folder_cannot_be_read(tmp_path, monkeypatch):
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         return look(path)
 
-    monkeypatch.setattr(
-        os, "stat", closed
-    )  # the folder can be listed, but what is in it not opened
+    # The folder can be listed, but what is in it not opened.
+    monkeypatch.setattr(os, "stat", closed)
     with pytest.raises(InputError, match=f"cannot read the folder {tmp_path}: Permission denied"):
         list_files(tmp_path, (".png",))
