@@ -1,5 +1,6 @@
 """Random checkpoints, small folders of images, and programs called in this process."""
 
+import ast
 import csv
 import functools
 import importlib
@@ -372,6 +373,15 @@ def refused(result, *said):
     assert err.count("\n") == 1 and "Traceback" not in err, err
     for words in said:
         assert words in err
+
+
+def imported(path):
+    """The names of the packages that a program imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module.split(".")[0]
 
 
 def rows(path):

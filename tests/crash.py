@@ -29,21 +29,10 @@ DRAWING = Parameters(
 VOLATILE = ("seconds", "command")
 SHARED = ("--device", "cpu", "--save-minutes", "0")  # saves after every step
 LOOPS = {
-    "p1": ("p1.train", "p1_data", "--recipe", "hour", "--epochs", "3", "--batch-size", "20"),
-    "byol": ("p2.pretrain", "p2_data", "--recipe", "hour", "--epochs", "2", "--batch-size", "8"),
-    "p2": (
-        "p2.train",
-        "p2_data",
-        "--recipe",
-        "hour",
-        "--setting",
-        "A",
-        "--epochs",
-        "2",
-        "--batch-size",
-        "16",
-    ),
-    "p3": ("p3.train", "p3_data", "--recipe", "original", "--epochs", "4", "--batch-size", "2"),
+    "p1": "p1.train p1_data --recipe hour --epochs 3 --batch-size 20",
+    "byol": "p2.pretrain p2_data --recipe hour --epochs 2 --batch-size 8",
+    "p2": "p2.train p2_data --recipe hour --setting A --epochs 2 --batch-size 16",
+    "p3": "p3.train p3_data --recipe original --epochs 4 --batch-size 2",
 }
 
 
@@ -100,18 +89,9 @@ def hold(loop: str, folder: Path, kills: int, moments: random.Random) -> int:
 
 
 def begin(loop: str, folder: Path, run: Path) -> subprocess.Popen:
-    module, data, *flags = LOOPS[loop]
-    command = [
-        sys.executable,
-        "-m",
-        module,
-        "--data",
-        folder / "data" / data,
-        "--run",
-        run,
-        *flags,
-        *SHARED,
-    ]
+    module, data, *flags = LOOPS[loop].split()
+    places = ["--data", folder / "data" / data, "--run", run]
+    command = [sys.executable, "-m", module, *places, *flags, *SHARED]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 

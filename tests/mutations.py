@@ -81,17 +81,8 @@ def change_bytes(data: bytes, rng: np.random.Generator) -> bytes:
             other = int(rng.integers(0, len(changed) + 1))
             changed[other : other + length] = piece
         else:
-            marks = [
-                b"[" * 50_000,
-                b'"',
-                b"\r",
-                b"\n",
-                b",",
-                b"\0",
-                b"\xff\xfe",
-                b"{",
-                b"\xed\xa0\x80",
-            ]
+            marks = [b"[" * 50_000, b'"', b"\r", b"\n", b",", b"\0", b"\xff\xfe", b"{"]
+            marks.append("\ud800".encode(errors="surrogatepass"))
             changed[at:at] = marks[rng.integers(0, len(marks))]
     return bytes(changed)
 
@@ -170,16 +161,8 @@ def change_fields(data: bytes, rng: np.random.Generator) -> bytes:
 def change_archive(data: bytes, rng: np.random.Generator) -> bytes:
     """A tar or zip of random members, some of which lead out."""
     file = io.BytesIO()
-    names = [
-        "p1_data/a",
-        "p2_data/b",
-        "p3_data/c",
-        "../out",
-        "/out",
-        "p1_data/../../out",
-        "a\\..\\..\\out",
-        "",
-    ]
+    names = ["p1_data/a", "p2_data/b", "p3_data/c", "../out", "/out", "p1_data/../../out", ""]
+    names.append("a\\..\\..\\out")
     chosen = [names[k] for k in rng.integers(0, len(names), 6)] + names[:3]
     if rng.random() < 0.5:
         with zipfile.ZipFile(file, "w") as packed:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, imported
 
 import core
 
@@ -27,20 +27,8 @@ def listed(name):
 
 def programs(*folders):
     """The files of these folders and of those in them; ``""`` is the root alone."""
-    pattern = {"": "*.py"}
-    return [
-        path
-        for folder in folders
-        for path in sorted((ROOT / folder).glob(pattern.get(folder, "**/*.py")))
-    ]
-
-
-def imported(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            yield node.module.split(".")[0]
+    found = [sorted((ROOT / folder).glob("**/*.py" if folder else "*.py")) for folder in folders]
+    return [path for paths in found for path in paths]
 
 
 @pytest.mark.parametrize(
@@ -83,29 +71,21 @@ def test_a_python_that_is_too_old_can_read_the_programs_to_say_so():
 
 
 @pytest.mark.parametrize(
-    "command",
-    [
-        ("-m", "p1.train"),
-        ("-m", "p2.pretrain"),
-        ("-m", "p3.inference"),
-        ("-m", "checkpoints.download"),
-        ("-m", "report"),
-    ],
-    ids=str,
+    "module", ["p1.train", "p2.pretrain", "p3.inference", "checkpoints.download", "report"]
 )
 @pytest.mark.parametrize("found", ["1.12.1+cu113", None])
 def test_a_package_that_is_too_old_or_missing_is_one_line_before_it_is_imported(
-    tmp_path, command, found
+    tmp_path, module, found
 ):
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text("raise SystemExit('imported')")
     (tmp_path / "torch-1.dist-info").mkdir()
     (tmp_path / "torch-1.dist-info" / "METADATA").write_text(f"Name: torch\nVersion: {found}\n")
-    start = "" if found else "import importlib.util as u; find = u.find_spec\n"
-    start += "" if found else "u.find_spec = lambda name: None if name == 'torch' else find(name)\n"
-    (tmp_path / "sitecustomize.py").write_text(start)
+    hide = "import importlib.util as u; find = u.find_spec\n"
+    hide += "u.find_spec = lambda name: None if name == 'torch' else find(name)\n"
+    (tmp_path / "sitecustomize.py").write_text("" if found else hide)
     done = subprocess.run(
-        [sys.executable, *command],
+        [sys.executable, "-m", module],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
         capture_output=True,

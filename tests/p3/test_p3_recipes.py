@@ -65,7 +65,8 @@ def test_problem_3s_rate_falls_when_the_training_loss_stays(run, tmp_path, monke
 def test_problem_3_ignores_the_unknown_where_the_recipe_says(
     run, tmp_path, monkeypatch, name, ignored
 ):
-    recipe = dataclasses.replace(p3_recipes.RECIPES[name]["B"], crop=0)
+    turned = {"rotate_test": name == "hour"}
+    recipe = dataclasses.replace(p3_recipes.RECIPES[name]["B"], crop=0, **turned)
     monkeypatch.setitem(p3_recipes.RECIPES[name], "B", recipe)
     seen, cross_entropy = set(), p3.cross_entropy
 
@@ -80,6 +81,9 @@ def test_problem_3_ignores_the_unknown_where_the_recipe_says(
     state = checkpoint.read(tmp_path / "run/state.pt")["state"]
     equal = torch.equal(state["average"]["weight"], state["network"]["weight"])
     assert equal == (name == "original")
+    saved = checkpoint.load(tmp_path / "run/last.pt", "p3")
+    for field in ("flip_test", "rotate_test", "test_scales", "mean", "std"):
+        assert getattr(saved, field) == getattr(recipe, field), field
 
 
 @pytest.mark.parametrize(
