@@ -65,8 +65,8 @@ def test_problem_3s_rate_falls_when_the_training_loss_stays(run, tmp_path, monke
 def test_problem_3_ignores_the_unknown_where_the_recipe_says(
     run, tmp_path, monkeypatch, name, ignored
 ):
-    turned = {"rotate_test": name == "hour"}
-    recipe = dataclasses.replace(p3_recipes.RECIPES[name]["B"], crop=0, **turned)
+    views = dict.fromkeys(("flip_test", "rotate_test"), name == "hour")
+    recipe = dataclasses.replace(p3_recipes.RECIPES[name]["B"], crop=0, **views)
     monkeypatch.setitem(p3_recipes.RECIPES[name], "B", recipe)
     seen, cross_entropy = set(), p3.cross_entropy
 
