@@ -70,7 +70,7 @@ def test_a_run_that_fails_in_every_step_ends_where_an_unbroken_one_does(tmp_path
 def test_a_run_that_ends_at_any_of_its_writes_goes_on_to_where_an_unbroken_one_ends(
     tmp_path, monkeypatch
 ):
-    undisturbed(), train(tmp_path / "0")
+    undisturbed()  # before anything fails
     replace = os.replace
     for at in itertools.count():
         folder, writes = tmp_path / f"failed {at}", itertools.count()
