@@ -6,19 +6,17 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, refused
 
 from core import cli
 from core.cli import entry
 
 
-def test_what_the_system_refuses_of_a_named_file_is_one_line_and_status_2(capsys):
-    with pytest.raises(SystemExit) as stop:
-        entry(lambda: os.stat("/dev/null/" + 300 * "x"))
-    error = capsys.readouterr().err
-    assert stop.value.code == 2 and error.count("\n") == 1 and "/dev/null/xxx" in error
+def test_what_the_system_refuses_of_a_named_file_is_one_line_and_status_2(call):
+    refused(call(lambda: os.stat("/dev/null/" + 300 * "x")), "/dev/null/xxx")
 
 
 def test_what_the_system_refuses_of_nothing_named_is_no_bad_input():
@@ -67,53 +65,55 @@ def shell(command, cwd, **environment):
     )
 
 
+@pytest.fixture
+def speaker(tmp_path):
+    """Run the program above by ``command``; it must get to its end."""
+
+    def run(command, **environment):
+        done = shell(command.replace("SPEAKER", '"$PYTHON" speaker.py'), tmp_path, **environment)
+        assert (tmp_path / "reached").read_bytes() == b"" and "Traceback" not in done.stderr
+        return done
+
+    (tmp_path / "speaker.py").write_text(SPEAKER)
+    return run
+
+
 @pytest.mark.parametrize(
     "redirection",
     ["", "2>&-", ">&-", "<&- >&- 2>&-", ">/dev/full", "2>/dev/full", ">/dev/full 2>&1"],
 )
-def test_a_program_works_on_where_nobody_can_read_what_it_says(tmp_path, redirection):
-    (tmp_path / "speaker.py").write_text(SPEAKER)
-    done = shell(f'"$PYTHON" speaker.py {redirection}', tmp_path)
-    assert done.returncode == 3 and (tmp_path / "reached").read_bytes() == b""
-    assert "Traceback" not in done.stderr
+def test_a_program_works_on_where_nobody_can_read_what_it_says(speaker, redirection):
+    assert speaker(f"SPEAKER {redirection}").returncode == 3
 
 
-def test_a_reader_that_leaves_ends_nothing(tmp_path):
-    (tmp_path / "speaker.py").write_text(SPEAKER)
-    done = shell('("$PYTHON" speaker.py; echo $? >status) 2>&1 | true', tmp_path)
+def test_a_reader_that_leaves_ends_nothing(speaker, tmp_path):
+    done = speaker("(SPEAKER; echo $? >status) 2>&1 | true")
     assert (tmp_path / "status").read_text() == "3\n" and done.stderr == ""
 
 
-def test_a_letter_that_the_terminal_lacks_is_written_as_its_number(tmp_path):
-    (tmp_path / "speaker.py").write_text(SPEAKER)
-    done = shell('"$PYTHON" speaker.py', tmp_path, PYTHONIOENCODING="ascii")
+def test_a_letter_that_the_terminal_lacks_is_written_as_its_number(speaker):
+    done = speaker("SPEAKER", PYTHONIOENCODING="ascii")
     assert done.returncode == 3 and "ein n\\xe4chste\\ud83d\n" in done.stdout
 
 
 def test_an_answer_that_cannot_be_written_is_one_line_and_status_2(tmp_path):
     program = "from core.cli import answer, entry; entry(lambda: answer('it'))"
     done = shell(f'"$PYTHON" -c "{program}" >/dev/full', tmp_path)
-    assert (done.returncode, done.stderr) == (
-        2,
-        "-c: cannot write to stdout: No space left on device\n",
-    )
+    assert done.returncode == 2
+    assert done.stderr == "-c: cannot write to stdout: No space left on device\n"
 
 
 # --- the command line, and being ended ---
 
 
 @pytest.mark.parametrize("arguments", [[], ["--epochs", "none"], ["--unknown", "1"]])
-def test_a_wrong_command_line_is_one_line_without_the_usage(monkeypatch, capsys, arguments):
+def test_a_wrong_command_line_is_one_line_without_the_usage(call, arguments):
     def main():
         parser = cli.Parser()
         parser.add_argument("--epochs", type=int, required=True)
         parser.parse_args()
 
-    monkeypatch.setattr(sys, "argv", ["program", *arguments])
-    with pytest.raises(SystemExit) as stop:
-        entry(main)
-    error = capsys.readouterr().err
-    assert stop.value.code == 2 and error.count("\n") == 1 and "see --help" in error
+    refused(call(main, *arguments), "see --help")
 
 
 ENDLESS = """
@@ -166,13 +166,25 @@ def test_a_path_that_ends_like_a_folder_is_no_file():
             cli.file_path(text)
 
 
+def test_files_that_a_container_holds_in_its_memory_count_as_free(tmp_path, monkeypatch):
+    texts = {
+        "memory.max": "1000",
+        "memory.current": "900",
+        "memory.stat": "anon 300\ninactive_file 500\nactive_file 7\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(
+        cli, "Path", lambda path: tmp_path if path == "/sys/fs/cgroup" else Path(path)
+    )
+    assert cli.free_memory() == 600
+    (tmp_path / "memory.current").write_text("1900")
+    assert cli.free_memory() == 0
+
+
 @pytest.mark.parametrize(
-    ("command", "name"),
-    [(["-m", "p1.score", "a", "b"], "p1.score"), (["p1/score.py", "a", "b"], "score.py")],
+    ("command", "name"), [("-m p1.score a b", "p1.score"), ("p1/score.py a b", "score.py")]
 )
 def test_a_program_is_called_as_its_user_called_it(command, name):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
+    done = shell(f'"$PYTHON" {command}', ROOT)
     assert done.returncode == 2 and done.stderr.startswith(f"{name}: ")

@@ -1,11 +1,13 @@
 """The flags of the training commands: where a training starts from."""
 
 import argparse
+import os
 from pathlib import Path
 
 import pytest
 from torch import nn
 
+from core import cli
 from core.cli import InputError
 from core.efficientnet_lite import imagenet_file
 from p1 import model as p1
@@ -37,3 +39,19 @@ def test_only_model_c_starts_from_imagenet():
             start_of(network, "imagenet", "")
     file, name = start_of(p1.build("efficientnet_lite0_64", 50), None, "imagenet")
     assert file == imagenet_file("lite0") and name == "imagenet"
+
+
+def test_data_memory_is_in_gibibytes_and_half_of_the_free_memory_by_default(monkeypatch):
+    def parse(*given):
+        return flags.command_line("", data="data", run="run").parse_args(given).data_memory
+
+    assert parse("--data-memory", "1.5") == 3 * 2**29 and parse("--data-memory", "0") == 0
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert parse() < machine
+    monkeypatch.setattr(cli, "free_memory", lambda: 1000)
+    assert parse() == 500
+    for senseless in ("-1", "nan", "inf", "much"):
+        for flag in ("--data-memory", "--max-minutes", "--save-minutes"):
+            with pytest.raises(InputError):
+                parse(flag, senseless)
+    assert parse("--data-memory", "1e300") == 1e300 * 2**30
