@@ -59,7 +59,8 @@ entry(main)
 
 
 def shell(command, cwd, **environment):
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHON": sys.executable} | environment
+    ours = {"PYTHONPATH": str(ROOT), "PYTHON": sys.executable, "PYTHONUNBUFFERED": ""}
+    environment = os.environ | ours | environment
     return subprocess.run(
         ["bash", "-c", command], cwd=cwd, env=environment, capture_output=True, text=True
     )
@@ -101,6 +102,12 @@ def test_an_answer_that_cannot_be_written_is_one_line_and_status_2(tmp_path):
     done = shell(f'"$PYTHON" -c "{program}" >/dev/full', tmp_path)
     assert done.returncode == 2
     assert done.stderr == "-c: cannot write to stdout: No space left on device\n"
+
+
+def test_what_is_left_in_a_buffer_that_cannot_be_written_leaves_the_status(tmp_path):
+    program = "import sys; from core.cli import entry; entry(lambda: sys.stdout.write('it'))"
+    done = shell(f'"$PYTHON" -c "{program}" >/dev/full', tmp_path)
+    assert (done.returncode, done.stderr) == (2, "")  # what write returns
 
 
 # --- the command line, and being ended ---
