@@ -28,27 +28,17 @@ def test_a_device_that_is_not_there_is_an_input_error(name):
 
 
 @pytest.mark.parametrize("slow", [{"kernel_size": 3, "stride": 2}, {"kernel_size": 5}])
-def test_preparing_keeps_depthwise_convolutions_that_are_slow_in_bf16_in_float32(
-    slow,
-):
-    torch.manual_seed(0)
-    network = nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, groups=8, **slow), nn.Conv2d(8, 4, 1)
-    ).eval()
+def test_preparing_keeps_depthwise_convolutions_that_are_slow_in_bf16_in_float32(slow):
+    depthwise = nn.Conv2d(8, 8, groups=8, **slow)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), depthwise, nn.Conv2d(8, 4, 1)).eval()
     images = torch.rand(2, 3, 16, 16)
     before = network(images)
     prepared = devices.prepare(network, torch.device("cpu"))
     assert torch.allclose(prepared(images), before, atol=1e-6)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        first = prepared[0](images)
-        second = prepared[1](first)
-        third = prepared[2](second)
-    assert (first.dtype, second.dtype, third.dtype) == (
-        torch.bfloat16,
-        torch.float32,
-        torch.bfloat16,
-    )
-    assert torch.allclose(third.float(), before, atol=0.05)
+        outputs = [images := layer(images) for layer in prepared]
+    assert [out.dtype for out in outputs] == [torch.bfloat16, torch.float32, torch.bfloat16]
+    assert torch.allclose(images.float(), before, atol=0.05)
 
 
 def test_bf16_is_asked_for_only_where_it_is_there(monkeypatch):
