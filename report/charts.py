@@ -15,6 +15,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
@@ -82,14 +83,8 @@ def lines(
     """Plot named curves, each (x values, y values), with a legend if there is more than one."""
     figure, axes = panel(*size)
     for k, (name, (xs, ys)) in enumerate(series.items()):
-        axes.plot(
-            xs,
-            ys,
-            label=name,
-            color=SERIES[k % len(SERIES)],
-            marker="o" if len(xs) < 20 else None,
-            markersize=3.5,
-        )
+        colour, marker = SERIES[k % len(SERIES)], "o" if len(xs) < 20 else None
+        axes.plot(xs, ys, label=name, color=colour, marker=marker, markersize=3.5)
     if all(float(value).is_integer() for xs, _ in series.values() for value in xs):
         axes.xaxis.get_major_locator().set_params(integer=True)  # no tick at epoch 2.5
     axes.set_xlabel(x)
@@ -137,32 +132,18 @@ def box(
     """
     colour = MUTED if series is None else SERIES[series % len(SERIES)]
     style = "round,pad=0,rounding_size=0.06"
-    for face, alpha, edge in ((colour, 0.12, "none"), ("none", 1.0, colour)):
-        axes.add_patch(
-            FancyBboxPatch(
-                (x, y), width, height, boxstyle=style, facecolor=face, alpha=alpha, edgecolor=edge
-            )
-        )
-    middle, count = x + width / 2, 1 + bool(detail)
-    label(axes, middle, y + height * (0.5 if count == 1 else 0.66), title, size=9.5, colour=INK)
+    colours = {"facecolor": to_rgba(colour, 0.12), "edgecolor": colour}
+    axes.add_patch(FancyBboxPatch((x, y), width, height, boxstyle=style, **colours))
+    middle = x + width / 2
+    label(axes, middle, y + height * (0.66 if detail else 0.5), title, size=9.5, colour=INK)
     if detail:
         label(axes, middle, y + height * 0.3, detail)
 
 
 def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
     """Draw a straight arrow."""
-    axes.add_patch(
-        FancyArrowPatch(
-            start,
-            end,
-            arrowstyle="-|>",
-            mutation_scale=9,
-            color=MUTED,
-            linewidth=1.1,
-            shrinkA=0,
-            shrinkB=0,
-        )
-    )
+    style = {"arrowstyle": "-|>", "mutation_scale": 9, "shrinkA": 0, "shrinkB": 0}
+    axes.add_patch(FancyArrowPatch(start, end, color=MUTED, linewidth=1.1, **style))
 
 
 def svg(figure: Figure) -> str:
@@ -172,9 +153,8 @@ def svg(figure: Figure) -> str:
     """
     with matplotlib.rc_context(STYLE):
         text = io.StringIO()
-        figure.savefig(
-            text, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
-        )
+        nothing = {"Date": None, "Creator": None}  # the same figure always gives the same bytes
+        figure.savefig(text, format="svg", transparent=True, metadata=nothing)
     drawing = text.getvalue()
     drawing = drawing[drawing.index("<svg") :]
     for colour, variable in VARIABLES.items():
@@ -199,9 +179,9 @@ def unique_names(drawing: str) -> str:
     return re.sub(r'(url\(#|href="#)', rf"\1{prefix}-", drawing)
 
 
-def png(figure: Figure, dots: int = 200) -> bytes:
-    """Return the figure as a PNG file in the light colours, with ``dots`` pixels an inch."""
+def png(figure: Figure) -> bytes:
+    """Return the figure as a PNG file in the light colours, with 200 pixels an inch."""
     with matplotlib.rc_context(STYLE):
         content = io.BytesIO()
-        figure.savefig(content, format="png", dpi=dots, metadata={"Software": None})
+        figure.savefig(content, format="png", dpi=200, metadata={"Software": None})
     return content.getvalue()

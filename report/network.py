@@ -1,6 +1,6 @@
-"""Draws any network of the project, by watching a forward pass with hooks.
+"""Draws any network of the project, by watching a forward pass.
 
-The hooks see the inputs and outputs of each layer, and ``torch.utils.flop_counter`` counts the
+``torch.fx`` tells which layer reads which, and ``torch.utils.flop_counter`` counts the
 multiply-adds. So a changed stride, width or dilation shows in the drawing without any change here.
 """
 
@@ -9,11 +9,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -73,56 +74,49 @@ def stages(
     take no memory. With ``merge``, equal layers that follow each other become one stage.
     """
     with FakeTensorMode(), torch.no_grad():
-        found = _watched(make().eval(), shape)
+        found = _Watched(make().eval(), shape).stages
     return _merged(_merged(found, _separable), _repeated) if merge else found
 
 
-def _watched(network: nn.Module, shape: tuple[int, int, int]) -> list[Stage]:
-    """Return a stage for each block, convolution and linear layer, in the order they run."""
-    image = torch.empty(1, *shape)
-    found = [Stage("input", *shape)]
-    made_by: dict[int, tuple[int, ...]] = {id(image): (0,)}  # id of a tensor -> its stages
-    kept = [image]  # keeps the tensors alive, so that no id is used twice
-    unread = {0}  # stages whose output no stage has read yet
-    names = {module: name for name, module in network.named_modules()}
-    units = {module for module in names if module is not network and _is_unit(module)}
-    inside = {inner for unit in units for inner in unit.modules() if inner is not unit}
+class _Watched(fx.Interpreter):
+    """Runs a network and notes a stage for each block, convolution and linear layer, in order."""
 
-    def watch(module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
-        if module in inside or not isinstance(output, Tensor):
-            return
-        # Functions (torch.cat, a sum) have no hook: their result reads all that is still unread.
-        reads = made_by.get(id(inputs[0]), tuple(sorted(unread)))
-        if module in units:
-            found.append(_stage(module, inputs[0], output, [found[k] for k in reads], reads))
-            units_of.append(names[module])
-            unread.difference_update(reads)
-            unread.add(len(found) - 1)
-            made_by[id(output)] = (len(found) - 1,)
-        elif not list(module.children()):
-            own = sum(weight.numel() for weight in module.parameters())  # e.g. a BatchNorm's
-            if len(reads) == 1 and (own or isinstance(module, nn.MaxPool2d)):
-                found[reads[0]] = _followed(found[reads[0]], module, own, output)
-            made_by[id(output)] = reads
-        kept.append(output)
+    def __init__(self, network: nn.Module, shape: tuple[int, int, int]) -> None:
+        super().__init__(fx.GraphModule(network, _Tracer().trace(network)))
+        self.stages = [Stage("input", *shape)]
+        self._reads: dict[fx.Node, tuple[int, ...]] = {}  # node -> the stages that made its value
+        out = self.run(torch.empty(1, *shape))
+        if out.ndim == 4 and out.shape[2] != (height := self.stages[-1].height):
+            how = "cut to the image" if height > out.shape[2] else "bilinear to the image"
+            *_, output = self._reads.values()
+            self.stages.append(Stage(how, *out.shape[1:], reads=output))
 
-    units_of: list[str] = []
-    hooks = [module.register_forward_hook(watch) for module in network.modules()]
-    try:
+    def run_node(self, node: fx.Node) -> Any:
         with FlopCounterMode(display=False) as counter:
-            out = network(image)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    counts, root = counter.get_flop_counts(), type(network).__name__
-    for k, name in enumerate(units_of, 1):
-        flops = sum(counts[f"{root}.{name}"].values())
-        found[k] = dataclasses.replace(found[k], multiply_adds=flops // 2)
-    last = found[-1]
-    if out.ndim == 4 and out.shape[2] != last.height:
-        how = "cut to the image" if last.height > out.shape[2] else "bilinear to the image"
-        found.append(Stage(how, *out.shape[1:], reads=tuple(sorted(unread))))
-    return found
+            output = super().run_node(node)
+        reads = tuple(sorted({k for one in node.all_input_nodes for k in self._reads[one]}))
+        if node.op == "placeholder":
+            reads = (0,)
+        elif not isinstance(output, Tensor):  # such as the size of an image
+            reads = ()
+        module = self.module.get_submodule(node.target) if node.op == "call_module" else None
+        if module and _is_unit(module):
+            (source, *_), _ = self.fetch_args_kwargs_from_env(node)
+            stage = _stage(module, source, output, [self.stages[k] for k in reads], reads)
+            flops = counter.get_total_flops()
+            self.stages.append(dataclasses.replace(stage, multiply_adds=flops // 2))
+            reads = (len(self.stages) - 1,)
+        elif module and len(reads) == 1:
+            self.stages[reads[0]] = _followed(self.stages[reads[0]], module, output)
+        self._reads[node] = reads
+        return output
+
+
+class _Tracer(fx.Tracer):
+    """Traces a block, convolution or linear layer of any class as one operation."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        return _is_unit(module) or super().is_leaf_module(module, name)
 
 
 def _is_unit(module: nn.Module) -> bool:
@@ -131,14 +125,14 @@ def _is_unit(module: nn.Module) -> bool:
     )
 
 
-def _followed(stage: Stage, layer: nn.Module, parameters: int, output: Tensor) -> Stage:
-    """Return ``stage`` extended by the BatchNorm or pooling layer that follows it."""
-    stage = dataclasses.replace(stage, parameters=stage.parameters + parameters)
-    if not isinstance(layer, nn.MaxPool2d):
-        return stage
-    _, _, height, width = output.shape
-    pool = f", max pool {layer.kernel_size}×{layer.kernel_size}"
-    return dataclasses.replace(stage, height=height, width=width, pool=pool)
+def _followed(stage: Stage, layer: nn.Module, output: Tensor) -> Stage:
+    """Return ``stage`` extended by the layer that follows it, such as a BatchNorm or a pooling."""
+    if isinstance(layer, nn.MaxPool2d):
+        _, _, height, width = output.shape
+        pool = f", max pool {layer.kernel_size}×{layer.kernel_size}"
+        return dataclasses.replace(stage, height=height, width=width, pool=pool)
+    own = sum(weight.numel() for weight in layer.parameters())
+    return dataclasses.replace(stage, parameters=stage.parameters + own)
 
 
 def _stage(
@@ -182,15 +176,12 @@ def _merged(found: list[Stage], join: Callable) -> list[Stage]:
     kept: list[Stage] = []
     place: list[int] = []  # for each stage of ``found``, its index in ``kept``
     for k, stage in enumerate(found):
-        one = None
-        if stage.reads == (k - 1,) and readers[k - 1] == 1:
-            one = join(kept[-1], stage)
-        if one:
+        alone = stage.reads == (k - 1,) and readers[k - 1] == 1
+        if alone and (one := join(kept[-1], stage)):
             kept[-1] = one
         else:
-            kept.append(
-                dataclasses.replace(stage, reads=tuple(place[read] for read in stage.reads))
-            )
+            reads = tuple(place[read] for read in stage.reads)
+            kept.append(dataclasses.replace(stage, reads=reads))
         place.append(len(kept) - 1)
     return kept
 
@@ -220,19 +211,9 @@ def _repeated(before: Stage, stage: Stage) -> Stage | None:
         return None
     if not stage.pool and before.height != stage.height:
         return None
-    same = before.expansion == stage.expansion
-    return _together(
-        before,
-        stage,
-        stage.what,
-        repeats=before.repeats + 1,
-        expansion=stage.expansion if same else 0,
-    )
-
-
-def strides(found: list[Stage]) -> list[float]:
-    """Return, for each stage, the height of the network's input over that of the stage's output."""
-    return [found[0].height / stage.height for stage in found]
+    expansion = stage.expansion if before.expansion == stage.expansion else 0
+    repeats = before.repeats + 1
+    return _together(before, stage, stage.what, repeats=repeats, expansion=expansion)
 
 
 def totals(found: list[Stage]) -> dict[str, float]:
@@ -241,11 +222,10 @@ def totals(found: list[Stage]) -> dict[str, float]:
     ``multiply_adds`` are for one image. ``stride`` is that of the coarsest map of more than one
     pixel, ``dilation`` the largest of all convolutions.
     """
-    maps = [stride for stage, stride in zip(found, strides(found), strict=True) if stage.height > 1]
     return {
         "parameters": sum(stage.parameters for stage in found),
         "multiply_adds": sum(stage.multiply_adds for stage in found),
-        "stride": max(maps),
+        "stride": max(found[0].height / stage.height for stage in found if stage.height > 1),
         "dilation": max(stage.dilation for stage in found),
     }
 
@@ -278,7 +258,7 @@ def drawing(found: list[Stage], *, shortcut: bool = False) -> Figure:
             if len(row) > 1:
                 _branch(axes, (x, bottom, wide, high), stage, notes)
             else:
-                details = ", ".join([_detail(stage, strides(found)[index]), *notes])
+                details = ", ".join([_detail(stage, found[0].height / stage.height), *notes])
                 charts.box(axes, x, bottom, wide, high, stage.title, details, series=_series(stage))
                 _numbers(axes, right, bottom + high / 2, stage.parameters, stage.multiply_adds)
             edges[index] = (middle, bottom)

@@ -119,7 +119,7 @@ def scores_on(axes: Axes, runs: dict[str, RunLog]) -> None:
 
 def opening(site: Site) -> list[Block]:
     runs = shown(site.logs)
-    rows: list[dict[str, Parts]] = []
+    rows = []
     for row, what in ROWS.items():
         here: Parts
         if row in runs:
@@ -159,7 +159,7 @@ def opening(site: Site) -> list[Block]:
 
 
 def closing(site: Site) -> list[Block]:
-    rows: list[dict[str, Parts]] = [
+    rows = [
         {
             "run": run.name,
             "score of the last epoch": score(run),

@@ -46,7 +46,7 @@ MAKE = {
 def section(site: Site) -> list[Block]:
     runs = {model: run for model in NAMES if (run := site.chosen(f"p1_{model}_*"))}
     images = read(site)
-    return [
+    blocks: list[Block] = [
         Heading("Problem 1: small images in 50 classes"),
         Text(
             "Each image of 32×32 pixels belongs to one of 50 classes, which have numbers instead "
@@ -62,11 +62,12 @@ def section(site: Site) -> list[Block]:
         ),
         *networks(site, runs.get("C")),
         *accuracies(site, runs, images),
-        *implementation(site, runs),
-        *curves(runs),
-        *projections(site, runs.get("A"), images),
-        *mistakes(site, runs.get("A"), images),
     ]
+    if runs:
+        blocks += [*implementation(site, runs), *curves(runs)]
+    if run := runs.get("A"):
+        blocks += [*projections(site, run, images), *mistakes(site, run, images)]
+    return blocks
 
 
 def networks(site: Site, run: RunLog | None) -> Iterator[Block]:
@@ -113,8 +114,8 @@ def networks(site: Site, run: RunLog | None) -> Iterator[Block]:
     yield Grid(
         Drawing(
             network.drawing(stages),
-            "Models A and B, stage by stage, drawn from the model that the code builds. Hooks on "
-            "a forward pass give the shapes. Multiply-adds are those of the convolutions and the "
+            "Models A and B, stage by stage, drawn from the model that the code builds. A "
+            "forward pass gives the shapes. Multiply-adds are those of the convolutions and the "
             "linear layer. The first block of a stage has no shortcut; the others have one, and "
             "stride 1.",
             f"The network from top to bottom: {', '.join(stage.title for stage in stages)}",
@@ -137,7 +138,7 @@ def networks(site: Site, run: RunLog | None) -> Iterator[Block]:
 def accuracies(site: Site, runs: dict[str, RunLog], images: Images | None) -> Iterator[Block]:
     every = {model: site.named(f"p1_{model}_*") for model in NAMES}
     yield Heading("Accuracy", 3)
-    rows: list[dict[str, Parts]] = []
+    rows = []
     unmatched = []
     for model, of_model in every.items():
         for run in of_model:
@@ -247,8 +248,6 @@ def told(site: Site, run: RunLog) -> tuple[Part, ...]:
 
 
 def implementation(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
-    if not runs:
-        return
     yield Heading("Implementation", 3)
     yield recipes.table(
         "How the models were trained, from run.json. In addition, every training image is "
@@ -262,8 +261,6 @@ def implementation(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
 
 
 def curves(runs: dict[str, RunLog]) -> Iterator[Block]:
-    if not runs:
-        return
     yield Heading("Training", 3)
     drawn = []
     for name, what, unit in (

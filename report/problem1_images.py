@@ -21,7 +21,6 @@ from report.page import (
     Gap,
     Grid,
     Heading,
-    Parts,
     Points,
     Sprite,
     Table,
@@ -56,9 +55,7 @@ def read(site: Site) -> Images | None:
     return Images(folder, tensor, tensor.permute(0, 2, 3, 1).numpy(), labels.numpy(), paths)
 
 
-def projections(site: Site, run: RunLog | None, images: Images | None) -> Iterator[Block]:
-    if run is None:
-        return
+def projections(site: Site, run: RunLog, images: Images | None) -> Iterator[Block]:
     yield Heading("The features during training", 3)
     stages = run.stages()
     if images is None:
@@ -148,7 +145,7 @@ def separation(
 
     found = site.measures.of("p1/separation", [], compute)
     lines = {line["epoch"]: line for line in run.history}
-    rows: list[dict[str, Parts]] = [
+    rows = [
         {
             "epoch": str(epoch),
             "accuracy": logged(run, lines[epoch], "accuracy"),
@@ -190,9 +187,7 @@ def verdict(found: dict[str, float]) -> str:
     return f"So {claim} holds here only in part."
 
 
-def mistakes(site: Site, run: RunLog | None, images: Images | None) -> Iterator[Block]:
-    if run is None:
-        return
+def mistakes(site: Site, run: RunLog, images: Images | None) -> Iterator[Block]:
     yield Heading("Model A's mistakes", 3)
     if images is None:
         yield Gap("the predictions on the validation images, as the images are not here.", FETCH)

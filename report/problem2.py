@@ -16,19 +16,7 @@ from p2.settings import SETTINGS
 from report import problem2_figures as figures
 from report.measures import Computed, Measured, Site
 from report.original import SCORES
-from report.page import (
-    Block,
-    Code,
-    Drawing,
-    Gap,
-    Grid,
-    Heading,
-    Parts,
-    Table,
-    Text,
-    scored,
-    unfinished,
-)
+from report.page import Block, Code, Drawing, Gap, Grid, Heading, Table, Text, scored, unfinished
 from report.problem2_differences import differences, together
 from report.problem2_pretraining import (
     STARTS,
@@ -112,7 +100,7 @@ def compared(
             yield unfinished(run, ", and stays out of the differences")
     if not settings:
         return
-    rows: list[dict[str, Parts]] = []
+    rows = []
     for name, run in settings.items():
         setting, backbone = SETTINGS[name], Code(run.metadata["data"]["backbone"])
         rows.append(

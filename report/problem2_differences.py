@@ -11,7 +11,7 @@ from prediction.tables import paired_bootstrap
 from report import problem2_figures as figures
 from report.measures import FETCH, Computed, Measured, Site
 from report.original import SCORES
-from report.page import Block, Drawing, Gap, Heading, Part, Parts, Table, Text
+from report.page import Block, Drawing, Gap, Heading, Part, Table, Text
 from report.problem2_pretraining import office, validation
 from report.runs import RunLog
 
@@ -64,7 +64,7 @@ def differences(
             "The digest of the validation set in the run.json of some of these runs does not match "
             "the images and labels here (for older runs: the names, sizes and times of the files)."
         )
-    rows: list[dict[str, Parts]] = []
+    rows = []
     for name, one in found.items():
         first, second = name.split(" - ")
         above, below = (first, second) if one.numbers["points"] > 0 else (second, first)

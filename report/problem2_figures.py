@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from core import devices
+from core import devices, images
 from core.randomness import seed_of
 from p2 import data, knn
 from p2.byol import BYOL
@@ -18,7 +18,6 @@ from p2.inference import predictor
 from p2.model import BACKBONE, FEATURES, load_backbone, make_backbone
 from p2.recipes import ORIGINAL_PRETRAIN
 from p2.settings import SETTINGS
-from prediction.stream import Stream
 from prediction.tables import read_rows, wilson
 from report import charts
 from report.runs import RunLog
@@ -32,7 +31,6 @@ COMPARED = {
     "B - D": "all against the head only, with labels",
     "C - E": "all against the head only, BYOL",
 }
-ONLINE, TARGET = 0, 1  # indices into charts.SERIES
 
 
 # --- the method -----------------------------------------------------------------------------------
@@ -53,9 +51,13 @@ def parts(byol: BYOL) -> dict[str, nn.Module]:
     }
 
 
+def count(module: nn.Module) -> int:
+    return sum(weight.numel() for weight in module.parameters())
+
+
 def parameters(byol: BYOL) -> dict[str, float]:
     """Count the parameters of each part; ``trained`` counts all that have gradients."""
-    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts(byol).items()}
+    counts = {name: count(part) for name, part in parts(byol).items()}
     return counts | {"trained": sum(p.numel() for p in byol.parameters() if p.requires_grad)}
 
 
@@ -71,65 +73,40 @@ def method(byol: BYOL) -> Figure:
     Grill et al. 2020, section 3.1 and figure 2.
     """
     figure, axes = charts.panel(4.0, 5.3, axes=False)
-    left, right, width, tall, low = 0.08, 2.32, 1.6, 0.72, 0.34
-    heights = {"views": 4.08, "backbone": 3.14, "projector": 2.2, "predictor": 1.26}
-    side, counts = f"{data.SIZE} x {data.SIZE}", parameters(byol)
-    charts.box(axes, 1.2, 4.86, 1.6, low, f"image, {side}")
-    for k, (x, series, tilt) in enumerate(((left, ONLINE, -1), (right, TARGET, 1))):
-        middle = x + width / 2
-        charts.arrow(axes, (2.0 + 0.3 * tilt, 4.86), (middle, heights["views"] + low))
-        charts.box(axes, x, heights["views"], width, low, f"view {k + 1}")
-        charts.arrow(axes, (middle, heights["views"]), (middle, heights["backbone"] + tall))
-        charts.arrow(axes, (middle, heights["backbone"]), (middle, heights["projector"] + tall))
-        network = (byol.online, byol.target)[k]
-        name = BACKBONE.removesuffix("_backbone")
-        out = f"{name}, {widths(network[1])[0]} features\n{_millions(network[0])}"
-        charts.box(axes, x, heights["backbone"], width, tall, "backbone", out, series=series)
-        charts.box(
-            axes, x, heights["projector"], width, tall, "projector", _mlp(network[1]), series=series
-        )
+    width, tall, left, right = 1.6, 0.72, 0.08, 2.32
+    bottoms = {"backbone": 3.14, "projector": 2.2, "predictor": 1.26}
+    charts.box(axes, 1.2, 4.86, 1.6, 0.34, f"image, {data.SIZE} x {data.SIZE}")
+    loss = "loss: 2 - 2 cos(prediction, target)"
+    charts.box(axes, 0.35, 0.34, 3.3, 0.5, loss, "plus the same with the views swapped")
+    trained = f"online: {parameters(byol)['trained'] / 1e6:.1f} M, by gradient"
+    columns = (
+        (left, (*byol.online, byol.predictor), trained),
+        (right, (*byol.target,), "target: by EMA"),
+    )
+    for k, (x, modules, how) in enumerate(columns):
+        middle, above = x + width / 2, 4.08
+        charts.arrow(axes, (1.7 + 0.6 * k, 4.86), (middle, above + 0.34))
+        charts.box(axes, x, above, width, 0.34, f"view {k + 1}")
+        for (name, bottom), module in zip(bottoms.items(), modules, strict=False):
+            if name == "backbone":
+                kind = BACKBONE.removesuffix("_backbone")
+                sizes = f"{kind}, {widths(modules[1])[0]} features"
+            else:
+                sizes = " → ".join(map(str, widths(module)))
+            detail = f"{sizes}\n{count(module) / 1e6:.1f} M parameters"
+            charts.arrow(axes, (middle, above), (middle, bottom + tall))
+            charts.box(axes, x, bottom, width, tall, name, detail, series=k)
+            above = bottom
+        charts.arrow(axes, (middle, above), (middle, 0.84))
+        charts.label(axes, middle, 0.16, how, size=8.5, colour=charts.SERIES[k])
     for name in ("backbone", "projector"):
-        y = heights[name] + tall / 2
+        y = bottoms[name] + tall / 2
         charts.arrow(axes, (left + width, y), (right, y))
         charts.label(axes, 2.0, y + 0.07, "EMA", va="bottom")
-    online = left + width / 2
-    charts.arrow(axes, (online, heights["projector"]), (online, heights["predictor"] + tall))
-    charts.box(
-        axes,
-        left,
-        heights["predictor"],
-        width,
-        tall,
-        "predictor",
-        _mlp(byol.predictor),
-        series=ONLINE,
-    )
-    target = right + width / 2
-    axes.plot((target - 0.3, target + 0.3), (1.5, 1.5), color=charts.SERIES[TARGET], linewidth=2.2)
-    charts.label(axes, target - 0.38, 1.5, "stop-gradient", ha="right")
-    charts.box(
-        axes,
-        0.35,
-        0.34,
-        3.3,
-        0.5,
-        "loss: 2 - 2 cos(prediction, target)",
-        "plus the same with the views swapped",
-    )
-    charts.arrow(axes, (online, heights["predictor"]), (online, 0.84))
-    charts.arrow(axes, (target, heights["projector"]), (target, 0.84))
-    trained = f"online: {counts['trained'] / 1e6:.1f} M, by gradient"
-    for middle, series, what in ((online, ONLINE, trained), (target, TARGET, "target: by EMA")):
-        charts.label(axes, middle, 0.16, what, size=8.5, colour=charts.SERIES[series])
+    x = right + width / 2
+    axes.plot((x - 0.3, x + 0.3), (1.5, 1.5), color=charts.SERIES[1], linewidth=2.2)
+    charts.label(axes, x - 0.38, 1.5, "stop-gradient", ha="right")
     return figure
-
-
-def _mlp(mlp: nn.Module) -> str:
-    return f"{' → '.join(map(str, widths(mlp)))}\n{_millions(mlp)}"
-
-
-def _millions(module: nn.Module) -> str:
-    return f"{sum(p.numel() for p in module.parameters()) / 1e6:.1f} M parameters"
 
 
 # --- curves ---------------------------------------------------------------------------------------
@@ -194,16 +171,16 @@ def answers(
     """Return the labels that a checkpoint predicts for the images of a csv, and the true labels.
 
     Both are (N,) arrays of str, in the order of the csv file. Predictions follow the steps of
-    ``p2.inference``, in float32. Raises InputError if ``path`` is not a classifier of problem 2.
+    ``p2.inference``, in float32. Raises InputError if ``path`` is not a classifier of problem 2 or
+    if an image cannot be read.
     """
     truth, paths = data.read_labelled(table, folder)
     predict, classes, _ = predictor(path, device)
-    labels = dict.fromkeys(paths, classes[0])
-    with Stream(paths, data.decode) as stream:
-        for batch in stream.batches(16 if device.type == "cpu" else 128):
-            best = predict(batch.images).argmax(1)
-            labels.update(zip(batch.paths, (classes[k] for k in best), strict=True))
-    return np.array([labels[path] for path in paths]), np.array(truth)
+    batches = images.load(paths, data.decode, folder.name).split(
+        16 if device.type == "cpu" else 128
+    )
+    best = np.concatenate([predict(batch).argmax(1) for batch in batches])
+    return np.array(classes)[best], np.array(truth)
 
 
 def digests(office: Path) -> set[str]:
@@ -212,13 +189,10 @@ def digests(office: Path) -> set[str]:
     Newer runs hash the images and labels, older ones the names, sizes and times of the files.
     """
     table = office / "train.csv"
-    classes = (
-        data.classes_of([row["label"] for row in read_rows(table, ("label",))])
-        if table.is_file()
-        else ()
-    )
-    images, labels, paths, _ = data.load_labelled(office / "val.csv", office / "val", classes)
-    return {digest(images, labels), fingerprint(paths)}
+    rows = read_rows(table, ("label",)) if table.is_file() else []
+    classes = data.classes_of([row["label"] for row in rows])
+    pixels, labels, paths, _ = data.load_labelled(office / "val.csv", office / "val", classes)
+    return {digest(pixels, labels), fingerprint(paths)}
 
 
 def first_backbone(seed: int) -> nn.Module:

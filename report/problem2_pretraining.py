@@ -127,7 +127,7 @@ def probes(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
 
         return site.measures.of(f"{key}/knn", [*tables, *([path] if path else [])], compute)
 
-    rows: list[dict[str, Parts]] = []
+    rows = []
 
     def add(start: str, accuracy: Parts, interval: Parts, measured: str) -> None:
         rows.append(

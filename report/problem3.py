@@ -57,7 +57,7 @@ CAPTIONS = {
 def section(site: Site) -> list[Block]:
     runs = {model: run for model in NAMES if (run := site.chosen(f"p3_{model}_*"))}
     models = ", ".join(f"model {model} is {name}" for model, name in NAMES.items())
-    return [
+    blocks: list[Block] = [
         Heading("Problem 3: land cover in satellite images"),
         Text(
             "Each pixel of a 512×512 satellite image belongs to one of seven classes. The score is "
@@ -70,11 +70,10 @@ def section(site: Site) -> list[Block]:
             if model not in runs
         ),
         *networks(site, runs),
-        *scores(site, runs),
-        *training(site, runs),
-        *masks(site, runs),
-        *hardest(site, runs),
     ]
+    for part in (scores, training, masks, hardest) if runs else ():
+        blocks += part(site, runs)
+    return blocks
 
 
 def networks(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
@@ -87,26 +86,26 @@ def networks(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
         for model in NAMES
     }
     crops = {model: runs[model].metadata["recipe"].get("crop") or SIZE for model in runs}
-    dilated = {  # model -> (dilation, side of the map in pixels) of its pyramid's dilated branches
+    dilated = {  # model -> its pyramid's dilated branches, which all read the same map
         model: [
-            (one.dilation, one.height)
+            one
             for one in found
-            if one.dilation > 1 and _is_branch(one, found)
+            if one.dilation > 1 and sum(other.reads == one.reads for other in found) > 1
         ]
         for model, found in stages.items()
     }
 
     def compute() -> Computed:
-        numbers: dict[str, float] = {"published_momentum": momentum(published)}
+        numbers = {"published_momentum": momentum(published)}
         for model, found in stages.items():
             numbers |= {f"{model}_{name}": number for name, number in network.totals(found).items()}
             numbers[f"{model}_billions"] = numbers[f"{model}_multiply_adds"] / 1e9
             if (least := momentum(made[model])) is not None:
                 numbers[f"{model}_momentum"] = least
-            for dilation, side in dilated[model]:
+            for one in dilated[model]:
                 for size in {SIZE, crops.get(model, SIZE)}:
-                    taps = on_the_map(dilation, side * size // SIZE)
-                    numbers[f"{model}_dilation_{dilation}_taps_of_{size}"] = taps
+                    taps = on_the_map(one.dilation, one.height * size // SIZE)
+                    numbers[f"{model}_dilation_{one.dilation}_taps_of_{size}"] = taps
         return numbers
 
     counted = site.measures.of("p3/networks", [], compute)
@@ -127,20 +126,21 @@ def networks(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
             for model, found in stages.items()
         )
     )
-    columns: dict[str, dict[str, Parts]] = {}
-    for model in NAMES:
-        columns[model] = {
+    columns = {
+        model: {
             what: counted.value(f"{model}_{name}", digits)
+            if f"{model}_{name}" in counted.numbers
+            else "none"
             for what, name, digits in (
                 ("parameters", "parameters", 0),
                 ("multiply-adds per image, billions", "billions", 1),
                 ("stride of the coarsest map", "stride", 0),
                 ("largest dilation", "dilation", 0),
+                ("smallest momentum of a BatchNorm", "momentum", 2),
             )
         }
-        name = f"{model}_momentum"
-        least = counted.value(name, 2) if name in counted.numbers else "none"
-        columns[model]["smallest momentum of a BatchNorm"] = least
+        for model in NAMES
+    }
     yield recipes.table(
         counted.words(
             "The networks for 7 classes. The momentum is the share of one batch in the running "
@@ -150,14 +150,14 @@ def networks(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
         ),
         columns,
     )
-    rows: list[dict[str, Parts]] = []
+    rows = []
     for model, branches in dilated.items():
         size = crops.get(model, SIZE)
-        for dilation, _ in branches:
-            key = f"{model}_dilation_{dilation}_taps_of"
+        for one in branches:
+            key = f"{model}_dilation_{one.dilation}_taps_of"
             rows.append(
                 {
-                    "branch": f"{model}, dilation {dilation}",
+                    "branch": f"{model}, dilation {one.dilation}",
                     f"{SIZE}×{SIZE}": counted.value(f"{key}_{SIZE}", 2),
                     "crop": counted.value(f"{key}_{size}", 2) if size != SIZE else "-",
                 }
@@ -170,10 +170,6 @@ def networks(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
         rows,
         tuple(runs[model] for model in runs if dilated[model]),
     )
-
-
-def _is_branch(stage: network.Stage, found: list[network.Stage]) -> bool:
-    return sum(other.reads == stage.reads for other in found) > 1
 
 
 def momentum(model: nn.Module) -> float | None:
@@ -192,10 +188,8 @@ def on_the_map(dilation: int, side: int) -> float:
 
 
 def scores(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
-    if not runs:
-        return
     yield Heading("IoU of each class", 3)
-    columns: dict[str, dict[str, Parts]] = {}
+    columns = {}
     for model, run in runs.items():
         lines = {"last": run.last, "best": run.best}
         if run.best is run.last:
@@ -245,8 +239,6 @@ def initial(run: RunLog) -> Parts:
 
 
 def training(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
-    if not runs:
-        return
     yield Heading("Training curves and recipes", 3)
     every = tuple(runs.values())
     named = " and ".join(runs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -10,24 +12,14 @@ from p3 import data
 from report import charts
 from report.runs import RunLog
 
-CHANGE_COLOURS = (  # of problem3_predictions.CHANGES; they differ in lightness too
-    "#d5dae1",
-    "#2463b4",
-    "#6d1a63",
-    "#ef9b45",
-    "#000000",
-)
-
-
-def hexadecimal(colour: np.ndarray) -> str:
-    return "#" + "".join(f"{value:02x}" for value in colour)
+# Of problem3_predictions.CHANGES; they differ in lightness too.
+CHANGE_COLOURS = ("#d5dae1", "#2463b4", "#6d1a63", "#ef9b45", "#000000")
 
 
 def change_map(changed: np.ndarray) -> np.ndarray:
     """Turn ``problem3_predictions.changes`` (H, W) into colours (H, W, 3) uint8."""
-    return np.array(
-        [tuple(bytes.fromhex(colour[1:])) for colour in CHANGE_COLOURS], dtype=np.uint8
-    )[changed]
+    colours = [list(bytes.fromhex(colour[1:])) for colour in CHANGE_COLOURS]
+    return np.array(colours, dtype=np.uint8)[changed]
 
 
 def matrix(shares: np.ndarray) -> Figure:
@@ -48,21 +40,10 @@ def matrix(shares: np.ndarray) -> Figure:
         short = name if len(name) < 9 else f"{name[:6]}."
         axes.text(middles[row] - 0.02, top + 0.04, short, fontsize=9, color=charts.INK, **slanted)
         for column, part in enumerate(parts):
-            corner, own = (left + column * cell, bottom), row == column
-            axes.add_patch(
-                Rectangle(
-                    corner, cell, cell, facecolor=charts.SERIES[0], alpha=0.6 * part, linewidth=0
-                )
-            )
-            frame = Rectangle(
-                corner,
-                cell,
-                cell,
-                fill=False,
-                edgecolor=charts.INK if own else charts.GRID,
-                zorder=3 if own else 2,
-            )
-            axes.add_patch(frame)
+            square = functools.partial(Rectangle, (left + column * cell, bottom), cell, cell)
+            colour, order = (charts.INK, 3) if row == column else (charts.GRID, 2)
+            axes.add_patch(square(facecolor=charts.SERIES[0], alpha=0.6 * part, linewidth=0))
+            axes.add_patch(square(fill=False, edgecolor=colour, zorder=order))
             text = f"{100 * part:.0f}" if part >= 0.005 else "·"
             charts.label(axes, middles[column], bottom + cell / 2, text, size=9, colour=charts.INK)
     return figure

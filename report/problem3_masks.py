@@ -19,8 +19,6 @@ from report.runs import RunLog
 
 
 def masks(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
-    if not runs:
-        return
     yield Heading("Masks at the first, middle and last stage of training", 3)
     folder = site.data / "p3_data" / "validation"
     paths = {name: folder / f"{name}_sat.jpg" for name in site.images}
@@ -156,7 +154,7 @@ def layers(
     which = change.arrays["changes"]
     drawn["errors"] = figures.change_map(which)
     occurring = np.unique(np.concatenate([truth, *(one.arrays["mask"] for one in found.values())]))
-    legend = {data.CLASSES[index]: figures.hexadecimal(data.COLOURS[index]) for index in occurring}
+    legend = {data.CLASSES[index]: f"#{bytes(data.COLOURS[index]).hex()}" for index in occurring}
     legend |= {
         f"errors: {predictions.CHANGES[index]}": figures.CHANGE_COLOURS[index]
         for index in np.unique(which)
@@ -169,8 +167,6 @@ def hardest(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
 
     The IoU is from the log, the rest from a confusion matrix.
     """
-    if not runs:
-        return
     model = max(runs)  # later letters stand for better networks
     run, folder = runs[model], site.data / "p3_data" / "validation"
     known = [name for name in data.CLASSES[: data.UNKNOWN] if f"iou_{name}" in run.last]
