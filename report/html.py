@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
 import json
 import re
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -67,10 +67,6 @@ def theme() -> str:
         f":root[data-theme=light] {{ color-scheme: light; }}\n"
         f"@media (prefers-color-scheme: dark) {{ :root:not([data-theme=light]) {{ {dark}}} }}"
     )
-
-
-def escape(text: str) -> str:
-    return html.escape(text, quote=True)
 
 
 def anchor(text: str) -> str:
@@ -199,10 +195,10 @@ class _Writer:
             "labels": points.labels.tolist(),
             "classes": points.classes,
             "colours": points.colours,
-            "sprite": self._sprite(points.sprite),
+            "sprite": self._sprite(points.images),
             "columns": SPRITE_COLUMNS,
-            "height": points.sprite.images.shape[1],
-            "width": points.sprite.images.shape[2],
+            "height": points.images.shape[1],
+            "width": points.images.shape[2],
         }
         # Escape "<", so that no "</script>" in the data can end the element.
         text = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
@@ -215,13 +211,11 @@ class _Writer:
         tip = '<div class="tip" hidden><canvas></canvas><span></span></div>'
         return self._figure(f'<div class="points" data-points="{name}">{canvas}{tip}</div>', points)
 
-    def _sprite(self, sprite: page.Sprite) -> str:
-        if id(sprite) not in self._sprites:
-            name = self._sprites[id(sprite)] = self._name("sprite")
-            self.data.append(
-                f'<img hidden id="{name}" alt="" src="{data_uri(tiled(sprite.images))}">\n'
-            )
-        return self._sprites[id(sprite)]
+    def _sprite(self, images: np.ndarray) -> str:
+        if id(images) not in self._sprites:
+            name = self._sprites[id(images)] = self._name("sprite")
+            self.data.append(f'<img hidden id="{name}" alt="" src="{data_uri(tiled(images))}">\n')
+        return self._sprites[id(images)]
 
     def _layers(self, block: page.Layers) -> str:
         names = list(block.layers)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from report import charts, problem1, problem2, problem3
 from report import problem2_figures as p2
@@ -21,13 +20,13 @@ SETTINGS = {
     "E": "BYOL, head only",
 }
 ROWS = {  # problem and model or setting -> name of the row
-    **{
-        f"p1_{model}": f"Problem 1, model {model}: {name}" for model, name in problem1.NAMES.items()
-    },
-    **{f"p2_{name}": f"Problem 2, setting {name}: {what}" for name, what in SETTINGS.items()},
-    **{
-        f"p3_{model}": f"Problem 3, model {model}: {name}" for model, name in problem3.NAMES.items()
-    },
+    f"p{problem}_{name}": f"Problem {problem}, {kind} {name}: {what}"
+    for problem, kind, names in (
+        (1, "model", problem1.NAMES),
+        (2, "setting", SETTINGS),
+        (3, "model", problem3.NAMES),
+    )
+    for name, what in names.items()
 }
 WORDS = {"accuracy": "accuracy", "mean_iou": "mean IoU", "loss": "training loss"}
 
@@ -87,15 +86,8 @@ def marks(run: RunLog) -> str:
     return f"{seen}, unfinished: epoch {run.last['epoch']} of {epochs}"
 
 
-def chart(runs: dict[str, RunLog]) -> Figure:
-    """Draw the scores of ``runs``, of the original report and the best published, row by row."""
-    figure, axes = charts.panel(8.0, 0.9 + 0.27 * len(ROWS))
-    scores_on(axes, runs)
-    return figure
-
-
 def scores_on(axes: Axes, runs: dict[str, RunLog]) -> None:
-    """Draw the ``chart`` of ``runs`` on ``axes``."""
+    """Draw the scores of ``runs``, of the original report and the best published, row by row."""
     ours = {row: run.last[run.watched] for row, run in runs.items()}
     originals = {row: score.value for row, score in SCORES.items()}
     for name, scores, marker, colour, size in (
@@ -142,8 +134,10 @@ def opening(site: Site) -> list[Block]:
         "the published results give the best epoch instead. For problem 2 they used the course's "
         "data, where this project has only a stand-in."
     )
+    figure, axes = charts.panel(8.0, 0.9 + 0.27 * len(ROWS))
+    scores_on(axes, runs)
     drawing = Drawing(
-        chart(runs),
+        figure,
         "The scores in the table below. The hollow square far to the right in problem 1 is the "
         "original report's contaminated score.",
         "Scores by model and setting: here, in the original report, and the best published ones",

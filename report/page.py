@@ -95,29 +95,20 @@ class Drawing:
 
 
 @dataclasses.dataclass(frozen=True)
-class Sprite:
-    """The images (N, h, w, 3) uint8 of a set of points, in their order.
-
-    Several ``Points`` can share one sprite.
-    """
-
-    images: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
 class Points:
     """A scatter plot of images.
 
     ``xy``: (N, 2) float. ``labels``: (N,) int, indices into ``classes`` and ``colours``
-    (``#rrggbb``). In HTML, a point shows its image and label when it is under the pointer or a
-    finger, or reached by the arrow keys.
+    (``#rrggbb``). ``images``: (N, h, w, 3) uint8; plots of the same array share it. In HTML, a
+    point shows its image and label when it is under the pointer or a finger, or reached by the
+    arrow keys.
     """
 
     xy: np.ndarray
     labels: np.ndarray
     classes: tuple[str, ...]
     colours: list[str]
-    sprite: Sprite
+    images: np.ndarray
     caption: Parts
     alt: str
     runs: tuple[RunLog, ...] = ()

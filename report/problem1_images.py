@@ -22,7 +22,6 @@ from report.page import (
     Grid,
     Heading,
     Points,
-    Sprite,
     Table,
     Text,
     logged,
@@ -101,7 +100,7 @@ def pictures(run: RunLog, measured: dict[int, Measured], images: Images) -> Iter
             "below explains the numbers under the pictures."
         ),
     )
-    sprite, colours = Sprite(images.pixels), projected.palette(len(data.CLASSES))
+    colours = projected.palette(len(data.CLASSES))
     classes = tuple(f"class {name}" for name in data.CLASSES)
     for epoch, one in measured.items():
         captions = {
@@ -123,7 +122,7 @@ def pictures(run: RunLog, measured: dict[int, Measured], images: Images) -> Iter
                     labels=images.labels,
                     classes=classes,
                     colours=colours,
-                    sprite=sprite,
+                    images=images.pixels,
                     caption=(title, *one.words(template)),
                     alt=f"Scatter plot of the validation images by {name}, epoch {epoch}",
                     runs=(run,),

@@ -103,15 +103,12 @@ class RunLog:
         without a line; it is left out. ``last.pt`` may then be one epoch newer than stated here,
         which only the file itself could tell; resuming the run corrects this.
         """
-        kept = {
-            int(path.stem.split("_")[1]): path
-            for path in (self.folder / "snapshots").glob("epoch_*.pt")
-            if path.stem.split("_")[1].isdigit()
-        }
-        kept = {epoch: path for epoch, path in kept.items() if epoch <= self.last["epoch"]}
+        last = self.last["epoch"]
+        snapshots = sorted((self.folder / "snapshots").glob("epoch_[0-9][0-9][0-9][0-9].pt"))
+        kept = {epoch: path for path in snapshots if (epoch := int(path.stem[-4:])) <= last}
         if self.checkpoint.is_file():
-            kept[self.last["epoch"]] = self.checkpoint
-        return dict(sorted(kept.items()))
+            kept[last] = self.checkpoint
+        return kept
 
     def stages(self) -> dict[int, Path]:
         """Return the first and last of ``checkpoints``, and the one nearest the middle epoch.
@@ -121,11 +118,8 @@ class RunLog:
         kept = self.checkpoints()
         if len(kept) <= 3:
             return kept
-        first, last = min(kept), max(kept)
-        middle = min(
-            (epoch for epoch in kept if first < epoch < last),
-            key=lambda epoch: abs(epoch - (first + last) / 2),
-        )
+        first, *between, last = kept
+        middle = min(between, key=lambda epoch: abs(epoch - (first + last) / 2))
         return {epoch: kept[epoch] for epoch in (first, middle, last)}
 
 
@@ -159,10 +153,10 @@ def read(folder: Path) -> RunLog:
             raise InputError(f"{folder / 'log.jsonl'} line {number} {fault}")
     if not history or not any(name in history[-1] for name in WATCHED):
         raise InputError(f"{folder} contains a run without a finished epoch")
-    watched = next(name for name in WATCHED if name in history[-1])
-    if missing := [line["epoch"] for line in history if watched not in line]:
-        raise InputError(f"{folder / 'log.jsonl'} has no {watched} for epoch {missing[0]}")
-    return RunLog(folder, metadata, history)
+    run = RunLog(folder, metadata, history)
+    if missing := [line["epoch"] for line in history if run.watched not in line]:
+        raise InputError(f"{folder / 'log.jsonl'} has no {run.watched} for epoch {missing[0]}")
+    return run
 
 
 def _fault_of(metadata: Any) -> str:
@@ -181,13 +175,10 @@ def _fault_of(metadata: Any) -> str:
         for start in later
     ):
         return "has starts under 'continued' without command or commit"
-    recipe = metadata["recipe"]
-    counts = {
-        "epochs": recipe.get("epochs"),
-        **{k: recipe.get(k, 0) for k in ("patience", "plateau_from")},
-    }
-    wrong = [name for name, count in counts.items() if type(count) is not int]
-    return f"has a recipe whose {wrong[0]} is not a whole number" if wrong else ""
+    for name, usual in (("epochs", None), ("patience", 0), ("plateau_from", 0)):
+        if type(metadata["recipe"].get(name, usual)) is not int:
+            return f"has a recipe whose {name} is not a whole number"
+    return ""
 
 
 def named(runs: list[RunLog], pattern: str) -> list[RunLog]:

@@ -240,12 +240,11 @@ def test_points_share_their_images_and_colours(built):
     points = of_kind(blocks, Points)
     assert len(points) == 4  # two epochs are kept, two projections each
     assert (
-        len({id(block.sprite) for block in points}) == 1
+        len({id(block.images) for block in points}) == 1
         and len({tuple(block.colours) for block in points}) == 1
     )
     assert all(
-        block.xy.shape == (16, 2) and block.sprite.images.shape == (16, 32, 32, 3)
-        for block in points
+        block.xy.shape == (16, 2) and block.images.shape == (16, 32, 32, 3) for block in points
     )
 
 
