@@ -28,6 +28,7 @@ BLOCKS = {  # blocks that are drawn as one box: class name -> label
 # In inches: the width of the drawing, the left edge, width and height of a box, the height of a
 # branch, and the gap between two rows.
 WIDTH, LEFT, BOX, HIGH, BRANCH, GAP = 4.2, 0.08, 2.78, 0.46, 1.0, 0.22
+COLUMNS = (3.46, WIDTH - 0.06)  # the right edges of the numbers beside the boxes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,9 +241,8 @@ def drawing(found: list[Stage], *, shortcut: bool = False) -> Figure:
     heights = [HIGH if len(row) == 1 else BRANCH for row in rows]
     height = sum(heights) + GAP * len(rows) + 0.62
     figure, axes = charts.panel(WIDTH, height, axes=False)
-    right = (3.46, WIDTH - 0.06)
     top = height - 0.34
-    for x, name in zip(right, ("params", "mult-adds"), strict=True):
+    for x, name in zip(COLUMNS, ("params", "mult-adds"), strict=True):
         charts.label(axes, x, top + 0.12, name, ha="right")
     lower_edges: dict[int, tuple[float, float]] = {}  # their middles, for boxes in the row above
     for row, high in zip(rows, heights, strict=True):
@@ -253,14 +253,14 @@ def drawing(found: list[Stage], *, shortcut: bool = False) -> Figure:
             stage, x = found[index], LEFT + place * step
             middle = x + wide / 2
             above = [lower_edges[read] for read in stage.reads if read in lower_edges]
-            afar = [found[read].shape for read in stage.reads if read not in lower_edges]
-            notes = [f"reads {shape}" for shape in afar]
+            afar = [found[read] for read in stage.reads if read not in lower_edges]
+            notes = [f"reads {one.shape}" for one in afar]
             if len(row) > 1:
                 _branch(axes, (x, bottom, wide, high), stage, notes)
             else:
                 details = ", ".join([_detail(stage, found[0].height / stage.height), *notes])
                 charts.box(axes, x, bottom, wide, high, stage.title, details, series=_series(stage))
-                _numbers(axes, right, bottom + high / 2, stage.parameters, stage.multiply_adds)
+                _numbers(axes, bottom + high / 2, stage.parameters, stage.multiply_adds)
             edges[index] = (middle, bottom)
             for end in above:  # several arrows spread out along the upper edge of the box
                 aim = middle if len(above) == 1 else middle + (end[0] - middle) * 0.35
@@ -268,7 +268,7 @@ def drawing(found: list[Stage], *, shortcut: bool = False) -> Figure:
         lower_edges, top = edges, bottom - GAP
     whole = totals(found)
     charts.label(axes, LEFT, top + 0.02, "total", size=9, colour=charts.INK, ha="left")
-    _numbers(axes, right, top + 0.02, whole["parameters"], whole["multiply_adds"])
+    _numbers(axes, top + 0.02, whole["parameters"], whole["multiply_adds"])
     if shortcut:
         (start, x), end = (height - 0.34 - HIGH - GAP / 2, LEFT + BOX + 0.1), top + GAP - 0.06
         middle = LEFT + BOX / 2
@@ -296,10 +296,8 @@ def _detail(stage: Stage, stride: float) -> str:
     return f"{stage.shape}{stride_words}{expansion}{dilation}"
 
 
-def _numbers(
-    axes: Axes, right: tuple[float, float], y: float, parameters: float, multiply_adds: float
-) -> None:
-    for x, count in zip(right, (parameters, multiply_adds), strict=True):
+def _numbers(axes: Axes, y: float, parameters: float, multiply_adds: float) -> None:
+    for x, count in zip(COLUMNS, (parameters, multiply_adds), strict=True):
         charts.label(axes, x, y, short(count), size=9, colour=charts.INK, ha="right")
 
 
@@ -312,9 +310,8 @@ def _branch(
     dilation = [f"dilation {stage.dilation}"] if stage.dilation > 1 else []
     details = [*dilation, f"{stage.channels} ch.", *notes]
     numbers = [short(stage.parameters), short(stage.multiply_adds)]
-    lines = [
-        (text, charts.INK) for text in stage.title.replace("separable ", "separable, ").split(", ")
-    ]
+    title = stage.title.replace("separable ", "separable, ").split(", ")
+    lines = [(text, charts.INK) for text in title]
     lines += [(text, charts.MUTED) for text in details]
     lines += [(text, charts.INK) for text in numbers]
     for index, (text, colour) in enumerate(lines):

@@ -123,37 +123,24 @@ def probes(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
 
     def measure(key: str, run: RunLog, path: Path | None) -> Measured:
         def compute() -> Computed:
-            return {**figures.probed(run, path, images(), site.device)}
+            return figures.probed(run, path, images(), site.device)
 
         return site.measures.of(f"{key}/knn", [*tables, *([path] if path else [])], compute)
 
-    rows = []
-
-    def add(start: str, accuracy: Parts, interval: Parts, measured: str) -> None:
-        rows.append(
-            {
-                "pre-training": start,
-                "accuracy": accuracy,
-                "95 % interval": interval,
-                "measured": measured,
-            }
-        )
-
+    header = ("pre-training", "accuracy", "95 % interval", "measured")
+    rows: list[tuple[Parts, ...]] = []
     for start, run in runs.items():
+        name = STARTS[start]
         if "knn" in run.last:
-            add(
-                STARTS[start],
-                logged(run, run.last, "knn"),
-                interval(site, run, "knn"),
-                "in training",
-            )
+            accuracy = logged(run, run.last, "knn")
+            rows.append((name, accuracy, interval(site, run, "knn"), "in training"))
         elif there and run.checkpoint.is_file():
             probe = measure(run.key(), run, run.checkpoint)
-            words = probe.value("knn"), probe.words(INTERVAL)
-            add(STARTS[start], *words, "by this report, on last.pt")
+            accuracy = probe.value("knn")
+            rows.append((name, accuracy, probe.words(INTERVAL), "by this report, on last.pt"))
         elif not there:
             yield Gap(
-                f"the kNN probe of a pre-training run ({STARTS[start]}), as the images of office "
+                f"the kNN probe of a pre-training run ({name}), as the images of office "
                 "are not here.",
                 FETCH,
             )
@@ -165,14 +152,14 @@ def probes(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
         run = next(iter(runs.values()))
         seed = run.metadata["seed"]
         probe = measure(f"p2/random_backbone_{seed}", run, None)
-        words = probe.value("knn"), probe.words(INTERVAL)
-        add(f"nothing: random weights, seed {seed}", *words, "by this report")
+        name = f"nothing: random weights, seed {seed}"
+        rows.append((name, probe.value("knn"), probe.words(INTERVAL), "by this report"))
     if rows:
         yield Table(
             f"kNN probe: the images of office/val are classified by the {knn.NEIGHBOURS} nearest "
             "features of office/train, without any training on them. The random backbone is the "
             "one from which pre-training with this seed starts: pre-training has to beat it.",
-            rows,
+            [dict(zip(header, row, strict=True)) for row in rows],
             tuple(runs.values()),
         )
 
