@@ -81,7 +81,8 @@ def measure(site: Site, run: RunLog, epoch: int, path: Path, images: Images) -> 
         for name, project in (("pca", projected.pca), ("tsne", projected.tsne)):
             xy, numbers = project(features)
             numbers |= projected.separation(xy, images.labels)
-            found |= {name: xy} | {f"{name} {what}": number for what, number in numbers.items()}
+            found[name] = xy.astype(np.float32)
+            found |= {f"{name} {what}": number for what, number in numbers.items()}
         return found
 
     return site.measures.of(f"{run.key(epoch)}/projections", [path, images.folder], compute)

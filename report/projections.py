@@ -17,14 +17,14 @@ SEED = 0
 
 
 def pca(features: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
-    """Project ``features`` (N, D) onto the two directions of largest variance: (N, 2) float32.
+    """Project ``features`` (N, D) onto the two directions of largest variance: (N, 2) float64.
 
     Also returns their shares of the total variance, ``explained 1`` and ``explained 2``.
     """
     method = PCA(2, svd_solver="arpack", random_state=SEED)
     xy = method.fit_transform(features.astype(np.float64))
     first, second = method.explained_variance_ratio_
-    return xy.astype(np.float32), {"explained 1": first, "explained 2": second}
+    return xy, {"explained 1": first, "explained 2": second}
 
 
 def tsne(features: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
