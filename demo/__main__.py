@@ -35,7 +35,7 @@ DRAWING = Parameters(
     p2_classes=10,
     p2_train=24,
     p2_val=10,
-    p3_train=96,
+    p3_train=56,
     p3_val=16,
 )
 SILENCE = 8.0  # at most so many seconds without a line of output
