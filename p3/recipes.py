@@ -107,6 +107,7 @@ MEAN_C = dataclasses.replace(
     TURNED_C, name="mean", source="after turned", pretrained="runs/p3_C_turned/last.pt", epochs=8,
     lr=4e-4, schedule="constant", warmup_epochs=0, average=1.0,
 )  # fmt: skip
+
 DEMO_C = dataclasses.replace(
     BEST_C, name="demo", source="for the drawn data of demo.sh, from the weights that ship",
     pretrained="checkpoints/p3_c.pt", epochs=2, batch_size=8, lr=3e-4, average=0.9,

@@ -104,8 +104,11 @@ class RunLog:
         which only the file itself could tell; resuming the run corrects this.
         """
         last = self.last["epoch"]
-        snapshots = sorted((self.folder / "snapshots").glob("epoch_[0-9][0-9][0-9][0-9].pt"))
-        kept = {epoch: path for path in snapshots if (epoch := int(path.stem[-4:])) <= last}
+        names = {
+            path.stem.split("_")[1]: path for path in (self.folder / "snapshots").glob("epoch_*.pt")
+        }
+        found = {int(name): path for name, path in names.items() if name.isdigit()}
+        kept = {epoch: found[epoch] for epoch in sorted(found) if epoch <= last}
         if self.checkpoint.is_file():
             kept[last] = self.checkpoint
         return kept
