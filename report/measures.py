@@ -206,7 +206,7 @@ class Site:
         folder that lists them.
         """
         right = round(run.last[name] * count)
-        if abs(run.last[name] * count - right) > 0.01:
+        if abs(run.last[name] * count - right) > 1e-4:
             return None
         ends = dict(zip(("low", "high"), wilson(right, count), strict=True))
         made_from = [run.folder / "log.jsonl", images]
