@@ -194,6 +194,11 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "deeplabv3plus_efficientnet_lite0": DeepLabv3Plus,
     "deeplabv3plus_efficientnet_lite2": functools.partial(DeepLabv3Plus, variant="lite2"),
 }
+# The backbones that p3.pretrain trains: a module's name, and the channels of its output.
+BACKBONES = {
+    "vgg16_fcn32s": ("features", 512),
+    "deeplabv3_mobilenet_v3_large": ("network.backbone", 960),
+}
 OF_MODEL = {
     "A": "vgg16_fcn32s",
     "B": "deeplabv3_mobilenet_v3_large",
@@ -216,12 +221,13 @@ def build(architecture: str, classes: int = CLASSES, drop_path: float = 0.0) -> 
 def load_pretrained(network: nn.Module, weights: dict[str, Tensor], source: str) -> str:
     """Initialise ``network`` from pre-trained weights; return a line that says what was loaded.
 
-    Weights of the same network, for instance from a finished run, are loaded completely.
-    Otherwise FCN32s loads torchvision's VGG16 (ImageNet): the first two fully connected layers
-    become convolutions, the third is skipped. DeepLabv3 loads torchvision's network (COCO, 21
-    classes) without its last layer and auxiliary head. DeepLabv3+ loads its backbone from a file
-    of ImageNet weights (see ``core.efficientnet_lite``). Raises InputError if the other keys or
-    shapes do not match. ``source``: where the weights come from, for messages.
+    Weights of the same network, for instance from a finished run, are loaded completely, and so are
+    those of its backbone from ``p3.pretrain``. Otherwise FCN32s loads torchvision's VGG16
+    (ImageNet): the first two fully connected layers become convolutions, the third is skipped.
+    DeepLabv3 loads torchvision's network (COCO, 21 classes) without its last layer and auxiliary
+    head. DeepLabv3+ loads its backbone from a file of ImageNet weights (see
+    ``core.efficientnet_lite``). Raises InputError if the other keys or shapes do not match.
+    ``source``: where the weights come from, for messages.
     """
     if weights.keys() == network.state_dict().keys():
         checkpoint.load_weights(network, weights, source)
@@ -230,6 +236,11 @@ def load_pretrained(network: nn.Module, weights: dict[str, Tensor], source: str)
         load_imagenet(network.backbone, weights, source)
         return f"loaded the backbone from {source}; random weights: everything else"
     random = network.state_dict()
+    own = "features." if isinstance(network, FCN32s) else "network.backbone."
+    if all(name.startswith(own) for name in weights):
+        others = {name: random[name] for name in random if not name.startswith(own)}
+        checkpoint.load_weights(network, weights | others, source)
+        return f"loaded the backbone from {source}; random weights: everything else"
     try:
         if isinstance(network, FCN32s):
             renamed = {

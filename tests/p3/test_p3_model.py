@@ -101,3 +101,16 @@ def test_quarter_turns_are_turned_back_before_the_mean():
     plain = p3.logits(network, images, False)
     assert not torch.allclose(plain, rotated, atol=1e-3)
     assert torch.allclose(plain, network(images))
+
+
+@pytest.mark.parametrize("build", [thin_fcn32s, p3.DeepLabv3])
+def test_a_backbone_that_was_pre_trained_is_loaded_and_the_rest_stays_random(build):
+    network, before = build(), build().state_dict()
+    network.load_state_dict(before)
+    name = "features." if build is thin_fcn32s else "network.backbone."
+    trained = {key: value + 1 for key, value in before.items() if key.startswith(name)}
+    assert "loaded the backbone from some.pt" in p3.load_pretrained(network, trained, "some.pt")
+    same(network.state_dict(), before | trained)
+    del trained[next(iter(trained))]
+    with pytest.raises(InputError, match=r"some\.pt"):
+        p3.load_pretrained(network, trained, "some.pt")

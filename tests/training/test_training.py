@@ -22,6 +22,7 @@ from p2 import pretrain as p2_pretrain
 from p2 import supervise as p2_supervise
 from p2 import train as p2
 from p3 import inference as p3_inference
+from p3 import pretrain as p3_pretrain
 from p3 import train as p3
 from p3.model import OF_MODEL
 
@@ -204,6 +205,23 @@ def test_model_b_starts_from_weights_made_of_other_images(call, tiny, tmp_path, 
 
     (tmp_path / "labels.csv").write_text("filename,label\nnowhere.jpg,a\n")
     refused(call(*pretrain, tmp_path / "third"), "nowhere.jpg")
+
+
+def test_problem_3s_model_b_starts_from_its_pre_trained_backbone(call, labelled, tmp_path):
+    run, mini = tmp_path / "first", labelled / "p2_data/mini"
+    pretrain = (p3_pretrain.main, "--data", mini, "--epochs", "1", *CPU)
+    preview = tmp_path / "preview.png"
+    assert call(*pretrain, "--preview", preview)[0] == 0 and preview.exists()
+    assert call(*pretrain, "--batch-size", "4", "--run", run)[0] == 0
+    assert 0 <= log(run)[0]["accuracy"] <= 1
+
+    flags = words("--model B --recipe best --set crop=32 --batch-size 2 --epochs 1 --device cpu")
+    flags += ["--data", labelled / "p3_data", "--run", tmp_path / "second", "--pretrained"]
+    status, out, _ = call(p3.main, *flags, run / "last.pt")
+    assert status == 0 and f"loaded the backbone from {run / 'last.pt'}" in out
+    images = labelled / "p3_data/validation"
+    wrong = call(p3_inference.main, images, tmp_path / "masks", "--checkpoint", run / "last.pt")
+    refused(wrong, str(run / "last.pt"))
 
 
 @pytest.mark.slow  # VGG16 and FCN32s: 134 million parameters each, written and read

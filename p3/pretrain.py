@@ -1,0 +1,138 @@
+"""Pre-train the backbone of model A or B to classify images: ``python3 -m p3.pretrain --model B``.
+
+The images are those of problem 2's ``mini`` at 64x64 pixels, with their labels. So the models start
+from features that see edges and textures, but from nobody else's weights. In each class, one image
+in ten is held out to measure the accuracy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import functools
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from core import augment, devices, images
+from core.files import natural
+from core.randomness import generator, seed_of, steps_per_epoch
+from p3.model import BACKBONES, OF_MODEL, build
+from p3.recipes import PRETRAIN, Recipe
+from prediction.tables import locate, read_rows
+from training import cache, flags, loop, optim, preview, processes
+from training.provenance import digest
+from training.recipes import choose_recipe
+from training.run import Run
+
+
+class Classifier(nn.Module):
+    """The backbone of ``network`` (FCN32s or DeepLabv3), global average pooling, a linear layer."""
+
+    def __init__(self, network: nn.Module, architecture: str, classes: int) -> None:
+        super().__init__()
+        name, width = BACKBONES[architecture]
+        self.backbone = network.get_submodule(name)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) float -> logits (N, classes)."""
+        maps = self.backbone(images)
+        maps = maps["out"] if isinstance(maps, dict) else maps
+        return self.head(maps.mean((2, 3)))
+
+
+def arguments() -> tuple[argparse.Namespace, Recipe]:
+    parser = flags.command_line(
+        __doc__, data="hw1_data/p2_data/mini", run="runs/p3_pretrain_MODEL_RECIPE"
+    )
+    parser.set_defaults(recipe="best")
+    parser.add_argument(
+        "--model", choices=["A", "B"], default="B", help="A: VGG16, B: MobileNetV3 (%(default)s)"
+    )
+    parser.add_argument("--labels", type=Path, help="csv: filename,label (DATA/labels.csv)")
+    args = parser.parse_args()
+    recipes = {name: models[args.model] for name, models in PRETRAIN.items()}
+    return args, choose_recipe(parser, args, recipes, f"p3_pretrain_{args.model}")
+
+
+def main() -> None:
+    args, recipe = arguments()
+    device = processes.choose(args.device)
+
+    table = args.labels or args.data / "labels.csv"
+    rows = read_rows(table, ("filename", "label"))
+    names = [row["label"] for row in rows]
+    classes = tuple(sorted(set(names), key=natural))
+    labels = torch.tensor([classes.index(name) for name in names])
+    paths, side = locate(table, args.data / "train", rows), recipe.crop
+    decode = functools.partial(images.read_square, size=side)
+    pixels = cache.load(paths, decode, f"p3-{side}", args.data_memory)
+    (pixels, labels), (val_pixels, val_labels) = loop.split_for_tune(pixels, labels, args.seed)
+    if args.preview:
+        index, keys = loop.first_batch(len(pixels), recipe.batch_size, args.seed)
+        inputs = augmented(pixels[index], recipe, generator(*keys))
+        captions = [classes[k] for k in labels[index].tolist()]
+        shown = preview.pictures(inputs, recipe.mean, recipe.std)
+        return preview.write(args.preview, shown, captions)
+    digests = {"train": digest(pixels, labels), "val": digest(val_pixels, val_labels)}
+    pixels, labels = cache.resident(pixels, device, args.data_memory), labels.to(device)
+    steps = steps_per_epoch(len(pixels), recipe.batch_size)
+
+    torch.manual_seed(seed_of(args.seed, "weights"))
+    architecture = OF_MODEL[recipe.model]
+    network = Classifier(build(architecture), architecture, len(classes))
+    network = devices.prepare(network, device)
+    average = copy.deepcopy(network)
+    trained = processes.wrap(network, device)
+    optimizer = loop.make_optimizer(network, recipe)
+    scaler = loop.loss_scaler(device, recipe.bf16)
+    run = Run(
+        flags.run_folder(args, f"p3_pretrain_{args.model}", recipe),
+        recipe=recipe,
+        data=digests,
+        model={
+            "problem": "p3",
+            "architecture": f"{architecture}_backbone",
+            "classes": (),
+            "input_size": side,
+            "mean": recipe.mean,
+            "std": recipe.std,
+            "flip_test": recipe.flip_test,
+        },
+        state=loop.state(network=network, average=average, optimizer=optimizer, scaler=scaler),
+        device=device,
+        watch="accuracy",
+        **flags.run_options(args),
+    )
+
+    name, _ = BACKBONES[architecture]
+    for _ in run.epochs(recipe.epochs, recipe.patience):
+        network.train()
+        for index in run.batches(len(pixels), recipe.batch_size):
+            loop.set_learning_rate(optimizer, recipe, run.total_steps, steps)
+            batch = cache.gather(pixels, index, device)
+            inputs = augmented(batch, recipe, generator(*run.keys()))
+            with devices.autocast(device, recipe.bf16):
+                out = trained(inputs)
+            loss = nn.functional.cross_entropy(out.float(), labels[index.to(device)])
+            decay = optim.warmed_up(recipe.average, run.total_steps)
+            loop.step(loss, network, optimizer, scaler, average=average, decay=decay)
+            run.step(loss=loss)
+        run.begin_evaluation()
+        result = loop.accuracy(average, val_pixels, val_labels, recipe, device, batch_size=100)
+        weights = {f"{name}.{key}": part for key, part in average.backbone.state_dict().items()}
+        run.end_epoch(weights, lr=optimizer.param_groups[0]["lr"], accuracy=result)
+
+
+def augmented(images: Tensor, recipe: Recipe, rng: torch.Generator) -> Tensor:
+    """(N, 3, H, W) uint8 -> the network's float32 input, with random draws for each image."""
+    images = augment.to_float(augment.random_flip(images, rng))
+    images = augment.random_resized_crop(images, recipe.crop, rng, scale=recipe.crop_area)
+    images = augment.random_jitter(images, recipe.jitter, rng)
+    return augment.normalise(images, recipe.mean, recipe.std)
+
+
+if __name__ == "__main__":
+    processes.entry(main)
