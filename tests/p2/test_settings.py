@@ -10,6 +10,7 @@ import torch
 from conftest import log, one_layer, refused, same, words
 
 from core import augment, checkpoint
+from core.randomness import generator
 from demo.draw import draw_p2
 from p2 import frozen, model, pretrain, recipes, supervise, train
 from training.provenance import digest
@@ -157,6 +158,19 @@ def test_a_backbone_trained_with_labels_is_one_that_settings_start_from(run, sma
     frozen = weights(small / "runs/p2_D_hour")
     for name, value in saved.weights.items():
         assert torch.equal(value, frozen[f"backbone.{name}"]), name
+
+
+@pytest.mark.parametrize(
+    "program, flags",
+    [(pretrain, ""), (supervise, ""), (train, "--setting A"), (train, "--setting E")],
+)
+def test_every_step_makes_its_own_draws(run, small, monkeypatch, program, flags):
+    backbone_file(small / "runs/p2_byol_hour/last.pt", 1)
+    keys = []
+    monkeypatch.setattr(program, "generator", lambda *key: keys.append(key) or generator(*key))
+    assert run(program, f"--epochs 3 --run run {flags}")[0] == 0
+    steps = log(small / "run")[-1]["steps"]
+    assert len(keys) == len(set(keys)) == steps * (2 if program is pretrain else 1) > 2
 
 
 def test_wrong_requests_of_pre_training_are_one_line(run, small):
