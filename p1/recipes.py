@@ -92,7 +92,7 @@ LONGER_A = dataclasses.replace(
 # A constant learning rate and the mean of the weights over all steps: see training.optim.warmed_up.
 MEAN_A = dataclasses.replace(
     LONGER_A, name="mean", source="after longer", pretrained="runs/p1_A_longer/last.pt",
-    lr=0.02, schedule="constant", warmup_epochs=0, average=1.0,
+    epochs=4, lr=0.02, schedule="constant", warmup_epochs=0, average=1.0,
 )  # fmt: skip
 BEST_B = dataclasses.replace(BEST_A, model="B", pretrained=HOUR_B.pretrained, epochs=60, lr=0.05)
 
