@@ -97,8 +97,9 @@ BEST_A = dataclasses.replace(
 )  # fmt: skip
 # For the backbones of A and B, as classifiers of small images: see p3/pretrain.py.
 PRETRAIN_B = dataclasses.replace(
-    BEST_B, source="on the labels of problem 2's mini, at 64x64 pixels", epochs=8, batch_size=128,
-    crop=64, crop_area=(0.35, 1.0), symmetry="flip", jaccard=0.0, test_scales=(1.0,), pretrained="",
+    BEST_B, source="on the labels of problem 2's mini, at 64x64 pixels", epochs=5,
+    warmup_epochs=0.25, batch_size=128, crop=64, crop_area=(0.35, 1.0), symmetry="flip",
+    jaccard=0.0, test_scales=(1.0,), pretrained="",
 )  # fmt: skip
 PRETRAIN_A = dataclasses.replace(PRETRAIN_B, model="A", lr=3e-4)
 
