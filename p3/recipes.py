@@ -84,7 +84,7 @@ BEST_C = Recipe(
 # On images of three eighths to three quarters of their size: for the same time, eight times as many
 # epochs as with whole images.
 BEST_B = dataclasses.replace(
-    BEST_C, model="B", source="after p3.pretrain, on small images for more epochs", epochs=20,
+    BEST_C, model="B", source="after p3.pretrain, on small images for more epochs", epochs=15,
     crop=192, crop_area=(0.25, 1.0), test_scales=(0.375, 0.5), lr=1e-3, backbone_rate=1.0,
     drop_path=0.0, mean=IMAGENET_MEAN, std=IMAGENET_STD,
     pretrained="runs/p3_pretrain_B_best/last.pt",
