@@ -35,8 +35,8 @@ DRAWING = Parameters(
     p2_classes=10,
     p2_train=24,
     p2_val=10,
-    p3_train=56,
-    p3_val=16,
+    p3_train=48,
+    p3_val=12,
 )
 SILENCE = 8.0  # at most so many seconds without a line of output
 # Results on two CPU cores with bfloat16. In so short a training, other rounding changes the score

@@ -39,7 +39,7 @@ NAMES = {
 }
 MAKE = {
     "A": "python3 -m p3.train --model A --recipe hour",
-    "B": "python3 -m p3.train --model B --recipe hour",
+    "B": "python3 -m p3.pretrain --model B && python3 -m p3.train --model B --recipe best",
     "C": "python3 -m p3.train --model C --recipe best",
 }
 CAPTIONS = {

@@ -286,9 +286,11 @@ def test_no_run_is_a_row_with_a_command_that_makes_it_when_typed(tmp_path, monke
             args, recipe = importlib.import_module(module).arguments()
             needed = getattr(args, "pretrained", None) or getattr(args, "backbone", None)
             assert python == "python3" and (needed in (None, "imagenet") or str(needed) in made)
-            name = {"p1.pretrain": "p1_pretrain", "p2.supervise": "p2_supervised"}.get(
-                module, "p2_byol"
-            )
+            name = {
+                "p1.pretrain": "p1_pretrain",
+                "p2.supervise": "p2_supervised",
+                "p3.pretrain": "p3_pretrain_B",
+            }.get(module, "p2_byol")
             made = {f"runs/{name}_{recipe.name}/last.pt"}
         if module == "p2.train":
             assert (needed is None) == (args.setting == "A")
