@@ -237,8 +237,8 @@ def load_pretrained(network: nn.Module, weights: dict[str, Tensor], source: str)
         return f"loaded the backbone from {source}; random weights: everything else"
     random = network.state_dict()
     own = "features." if isinstance(network, FCN32s) else "network.backbone."
-    if all(name.startswith(own) for name in weights):
-        others = {name: random[name] for name in random if not name.startswith(own)}
+    others = {name: random[name] for name in random if not name.startswith(own)}
+    if weights.keys() == random.keys() - others.keys():
         checkpoint.load_weights(network, weights | others, source)
         return f"loaded the backbone from {source}; random weights: everything else"
     try:
