@@ -21,8 +21,8 @@ from core import images
 from core.cli import PARTIAL, InputError, Parser, answer, entry, some
 from core.files import list_files, readable_folder
 from p1 import data as p1
-from p2 import data as p2
 from p3 import data as p3
+from prediction.tables import read_labelled
 from training import progress
 
 HEADER = ("split", "images", "sizes", "classes", "images per class", "duplicates", "unreadable")
@@ -109,7 +109,7 @@ def of_p2(office: Path, name: str) -> Split | None:
     table, folder = office / f"{name}.csv", office / name
     if not table.is_file() or not folder.is_dir():
         return None
-    labels, paths = p2.read_labelled(table, folder)
+    labels, paths = read_labelled(table, folder)
     label_of = dict(zip((path.name for path in paths), labels, strict=True))
     return look(folder, paths, label_of.__getitem__)
 

@@ -13,13 +13,12 @@ from pathlib import Path
 
 import torch
 
-from core.files import natural
 from core.randomness import seed_of
 from p1 import data
 from p1.model import build
 from p1.recipes import PRETRAIN, Recipe
 from p1.train import fit, show
-from prediction.tables import locate, read_rows
+from prediction.tables import classes_of, read_labelled
 from training import cache, flags, loop, processes
 from training.recipes import choose_recipe
 
@@ -40,10 +39,8 @@ def main() -> None:
     device = processes.choose(args.device)
 
     table, folder = args.labels or args.data / "labels.csv", args.data / "train"
-    rows = read_rows(table, ("filename", "label"))
-    paths = locate(table, folder, rows)
-    names = [row["label"] for row in rows]
-    classes = tuple(sorted(set(names), key=natural))
+    names, paths = read_labelled(table, folder)
+    classes = classes_of(names)
     labels = torch.tensor([classes.index(name) for name in names])
     held = loop.held_out(labels, args.seed, HOLD_OUT)
     kept_paths = [path for path, out in zip(paths, held, strict=True) if not out]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from core import images
 from core.cli import InputError, some
 from core.files import list_files, natural
-from prediction.tables import locate, read_rows
+from prediction.tables import classes_of, read_labelled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,17 +29,6 @@ def load_unlabelled(folder: Path, memory: float = math.inf) -> tuple[Tensor, lis
 
     paths = list_files(folder, images.SUFFIXES)
     return cache.load(paths, decode, KIND, memory), paths
-
-
-def read_labelled(table: Path, folder: Path) -> tuple[list[str], list[Path]]:
-    """The labels in a csv, as text, and the paths of the images that it lists."""
-    rows = read_rows(table, ("filename", "label"))
-    return [row["label"] for row in rows], locate(table, folder, rows)
-
-
-def classes_of(labels: list[str]) -> tuple[str, ...]:
-    """The classes of a training csv: its distinct labels in natural order."""
-    return tuple(sorted(set(labels), key=natural))
 
 
 def load_labelled(

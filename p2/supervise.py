@@ -16,8 +16,8 @@ from core.randomness import generator, seed_of, steps_per_epoch
 from p2 import data, knn
 from p2.model import Classifier, backbone_fields
 from p2.recipes import SUPERVISED, TransferRecipe
-from p2.train import augmented, evaluate, show
-from training import cache, flags, loop, processes
+from p2.train import augmented, evaluate
+from training import cache, flags, loop, preview, processes
 from training.provenance import digest
 from training.recipes import choose_recipe
 from training.run import Run
@@ -48,7 +48,7 @@ def main() -> None:
     if args.tune:
         (images, labels), (val_images, val_labels) = loop.split_for_tune(images, labels, args.seed)
     if args.preview:
-        return show(args, recipe, images, labels, classes)
+        return preview.labelled(args, recipe, images, labels, classes, augmented)
     digests = {"train": digest(images, labels), "labels": digest(table)}
     if args.tune:
         digests["val"] = digest(val_images, val_labels)

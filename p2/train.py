@@ -83,7 +83,7 @@ def main() -> None:
             tables[1], office / "val", classes, args.data_memory
         )
     if args.preview:
-        return show(args, recipe, images, labels, classes)
+        return preview.labelled(args, recipe, images, labels, classes, augmented)
     digests = {"train": digest(images, labels), "val": digest(val_images, val_labels)}
     images, labels = cache.resident(images, device, args.data_memory), labels.to(device)
     steps = steps_per_epoch(len(images), recipe.batch_size)
@@ -159,20 +159,6 @@ def augmented(images: Tensor, recipe: TransferRecipe, rng: torch.Generator) -> T
     if recipe.crop_scale != (1.0, 1.0):
         images = augment.random_resized_crop(images, data.SIZE, rng, scale=recipe.crop_scale)
     return augment.normalise(images, recipe.mean, recipe.std)
-
-
-def show(
-    args: argparse.Namespace,
-    recipe: TransferRecipe,
-    images: Tensor,
-    labels: Tensor,
-    classes: tuple[str, ...],
-) -> None:
-    """Write ``--preview``'s picture of labelled images (N, 3, 128, 128) uint8."""
-    index, keys = loop.first_batch(len(images), recipe.batch_size, args.seed)
-    inputs = augmented(images[index], recipe, generator(*keys))
-    shown = preview.pictures(inputs, recipe.mean, recipe.std)
-    preview.write(args.preview, shown, [classes[k] for k in labels[index].tolist()])
 
 
 if __name__ == "__main__":

@@ -29,6 +29,8 @@ class FCN32s(nn.Module):
     here it is trained, and dropout drops whole channels.
     """
 
+    BACKBONE, CHANNELS = "features", 512  # for p3.pretrain: a module, and the width of its output
+
     def __init__(self, classes: int = CLASSES) -> None:
         super().__init__()
         from torchvision.models import vgg16  # not at the top: model C needs no torchvision
@@ -102,6 +104,8 @@ class DeepLabv3(nn.Module):
 
     torchvision's network without the auxiliary output.
     """
+
+    BACKBONE, CHANNELS = "network.backbone", 960  # as in FCN32s
 
     def __init__(self, classes: int = CLASSES) -> None:
         super().__init__()
@@ -194,11 +198,6 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "deeplabv3plus_efficientnet_lite0": DeepLabv3Plus,
     "deeplabv3plus_efficientnet_lite2": functools.partial(DeepLabv3Plus, variant="lite2"),
 }
-# The backbones that p3.pretrain trains: a module's name, and the channels of its output.
-BACKBONES = {
-    "vgg16_fcn32s": ("features", 512),
-    "deeplabv3_mobilenet_v3_large": ("network.backbone", 960),
-}
 OF_MODEL = {
     "A": "vgg16_fcn32s",
     "B": "deeplabv3_mobilenet_v3_large",
@@ -236,8 +235,7 @@ def load_pretrained(network: nn.Module, weights: dict[str, Tensor], source: str)
         load_imagenet(network.backbone, weights, source)
         return f"loaded the backbone from {source}; random weights: everything else"
     random = network.state_dict()
-    own = "features." if isinstance(network, FCN32s) else "network.backbone."
-    others = {name: random[name] for name in random if not name.startswith(own)}
+    others = {name: random[name] for name in random if not name.startswith(f"{network.BACKBONE}.")}
     if weights.keys() == random.keys() - others.keys():
         checkpoint.load_weights(network, weights | others, source)
         return f"loaded the backbone from {source}; random weights: everything else"

@@ -11,16 +11,16 @@ import argparse
 import copy
 import functools
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from core import augment, devices, images
-from core.files import natural
 from core.randomness import generator, seed_of, steps_per_epoch
-from p3.model import BACKBONES, OF_MODEL, build
-from p3.recipes import PRETRAIN, Recipe
-from prediction.tables import locate, read_rows
+from p3.model import OF_MODEL, build
+from p3.recipes import PRETRAIN, PretrainRecipe
+from prediction.tables import classes_of, read_labelled
 from training import cache, flags, loop, optim, preview, processes
 from training.provenance import digest
 from training.recipes import choose_recipe
@@ -30,11 +30,11 @@ from training.run import Run
 class Classifier(nn.Module):
     """The backbone of ``network`` (FCN32s or DeepLabv3), global average pooling, a linear layer."""
 
-    def __init__(self, network: nn.Module, architecture: str, classes: int) -> None:
+    def __init__(self, network: Any, classes: int) -> None:
         super().__init__()
-        name, width = BACKBONES[architecture]
-        self.backbone = network.get_submodule(name)
-        self.head = nn.Linear(width, classes)
+        self.name = network.BACKBONE
+        self.backbone = network.get_submodule(self.name)
+        self.head = nn.Linear(network.CHANNELS, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) float -> logits (N, classes)."""
@@ -42,8 +42,12 @@ class Classifier(nn.Module):
         maps = maps["out"] if isinstance(maps, dict) else maps
         return self.head(maps.mean((2, 3)))
 
+    def weights(self) -> dict[str, Tensor]:
+        """The backbone's weights under their names in the whole network."""
+        return {f"{self.name}.{key}": part for key, part in self.backbone.state_dict().items()}
 
-def arguments() -> tuple[argparse.Namespace, Recipe]:
+
+def arguments() -> tuple[argparse.Namespace, PretrainRecipe]:
     parser = flags.command_line(
         __doc__, data="hw1_data/p2_data/mini", run="runs/p3_pretrain_MODEL_RECIPE"
     )
@@ -62,29 +66,22 @@ def main() -> None:
     device = processes.choose(args.device)
 
     table = args.labels or args.data / "labels.csv"
-    rows = read_rows(table, ("filename", "label"))
-    names = [row["label"] for row in rows]
-    classes = tuple(sorted(set(names), key=natural))
+    names, paths = read_labelled(table, args.data / "train")
+    classes = classes_of(names)
     labels = torch.tensor([classes.index(name) for name in names])
-    paths, side = locate(table, args.data / "train", rows), recipe.crop
-    decode = functools.partial(images.read_square, size=side)
-    pixels = cache.load(paths, decode, f"p3-{side}", args.data_memory)
+    decode = functools.partial(images.read_square, size=recipe.size)
+    pixels = cache.load(paths, decode, f"p3-{recipe.size}", args.data_memory)
     (pixels, labels), (val_pixels, val_labels) = loop.split_for_tune(pixels, labels, args.seed)
     if args.preview:
-        index, keys = loop.first_batch(len(pixels), recipe.batch_size, args.seed)
-        inputs = augmented(pixels[index], recipe, generator(*keys))
-        captions = [classes[k] for k in labels[index].tolist()]
-        shown = preview.pictures(inputs, recipe.mean, recipe.std)
-        return preview.write(args.preview, shown, captions)
+        return preview.labelled(args, recipe, pixels, labels, classes, augmented)
     digests = {"train": digest(pixels, labels), "val": digest(val_pixels, val_labels)}
     pixels, labels = cache.resident(pixels, device, args.data_memory), labels.to(device)
     steps = steps_per_epoch(len(pixels), recipe.batch_size)
 
     torch.manual_seed(seed_of(args.seed, "weights"))
     architecture = OF_MODEL[recipe.model]
-    network = Classifier(build(architecture), architecture, len(classes))
-    network = devices.prepare(network, device)
-    average = copy.deepcopy(network)
+    network = devices.prepare(Classifier(build(architecture), len(classes)), device)
+    average = copy.deepcopy(network) if recipe.average else network
     trained = processes.wrap(network, device)
     optimizer = loop.make_optimizer(network, recipe)
     scaler = loop.loss_scaler(device, recipe.bf16)
@@ -96,7 +93,7 @@ def main() -> None:
             "problem": "p3",
             "architecture": f"{architecture}_backbone",
             "classes": (),
-            "input_size": side,
+            "input_size": recipe.size,
             "mean": recipe.mean,
             "std": recipe.std,
             "flip_test": recipe.flip_test,
@@ -107,7 +104,6 @@ def main() -> None:
         **flags.run_options(args),
     )
 
-    name, _ = BACKBONES[architecture]
     for _ in run.epochs(recipe.epochs, recipe.patience):
         network.train()
         for index in run.batches(len(pixels), recipe.batch_size):
@@ -122,14 +118,13 @@ def main() -> None:
             run.step(loss=loss)
         run.begin_evaluation()
         result = loop.accuracy(average, val_pixels, val_labels, recipe, device, batch_size=100)
-        weights = {f"{name}.{key}": part for key, part in average.backbone.state_dict().items()}
-        run.end_epoch(weights, lr=optimizer.param_groups[0]["lr"], accuracy=result)
+        run.end_epoch(average.weights(), lr=optimizer.param_groups[0]["lr"], accuracy=result)
 
 
-def augmented(images: Tensor, recipe: Recipe, rng: torch.Generator) -> Tensor:
+def augmented(images: Tensor, recipe: PretrainRecipe, rng: torch.Generator) -> Tensor:
     """(N, 3, H, W) uint8 -> the network's float32 input, with random draws for each image."""
     images = augment.to_float(augment.random_flip(images, rng))
-    images = augment.random_resized_crop(images, recipe.crop, rng, scale=recipe.crop_area)
+    images = augment.random_resized_crop(images, recipe.size, rng, scale=recipe.crop_area)
     images = augment.random_jitter(images, recipe.jitter, rng)
     return augment.normalise(images, recipe.mean, recipe.std)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from core.cli import InputError, some
-from core.files import atomic_write, readable_folder
+from core.files import atomic_write, natural, readable_folder
 
 
 def read_rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
@@ -111,6 +111,20 @@ def locate(table: Path, folder: Path, rows: list[dict[str, str]]) -> list[Path]:
     if missing:
         raise InputError(f"{table} lists images that are not in {folder}: {some(missing)}")
     return paths
+
+
+def read_labelled(table: Path, folder: Path) -> tuple[list[str], list[Path]]:
+    """Return the labels in a csv, as text, and the paths of the images that it lists.
+
+    Raises InputError as ``read_rows`` and ``locate`` do.
+    """
+    rows = read_rows(table, ("filename", "label"))
+    return [row["label"] for row in rows], locate(table, folder, rows)
+
+
+def classes_of(labels: Iterable[str]) -> tuple[str, ...]:
+    """Return the classes of a training csv: its distinct labels in natural order."""
+    return tuple(sorted(set(labels), key=natural))
 
 
 def write_rows(path: Path, columns: tuple[str, ...], rows: Iterable[Sequence[str]]) -> None:

@@ -18,7 +18,7 @@ from p2.inference import predictor
 from p2.model import BACKBONE, FEATURES, load_backbone, make_backbone
 from p2.recipes import ORIGINAL_PRETRAIN
 from p2.settings import SETTINGS
-from prediction.tables import read_rows, wilson
+from prediction.tables import classes_of, read_labelled, read_rows, wilson
 from report import charts
 from report.runs import RunLog
 from training.provenance import digest, fingerprint
@@ -174,7 +174,7 @@ def answers(
     ``p2.inference``, in float32. Raises InputError if ``path`` is not a classifier of problem 2 or
     if an image cannot be read.
     """
-    truth, paths = data.read_labelled(table, folder)
+    truth, paths = read_labelled(table, folder)
     predict, classes, _ = predictor(path, device)
     batches = images.load(paths, data.decode, folder.name).split(
         16 if device.type == "cpu" else 128
@@ -190,7 +190,7 @@ def digests(office: Path) -> set[str]:
     """
     table = office / "train.csv"
     rows = read_rows(table, ("label",)) if table.is_file() else []
-    classes = data.classes_of([row["label"] for row in rows])
+    classes = classes_of([row["label"] for row in rows])
     pixels, labels, paths, _ = data.load_labelled(office / "val.csv", office / "val", classes)
     return {digest(pixels, labels), fingerprint(paths)}
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +15,8 @@ from torch import Tensor
 from core import augment
 from core.cli import say
 from core.files import atomic_write, writable_file
+from core.randomness import generator
+from training import loop
 
 AT_MOST = 32  # pictures at most
 COLUMNS = 8
@@ -24,6 +28,24 @@ def pictures(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Ten
     """Undo the normalisation of (N, 3, H, W) float images: (N, 3, H, W) uint8 on the CPU."""
     shown = images.cpu().float() * torch.tensor(std).view(1, -1, 1, 1)
     return augment.to_bytes(shown + torch.tensor(mean).view(1, -1, 1, 1))
+
+
+def labelled(
+    args: argparse.Namespace,
+    recipe: Any,
+    images: Tensor,
+    labels: Tensor,
+    classes: Sequence[str],
+    augmented: Callable[[Tensor, Any, torch.Generator], Tensor],
+) -> None:
+    """Write ``--preview``'s picture of labelled images (N, 3, H, W) uint8, as ``write`` does.
+
+    ``labels``: (N,) int64, indices of ``classes``. ``augmented``: the training's own function.
+    """
+    index, keys = loop.first_batch(len(images), recipe.batch_size, args.seed)
+    inputs = augmented(images[index], recipe, generator(*keys))
+    captions = [classes[k] for k in labels[index].tolist()]
+    write(args.preview, pictures(inputs, recipe.mean, recipe.std), captions)
 
 
 def write(path: Path, shown: Tensor, captions: Sequence[str] = ()) -> None:

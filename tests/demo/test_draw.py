@@ -11,12 +11,12 @@ from conftest import TINY, refused, rows
 from PIL import Image
 
 import p1.data
-import p2.data
 import p3.data
 from core.cli import InputError
 from core.files import list_files
 from demo import draw, scenes
 from demo.draw import Parameters, draw_all
+from prediction.tables import read_labelled
 
 SMALL = Parameters(
     p1_train=2, p1_val=1, p2_unlabelled=12, p2_train=1, p2_val=1, p3_train=12, p3_val=2, size=64
@@ -104,7 +104,7 @@ def test_problem_2s_office_has_65_classes_in_many_sizes(drawn, split):
     header, *listed = rows(office / f"{split}.csv")
     assert header == ["id", "filename", "label"]
     assert [row[:2] for row in listed] == [[str(i), f"{i:04}.jpg"] for i in range(65)]
-    labels, _ = p2.data.read_labelled(office / f"{split}.csv", office / split)
+    labels, _ = read_labelled(office / f"{split}.csv", office / split)
     assert sorted(map(int, labels)) == list(range(65))
     assert list(map(int, labels)) != list(range(65))  # the order does not tell the label
 

@@ -86,6 +86,7 @@ ALL = [
     *(recipe for models in p1_recipes.RECIPES.values() for recipe in models.values()),
     *(recipe for models in p3_recipes.RECIPES.values() for recipe in models.values()),
     *(p1_recipes.PRETRAIN | p2_recipes.PRETRAIN).values(),
+    *(recipe for models in p3_recipes.PRETRAIN.values() for recipe in models.values()),
     *p2_recipes.SUPERVISED.values(),
     *p2_recipes.TRANSFER.values(),
 ]

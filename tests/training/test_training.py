@@ -214,6 +214,12 @@ def test_problem_3s_model_b_starts_from_its_pre_trained_backbone(call, labelled,
     assert call(*pretrain, "--preview", preview)[0] == 0 and preview.exists()
     assert call(*pretrain, "--batch-size", "4", "--run", run)[0] == 0
     assert 0 <= log(run)[0]["accuracy"] <= 1
+    last = tmp_path / "without an average"
+    assert call(*pretrain, "--batch-size", "4", "--set", "average=0", "--run", last)[0] == 0
+    saved = checkpoint.load(last / "last.pt", "p3").weights
+    trained = torch.load(last / "state.pt", weights_only=True)["state"]["network"]
+    for name, value in saved.items():
+        assert torch.equal(value, trained[name.removeprefix("network.")].to(value.dtype)), name
 
     flags = words("--model B --recipe best --set crop=32 --batch-size 2 --epochs 1 --device cpu")
     flags += ["--data", labelled / "p3_data", "--run", tmp_path / "second", "--pretrained"]
