@@ -124,6 +124,17 @@ def split(pairs: Tensor) -> tuple[Tensor, Tensor]:
     return pairs[:, :3], pairs[:, 3].long()
 
 
+def count_pixels(pairs: Tensor) -> Tensor:
+    """The number of pixels of each class in pairs (N, 4, H, W) uint8: (7,) int64."""
+    import torch
+
+    # In small parts, because bincount converts its input to int64.
+    parts = (
+        torch.bincount(part[:, 3].flatten(), minlength=len(CLASSES)) for part in pairs.split(16)
+    )
+    return torch.stack(list(parts)).sum(0)
+
+
 def confusion(truth: Tensor, predicted: Tensor) -> Tensor:
     """The number of pixels for each (true class, predicted class): (7, 7) int64.
 

@@ -43,6 +43,7 @@ class Recipe:
     backbone_rate: float = 1.0  # multiplies the learning rate of the backbone
     drop_path: float = 0.0  # EfficientNet-Lite: probability of dropping the last block
     pretrained: str = ""  # initial weights, unless --pretrained names others; "": random
+    balance: float = 0.0  # 0 to 1: how much more a pixel of a rare class counts in cross entropy
     jaccard: float = 0.0  # weight of the soft Jaccard loss, added to cross entropy
     test_scales: tuple[float, ...] = (1.0,)  # for validation and test: see p3.model.logits
     rotate_test: bool = False
@@ -110,16 +111,17 @@ BEST_C = Recipe(
 # On images of three eighths to three quarters of their size: a crop has a seventh of the pixels of
 # a whole image.
 BEST_B = dataclasses.replace(
-    BEST_C, model="B", source="after p3.pretrain, on small images for more epochs", epochs=15,
+    BEST_C, model="B", source="after p3.pretrain, on small images for more epochs", epochs=28,
     crop=192, crop_area=(0.25, 1.0), test_scales=(0.375, 0.5), lr=1e-3, backbone_rate=1.0,
-    drop_path=0.0, mean=IMAGENET_MEAN, std=IMAGENET_STD,
+    drop_path=0.0, mean=IMAGENET_MEAN, std=IMAGENET_STD, balance=0.5,
     pretrained="runs/p3_pretrain_B_best/last.pt",
 )  # fmt: skip
-# A on crops near the image's own scale, because one pixel of its last feature map covers 32 pixels
-# of its input.
+# VGG16 costs eleven times as much per pixel, so its images are smaller still, its epochs are fewer,
+# and there is one view at validation.
 BEST_A = dataclasses.replace(
-    BEST_B, model="A", source="crops and tests at several scales", epochs=30, crop=256, lr=1e-4,
-    crop_area=(0.15, 0.6), test_scales=(0.75, 1.0), pretrained="runs/p3_pretrain_A_best/last.pt",
+    BEST_B, model="A", source="after p3.pretrain, on small images", epochs=6, batch_size=8,
+    crop=160, lr=1.5e-4, crop_area=(0.2, 0.8), test_scales=(0.5,), flip_test=False,
+    pretrained="runs/p3_pretrain_A_best/last.pt",
 )  # fmt: skip
 # For the backbones of A and B, as classifiers of small images: see p3/pretrain.py.
 PRETRAIN_B = PretrainRecipe(
@@ -128,7 +130,10 @@ PRETRAIN_B = PretrainRecipe(
     optimiser="adamw", lr=1e-3, schedule="cosine", warmup_epochs=0.25, weight_decay=0.02,
     decay_vectors=False, average=0.995, flip_test=True, bf16=True,
 )  # fmt: skip
-PRETRAIN_A = dataclasses.replace(PRETRAIN_B, model="A", lr=3e-4)
+PRETRAIN_A = dataclasses.replace(
+    PRETRAIN_B, model="A", source="on the labels of problem 2's mini, at 32x32 pixels", epochs=6,
+    size=32, lr=5e-4,
+)  # fmt: skip
 
 # A second cosine that starts where best ends, with more weight on the Jaccard loss, which is closer
 # to the metric.

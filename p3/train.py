@@ -99,8 +99,7 @@ def main() -> None:
 
     # BatchNorm after the global pooling of DeepLabv3 and DeepLabv3+ needs at least two images.
     at_least = 1 if args.model == "A" else 2
-    # -100 is torch's default; no pixel has this class.
-    ignored = data.UNKNOWN if recipe.ignore_unknown else -100
+    weights = class_weights(pairs, recipe).to(device)
     for _ in run.epochs(recipe.epochs, recipe.patience):
         network.train()
         for index in run.batches(len(pairs), recipe.batch_size, at_least=at_least):
@@ -109,7 +108,7 @@ def main() -> None:
             images, truth = augmented(batch, recipe, generator(*run.keys()))
             with devices.autocast(device, recipe.bf16):
                 out = trained(images)
-            loss = cross_entropy(out.float(), truth, ignored)
+            loss = cross_entropy(out.float(), truth, weights)
             if recipe.jaccard:
                 loss = loss + recipe.jaccard * soft_jaccard(out.float(), truth)
             decay = optim.warmed_up(recipe.average, run.total_steps)
@@ -127,18 +126,33 @@ def main() -> None:
         run.end_epoch(average.state_dict(), lr=lr, mean_iou=score, **per_class)
 
 
-def cross_entropy(out: Tensor, truth: Tensor, ignored: int) -> Tensor:
-    """The mean cross entropy over all pixels not of class ``ignored``; 0 if there are none.
+def class_weights(pairs: Tensor, recipe: Recipe) -> Tensor:
+    """What a pixel of each class counts in the loss: (7,) float32; 0: nothing.
 
-    ``out``: logits (N, classes, H, W). ``truth``: (N, H, W) int64. The processes count different
-    numbers of pixels, so the mean of their means would be wrong. Instead each one scales its sum
-    so that the mean over the processes is the mean over the whole batch.
+    A class's share of the pixels of ``pairs`` (N, 4, H, W) to the power of -``recipe.balance``,
+    scaled so that a pixel counts 1 on average. With 0, all classes count the same; with 1, all
+    classes together have the same influence, however rare they are.
     """
-    counted = processes.total((truth != ignored).sum()).clamp(min=1)
+    counts = data.count_pixels(pairs) if recipe.balance else torch.ones(len(data.CLASSES))
+    if recipe.ignore_unknown:
+        counts[data.UNKNOWN] = 0
+    shares = counts.float() / counts.sum().clamp(min=1)
+    weights = torch.where(shares > 0, shares.clamp(min=1e-9) ** -recipe.balance, 0)
+    return weights / (shares * weights).sum().clamp(min=1e-9)
+
+
+def cross_entropy(out: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
+    """The mean cross entropy over all pixels, weighted by ``class_weights``; 0 if none counts.
+
+    ``out``: logits (N, classes, H, W). ``truth``: (N, H, W) int64. The pixels of the processes
+    weigh differently, so the mean of their means would be wrong. Instead each one scales its sum so
+    that the mean over the processes is the mean over the whole batch.
+    """
+    weight = processes.total(weights[truth].sum()).clamp(min=1e-9)
     return (
-        nn.functional.cross_entropy(out, truth, ignore_index=ignored, reduction="sum")
+        nn.functional.cross_entropy(out, truth, weights, reduction="sum")
         * processes.world_size()
-        / counted
+        / weight
     )
 
 

@@ -60,6 +60,7 @@ WORDS: dict[str, tuple[str, Callable[[Any], str]]] = {  # setting -> (name, how 
         "pixels of class unknown",
         lambda out: f"{'not ' if out else ''}in the loss",
     ),
+    "balance": ("pixels of a class count by its share to the power of", _or_none("-{:g}")),
     "jaccard": ("weight of the soft Jaccard term", _or_none()),
     "label_smoothing": ("label smoothing", _or_none()),
     "optimiser": ("optimiser", str),

@@ -61,21 +61,20 @@ def test_problem_3s_rate_falls_when_the_training_loss_stays(run, tmp_path, monke
     assert rates == pytest.approx([3e-4, 3e-4, 3e-5])
 
 
-@pytest.mark.parametrize(("name", "ignored"), [("original", -100), ("hour", p3_data.UNKNOWN)])
-def test_problem_3_ignores_the_unknown_where_the_recipe_says(
-    run, tmp_path, monkeypatch, name, ignored
-):
+@pytest.mark.parametrize("name", ["original", "hour"])
+def test_problem_3_ignores_the_unknown_where_the_recipe_says(run, tmp_path, monkeypatch, name):
     views = dict.fromkeys(("flip_test", "rotate_test"), name == "hour")
     recipe = dataclasses.replace(p3_recipes.RECIPES[name]["B"], crop=0, **views)
     monkeypatch.setitem(p3_recipes.RECIPES[name], "B", recipe)
     seen, cross_entropy = set(), p3.cross_entropy
 
-    def loss(out, truth, index):
-        seen.add(index)
-        return cross_entropy(out, truth, index)
+    def loss(out, truth, weights):
+        seen.add(tuple(weights.tolist()))
+        return cross_entropy(out, truth, weights)
 
     monkeypatch.setattr(p3, "cross_entropy", loss)
-    assert run(f"--recipe {name} --epochs 2") == 0 and seen == {ignored}
+    assert run(f"--recipe {name} --epochs 2") == 0
+    assert seen == {(1, 1, 1, 1, 1, 1, 0 if name == "hour" else 1)}
     rates = cosine_lrs(recipe, 2, 2) if name == "hour" else [3e-4] * 2
     assert [line["lr"] for line in log(tmp_path / "run")] == pytest.approx(rates)
     state = checkpoint.read(tmp_path / "run/state.pt")["state"]
@@ -84,6 +83,27 @@ def test_problem_3_ignores_the_unknown_where_the_recipe_says(
     saved = checkpoint.load(tmp_path / "run/last.pt", "p3")
     for field in ("flip_test", "rotate_test", "test_scales", "mean", "std"):
         assert getattr(saved, field) == getattr(recipe, field), field
+
+
+@pytest.mark.parametrize("balance", [0.0, 0.5, 1.0])
+def test_pixels_of_rare_classes_count_more_if_the_recipe_says(balance):
+    recipe = dataclasses.replace(p3_recipes.RECIPES["hour"]["B"], balance=balance)
+    truth = torch.zeros(40, 8, 8, dtype=torch.long)
+    truth[:, 0], truth[0, 1], truth[:, 2, 0] = 4, p3_data.UNKNOWN, 2  # 40 times 8 pixels, 8, 40
+    pairs = torch.cat([torch.zeros(40, 3, 8, 8), truth[:, None]], 1).to(torch.uint8)
+    shares = torch.tensor([2192, 0, 40, 0, 320, 0]) / 2552
+    weights = p3.class_weights(pairs, recipe)
+    present = shares > 0
+    ratios = (weights[:6] / weights[0])[present]
+    torch.testing.assert_close(ratios, (shares / shares[0])[present] ** -balance)
+    assert weights[p3_data.UNKNOWN] == 0 and (not balance or not weights[:6][~present].any())
+    assert (weights[truth].sum() / 2552).item() == pytest.approx(1)
+    out = torch.randn(40, 7, 8, 8)
+    per_pixel = nn.functional.cross_entropy(out, truth, reduction="none")
+    expected = (per_pixel * weights[truth]).sum() / weights[truth].sum()
+    assert p3.cross_entropy(out, truth, weights).item() == pytest.approx(expected.item(), rel=1e-5)
+    nothing = torch.full_like(truth, p3_data.UNKNOWN)
+    assert p3.cross_entropy(out, nothing, weights) == 0
 
 
 @pytest.mark.parametrize(
