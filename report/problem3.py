@@ -38,7 +38,7 @@ NAMES = {
     "C": "DeepLabv3+ on EfficientNet-Lite0",
 }
 MAKE = {
-    "A": "python3 -m p3.train --model A --recipe hour",
+    "A": "python3 -m p3.pretrain --model A && python3 -m p3.train --model A --recipe best",
     "B": "python3 -m p3.pretrain --model B && python3 -m p3.train --model B --recipe best",
     "C": "python3 -m p3.train --model C --recipe best",
 }
