@@ -136,11 +136,12 @@ PIXELS = torch.randint(6, (8, 4, 4), generator=generator(0, "pixels"))
 SOME_IGNORED, SHARE_IGNORED = PIXELS.clone(), PIXELS.clone()
 SOME_IGNORED[1::2, 1:] = p3_data.UNKNOWN  # most of rank 1's
 SHARE_IGNORED[1::2] = p3_data.UNKNOWN  # all of rank 1's
+WEIGHTS = torch.tensor([1, 0.5, 2, 1, 3, 1, 0])  # what a pixel of each class counts; unknown: 0
 
 
 def segment(truth):
     def loss(network, images, index):
-        return p3.cross_entropy(network(images[index]), truth[index], p3_data.UNKNOWN)
+        return p3.cross_entropy(network(images[index]), truth[index], WEIGHTS)
 
     return lambda: nn.Conv2d(3, 7, 1), loss
 
@@ -267,18 +268,16 @@ def test_a_batch_with_nothing_but_ignored_pixels_has_the_loss_0_and_no_gradient(
     monkeypatch.setattr(processes, "world_size", lambda: world)
     monkeypatch.setattr(processes, "total", lambda counts: counts)
     out, truth = torch.randn(2, 7, 4, 4, requires_grad=True), torch.full((2, 4, 4), p3_data.UNKNOWN)
-    loss = p3.cross_entropy(out, truth, p3_data.UNKNOWN)
+    loss = p3.cross_entropy(out, truth, WEIGHTS)
     loss.backward()
     assert loss.item() == 0 and not out.grad.any()
 
 
 def test_the_loss_of_one_process_is_torchs_mean_over_what_counts():
     out, truth = torch.randn(2, 7, 4, 4), torch.arange(32).view(2, 4, 4) % 7
-    theirs = nn.functional.cross_entropy(out, truth, ignore_index=p3_data.UNKNOWN)
-    torch.testing.assert_close(p3.cross_entropy(out, truth, p3_data.UNKNOWN), theirs)
-    torch.testing.assert_close(
-        p3.cross_entropy(out, truth, -100), nn.functional.cross_entropy(out, truth)
-    )
+    for weights in (WEIGHTS, torch.ones(7)):
+        theirs = nn.functional.cross_entropy(out, truth, weights)
+        torch.testing.assert_close(p3.cross_entropy(out, truth, weights), theirs)
 
 
 def test_the_shares_are_the_batches_of_one_process_and_the_draws_differ(measured):
