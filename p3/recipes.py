@@ -43,7 +43,7 @@ class Recipe:
     backbone_rate: float = 1.0  # multiplies the learning rate of the backbone
     drop_path: float = 0.0  # EfficientNet-Lite: probability of dropping the last block
     pretrained: str = ""  # initial weights, unless --pretrained names others; "": random
-    balance: float = 0.0  # 0 to 1: how much more a pixel of a rare class counts in cross entropy
+    balance: float = 0.0  # how much more a pixel of a rare class counts: see p3.train.class_weights
     jaccard: float = 0.0  # weight of the soft Jaccard loss, added to cross entropy
     test_scales: tuple[float, ...] = (1.0,)  # for validation and test: see p3.model.logits
     rotate_test: bool = False
@@ -121,8 +121,7 @@ BEST_B = dataclasses.replace(
 BEST_A = dataclasses.replace(
     BEST_B, model="A", source="after p3.pretrain, on small images", epochs=4, batch_size=8,
     crop=160, lr=1.5e-4, schedule="constant", crop_area=(0.2, 0.8), test_scales=(0.5,),
-    flip_test=False,
-    pretrained="runs/p3_pretrain_A_best/last.pt",
+    flip_test=False, pretrained="runs/p3_pretrain_A_best/last.pt",
 )  # fmt: skip
 # For the backbones of A and B, as classifiers of small images: see p3/pretrain.py.
 PRETRAIN_B = PretrainRecipe(

@@ -129,24 +129,25 @@ def main() -> None:
 def class_weights(pairs: Tensor, recipe: Recipe) -> Tensor:
     """What a pixel of each class counts in the loss: (7,) float32; 0: nothing.
 
-    A class's share of the pixels of ``pairs`` (N, 4, H, W) to the power of -``recipe.balance``,
-    scaled so that a pixel counts 1 on average. With 0, all classes count the same; with 1, all
-    classes together have the same influence, however rare they are.
+    The share of a class among the pixels of ``pairs``, (N, 4, H, W) uint8, to the power of
+    -``recipe.balance``, scaled so that a pixel counts 1 on average. With 0, every pixel counts the
+    same; with 1, every class that occurs does, however rare it is.
     """
     counts = data.count_pixels(pairs) if recipe.balance else torch.ones(len(data.CLASSES))
     if recipe.ignore_unknown:
         counts[data.UNKNOWN] = 0
     shares = counts.float() / counts.sum().clamp(min=1)
-    weights = torch.where(shares > 0, shares.clamp(min=1e-9) ** -recipe.balance, 0)
+    weights = torch.where(shares > 0, shares**-recipe.balance, 0)
     return weights / (shares * weights).sum().clamp(min=1e-9)
 
 
 def cross_entropy(out: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
-    """The mean cross entropy over all pixels, weighted by ``class_weights``; 0 if none counts.
+    """The weighted mean of the cross entropy over all pixels; 0 if none counts.
 
-    ``out``: logits (N, classes, H, W). ``truth``: (N, H, W) int64. The pixels of the processes
-    weigh differently, so the mean of their means would be wrong. Instead each one scales its sum so
-    that the mean over the processes is the mean over the whole batch.
+    ``out``: logits (N, classes, H, W). ``truth``: (N, H, W) int64. ``weights``: see
+    ``class_weights``. Each process has pixels of another total weight, so the mean of their means
+    would be wrong. Instead each one scales its sum so that the mean over the processes is the mean
+    over the whole batch.
     """
     weight = processes.total(weights[truth].sum()).clamp(min=1e-9)
     return (

@@ -275,9 +275,14 @@ def test_a_batch_with_nothing_but_ignored_pixels_has_the_loss_0_and_no_gradient(
 
 def test_the_loss_of_one_process_is_torchs_mean_over_what_counts():
     out, truth = torch.randn(2, 7, 4, 4), torch.arange(32).view(2, 4, 4) % 7
-    for weights in (WEIGHTS, torch.ones(7)):
-        theirs = nn.functional.cross_entropy(out, truth, weights)
-        torch.testing.assert_close(p3.cross_entropy(out, truth, weights), theirs)
+    weighted = nn.functional.cross_entropy(out, truth, WEIGHTS)
+    torch.testing.assert_close(p3.cross_entropy(out, truth, WEIGHTS), weighted)
+    ones = torch.ones(7)
+    theirs = nn.functional.cross_entropy(out, truth)
+    torch.testing.assert_close(p3.cross_entropy(out, truth, ones), theirs)
+    ones[p3_data.UNKNOWN] = 0
+    theirs = nn.functional.cross_entropy(out, truth, ignore_index=p3_data.UNKNOWN)
+    torch.testing.assert_close(p3.cross_entropy(out, truth, ones), theirs)
 
 
 def test_the_shares_are_the_batches_of_one_process_and_the_draws_differ(measured):
