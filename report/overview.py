@@ -10,7 +10,7 @@ from report.measures import Site
 from report.original import PUBLISHED, SCORES
 from report.page import Block, Code, Drawing, Heading, Part, Parts, Table, Text, logged
 from report.runs import CHOICE, RunLog, best_of, named
-from training.provenance import commits
+from training.provenance import commits, machines
 
 SETTINGS = {
     "A": "no pre-training",
@@ -160,7 +160,7 @@ def closing(site: Site) -> list[Block]:
             "epochs": f"{run.last['epoch']} of {run.metadata['recipe']['epochs']}",
             "seed": str(run.metadata["seed"]),
             "commit": commits(run.metadata),
-            "machine": run.metadata["device"],
+            "machine": machines(run.metadata),
             "command": Code(run.metadata["command"]),
         }
         for run in site.logs

@@ -8,6 +8,7 @@ from typing import Any
 from report.measures import Site
 from report.page import Code, Parts, Table, logged
 from report.runs import RunLog
+from training.provenance import machines
 
 
 def _or_none(template: str = "{:g}") -> Callable[[Any], str]:
@@ -125,7 +126,7 @@ def made(site: Site, run: RunLog, start: Parts) -> dict[str, Parts]:
         "steps": logged(run, run.last, "steps", 0) if "steps" in run.last else "-",
         **in_words(recipe),
         "seed": str(run.metadata["seed"]),
-        "machine": run.metadata["device"],
+        "machine": machines(run.metadata),
         "PyTorch": run.metadata["torch"],
         "minutes": timed.value("minutes", 0),
     }

@@ -15,6 +15,7 @@ from core.cli import InputError, Parser, entry, say
 from core.files import atomic_write
 from report.overview import ROWS, choice, marks, missing, original, shown
 from report.runs import RunLog, read_all
+from training.provenance import machines
 
 FOLDER = Path(__file__).parent
 PAGES = (FOLDER.parent / "README.md", FOLDER / "README.md")
@@ -90,14 +91,13 @@ def table(folder: Path = FOLDER) -> str:
 
 
 def row(run: RunLog) -> tuple[str, ...]:
-    device = run.metadata["device"]
     return (
         run.name,
         run.metadata["recipe"]["name"],
         WORDS[run.watched],
         *scores(run),
         f"{sum(line['seconds'] for line in run.history) / 60:.0f}",
-        device.split(",")[-1].strip() if "threads" in device else device,
+        machines(run.metadata, short=True),
     )
 
 

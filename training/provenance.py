@@ -10,7 +10,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -112,8 +112,23 @@ def _differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, tupl
 
 def commits(metadata: dict[str, Any]) -> str:
     """List the commits that made a run, in order: ``abc``, or ``abc, later def``."""
-    every = [one["commit"] for one in (metadata, *metadata.get("continued", []))]
-    return ", later ".join(dict.fromkeys(every))
+    return _in_order(one["commit"] for one in _starts(metadata))
+
+
+def machines(metadata: dict[str, Any], short: bool = False) -> str:
+    """List the machines that made a run, like ``commits``; ``short``: of a CPU only its threads."""
+    names = [str(one.get("device", "unknown")) for one in _starts(metadata)]
+    if short:
+        names = [name.split(",")[-1].strip() if "threads" in name else name for name in names]
+    return _in_order(names)
+
+
+def _starts(metadata: dict[str, Any]) -> list[dict[str, Any]]:
+    return [metadata, *metadata.get("continued", [])]
+
+
+def _in_order(texts: Iterable[str]) -> str:
+    return ", later ".join(dict.fromkeys(texts))
 
 
 def read(path: Path) -> dict[str, Any] | None:

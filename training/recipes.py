@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from core import cli
 from core.cli import InputError
-from training.provenance import ALIASES
+from training.provenance import ALIASES, machines
 
 IDENTITY = ("name", "model", "source", "pretrained")  # recipe fields that --set may not change
 SYNONYMS = {  # what other projects call a recipe's field
@@ -195,5 +195,5 @@ def _measured(folder: Path) -> str:
     hours = sum(line["seconds"] for line in lines) / 3600
     return (
         f"measured: {score} {lines[-1][score]:.4f} after {len(lines)} epochs, {hours:.1f} hours on "
-        f"{metadata['device']} ({folder.parent.name}/{folder.name})"
+        f"{machines(metadata)} ({folder.parent.name}/{folder.name})"
     )

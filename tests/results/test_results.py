@@ -1,10 +1,13 @@
 """The README's tables are those that the committed logs give."""
 
+import json
+
 import pytest
 from conftest import ROOT, write_run
 
 from core.cli import InputError
 from results.__main__ import differences, glance, table, with_tables
+from training.provenance import machines
 
 
 def run_of(folder, accuracy, pretrained="None", epochs=1, name="hour", **data):
@@ -42,6 +45,20 @@ def test_problem_2s_settings_are_of_one_group(tmp_path):
         assert row_of(f"setting {name}", tmp_path).endswith(f"p2_{name}_hour |")
     assert "| not run yet with the others' recipe, seed and data |" in row_of("setting C", tmp_path)
     assert glance(tmp_path).endswith("with one recipe, seed and data is shown.")
+
+
+def test_a_run_that_went_on_elsewhere_shows_all_its_machines(tmp_path):
+    lines, recipe = [{"accuracy": 0.5, "seconds": 60.0}], {"name": "hour", "epochs": 1}
+    write_run(tmp_path / "p1_A_hour", lines, recipe)
+    file = tmp_path / "p1_A_hour" / "run.json"
+    told = json.loads(file.read_text())
+    later = ("EPYC, 2 threads", "Tesla T4", "EPYC, 1 threads")
+    told["device"] = "EPYC, 1 threads"
+    told["continued"] = [{"command": "c", "commit": "a", "device": device} for device in later]
+    file.write_text(json.dumps(told))
+    assert table(tmp_path).endswith("| 1 threads, later 2 threads, later Tesla T4 |")
+    said = machines(told)
+    assert said == "EPYC, 1 threads, later EPYC, 2 threads, later Tesla T4"
 
 
 def test_the_readmes_tables_come_from_the_logs():
