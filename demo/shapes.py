@@ -143,6 +143,7 @@ class Cover:
         fine = 4 if max(width, height) <= 100 else 2  # draw larger, then average: smooth edges
         mask = Image.new("L", (width * fine, height * fine))
         draw = ImageDraw.Draw(mask)
+        # A shape has an outline and may have a hole.
         for points, fill in zip(SHAPES[self.shape], (255, 0), strict=False):
             draw.polygon(
                 (fine * (self.place + self.radius * (points @ self.axes + shift))).ravel().tolist(),

@@ -48,6 +48,7 @@ def read_rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
             raise InputError(
                 f"{path} line {number}: {len(cells)} cells, but the header has {len(header)}"
             )
+        # A row may lack the last cells, except those of ``columns``.
         rows.append(dict(zip(header, cells, strict=False)))
         if not _is_utf8(cell for column, cell in rows[-1].items() if column != "filename"):
             raise InputError(f"{path} line {number} is not UTF-8 text; save it as UTF-8")

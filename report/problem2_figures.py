@@ -87,6 +87,7 @@ def method(byol: BYOL) -> Figure:
         middle, above = x + width / 2, 4.08
         charts.arrow(axes, (1.7 + 0.6 * k, 4.86), (middle, above + 0.34))
         charts.box(axes, x, above, width, 0.34, f"view {k + 1}")
+        # The target network has no predictor.
         for (name, bottom), module in zip(bottoms.items(), modules, strict=False):
             if name == "backbone":
                 kind = BACKBONE.removesuffix("_backbone")
