@@ -42,7 +42,7 @@ class FCN32s(nn.Module):
                 layer.ceil_mode = True
         # NOTE: padding 3 keeps the feature map's size; the paper pads the image by 100 instead.
         self.fc6 = nn.Sequential(
-            LargeKernel(512, 4096, 7, padding=3), nn.ReLU(inplace=True), nn.Dropout2d()
+            nn.Conv2d(512, 4096, 7, padding=3), nn.ReLU(inplace=True), nn.Dropout2d()
         )
         self.fc7 = nn.Sequential(nn.Conv2d(4096, 4096, 1), nn.ReLU(inplace=True), nn.Dropout2d())
         self.score = nn.Conv2d(4096, classes, 1)
@@ -61,20 +61,6 @@ class FCN32s(nn.Module):
         height, width = images.shape[2:]
         scores = self.score(self.fc7(self.fc6(self.features(images))))
         return self.upscore(scores)[:, :, 16 : 16 + height, 16 : 16 + width]
-
-
-class LargeKernel(nn.Conv2d):
-    """A convolution in float32 where the map is so small that some weights see only the padding.
-
-    In bfloat16 on a CPU, oneDNN 3.12 leaves the gradients of these weights uninitialised.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        device, reach = input.device.type, self.kernel_size[0] // 2
-        if torch.is_autocast_enabled(device) and min(input.shape[2:]) <= reach:
-            with torch.autocast(device, enabled=False):
-                return super().forward(input.to(self.weight.dtype))
-        return super().forward(input)
 
 
 class Upscale(nn.ConvTranspose2d):

@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from core import augment, devices, images
 from core.randomness import generator, seed_of, steps_per_epoch
-from p3.model import OF_MODEL, build
+from p3.model import OF_MODEL, FCN32s, build
 from p3.recipes import PRETRAIN, PretrainRecipe
 from prediction.tables import classes_of, read_labelled
 from training import cache, flags, loop, optim, preview, processes
@@ -28,12 +29,18 @@ from training.run import Run
 
 
 class Classifier(nn.Module):
-    """The backbone of ``network`` (FCN32s or DeepLabv3), global average pooling, a linear layer."""
+    """The backbone of ``network`` (FCN32s or DeepLabv3), global average pooling, a linear layer.
+
+    VGG16 is trained with BatchNorm after each convolution (torchvision's ``vgg16_bn``), because it
+    learns slowly without. ``weights`` folds it into the convolutions: they compute the same.
+    """
 
     def __init__(self, network: Any, classes: int) -> None:
         super().__init__()
         self.name = network.BACKBONE
         self.backbone = network.get_submodule(self.name)
+        if isinstance(network, FCN32s):
+            self.backbone = normalised(self.backbone)
         self.head = nn.Linear(network.CHANNELS, classes)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -44,7 +51,32 @@ class Classifier(nn.Module):
 
     def weights(self) -> dict[str, Tensor]:
         """The backbone's weights under their names in the whole network."""
-        return {f"{self.name}.{key}": part for key, part in self.backbone.state_dict().items()}
+        backbone = self.backbone
+        if isinstance(backbone, nn.Sequential):
+            backbone = folded(backbone)
+        return {f"{self.name}.{key}": part for key, part in backbone.state_dict().items()}
+
+
+def normalised(layers: nn.Sequential) -> nn.Sequential:
+    """Return the same layers, with BatchNorm after each convolution."""
+    result = []
+    for layer in layers:
+        result.append(layer)
+        if isinstance(layer, nn.Conv2d):
+            result.append(nn.BatchNorm2d(layer.out_channels))
+    return nn.Sequential(*result)
+
+
+def folded(layers: nn.Sequential) -> nn.Sequential:
+    """Return layers without BatchNorm that compute what ``layers`` compute in evaluation mode."""
+    layers = copy.deepcopy(layers).eval()
+    result: list[nn.Module] = []
+    for layer in layers:
+        if isinstance(layer, nn.BatchNorm2d):
+            result[-1] = fuse_conv_bn_eval(result[-1], layer)
+        else:
+            result.append(layer)
+    return nn.Sequential(*result)
 
 
 def arguments() -> tuple[argparse.Namespace, PretrainRecipe]:

@@ -131,8 +131,7 @@ PRETRAIN_B = PretrainRecipe(
     decay_vectors=False, average=0.995, flip_test=True, bf16=True,
 )  # fmt: skip
 PRETRAIN_A = dataclasses.replace(
-    PRETRAIN_B, model="A", source="on the labels of problem 2's mini, at 32x32 pixels", epochs=6,
-    size=32, lr=5e-4,
+    PRETRAIN_B, model="A", source="as B's, with BatchNorm until it is saved", epochs=4
 )  # fmt: skip
 
 # A second cosine that starts where best ends, with more weight on the Jaccard loss, which is closer

@@ -29,12 +29,13 @@ def test_p3_fcn_interpolates_its_scores_bilinearly():
 
 def test_p3_weights_that_see_only_padding_have_finite_gradients_in_bfloat16():
     devices.keep_freed_memory()  # so that the convolution gets memory that is full of NaN
-    layer = p3.LargeKernel(512, 512, 7, padding=3).to(memory_format=torch.channels_last)
+    layer = devices.prepare(nn.Conv2d(512, 512, 7, padding=3), torch.device("cpu"))
+    images = torch.rand(2, 512, 2, 2).to(memory_format=torch.channels_last)
     for _ in range(4):
         layer.weight.grad = None
         torch.full((30_000_000,), float("nan"))
         with torch.autocast("cpu", torch.bfloat16):
-            layer(torch.rand(2, 512, 2, 2)).sum().backward()
+            layer(images).sum().backward()
         assert layer.weight.grad.isfinite().all()
 
 
