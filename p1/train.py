@@ -50,6 +50,11 @@ def arguments() -> tuple[argparse.Namespace, Recipe]:
 def main() -> None:
     args, recipe = arguments()
     device = processes.choose(args.device)
+    torch.manual_seed(seed_of(args.seed, "weights"))
+    network = build(recipe.architecture, len(data.CLASSES), recipe.drop_path)
+    source = None if args.preview else flags.initial_weights(args, recipe, network)
+    if source and args.model == "A":
+        require_from_scratch(source)
 
     images, labels, _ = data.load(args.data / "train_50", args.data_memory)
     if args.tune:
@@ -59,11 +64,6 @@ def main() -> None:
     if args.preview:
         return show(args, recipe, images, labels, data.CLASSES)
 
-    torch.manual_seed(seed_of(args.seed, "weights"))
-    network = build(recipe.architecture, len(data.CLASSES), recipe.drop_path)
-    source = flags.initial_weights(args, recipe, network)
-    if source and args.model == "A":
-        require_from_scratch(source)
     if source:
         weights = checkpoint.read_weights(source)
         say(load_pretrained(network, weights, str(source), whole=args.model == "A"))

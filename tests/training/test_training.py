@@ -154,6 +154,9 @@ def test_a_shipped_checkpoint_is_what_the_manifest_says(call, tmp_path, unbroken
             "setting C starts from x.pt, which does not exist; make it with p2.pretrain",
         ),
         (p2.main, "p2_data", "--setting B", "make it with p2.supervise"),
+        # Before any image is decoded: the folder of images is missing too.
+        (p1.main, "no", "--model C --recipe large", "starts from runs/p1_C_best/last.pt"),
+        (p3.main, "no", "--model B --recipe best", "starts from runs/p3_pretrain_B_best/last.pt"),
         (p3.main, "p3_data", "--recipe hour", "crops 256x256 pixels, but the images in"),
         (p3.main, "p3_data", "--batch-size 1", "a batch has 1 image"),
     ],
