@@ -116,12 +116,12 @@ BEST_B = dataclasses.replace(
     drop_path=0.0, mean=IMAGENET_MEAN, std=IMAGENET_STD, balance=0.5,
     pretrained="runs/p3_pretrain_B_best/last.pt",
 )  # fmt: skip
-# VGG16 costs eleven times as much per pixel, so its crops are smaller, its epochs are fewer, and
-# there is one view at validation. With a constant rate, --epochs can prolong the run.
+# VGG16 costs more per pixel, so its crops are smaller, its epochs are fewer, and there is one scale
+# at validation. With a constant rate, --epochs can prolong the run.
 BEST_A = dataclasses.replace(
-    BEST_B, model="A", source="after p3.pretrain, on small images", epochs=4, batch_size=8,
-    crop=160, lr=1.5e-4, schedule="constant", crop_area=(0.2, 0.8), test_scales=(0.5,),
-    flip_test=False, pretrained="runs/p3_pretrain_A_best/last.pt",
+    BEST_B, model="A", source="after p3.pretrain, on small images", epochs=16, crop=160, lr=2e-4,
+    schedule="constant", crop_area=(0.2, 0.8), test_scales=(0.5,),
+    pretrained="runs/p3_pretrain_A_best/last.pt",
 )  # fmt: skip
 # For the backbones of A and B, as classifiers of small images: see p3/pretrain.py.
 PRETRAIN_B = PretrainRecipe(
