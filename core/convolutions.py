@@ -2,7 +2,7 @@
 
 If a map has few pixels, oneDNN 3.12's convolutions spend most of their time on the weights: for 128
 maps of 2x2 pixels and 512 channels, a 3x3 convolution took 115 ms forward and backward. The matrix
-products below take an eighth of that. A 1x1 convolution is such a product at every size, and so is
+products below take a sixth of that. A 1x1 convolution is such a product at every size, and so is
 a 7x7 convolution with many channels: FCN32s' fc6, from 512 to 4096 channels, took 2.3 s for 8 maps
 of 5x5 pixels, and takes 0.65 s here. (oneDNN also leaves those of its weights' gradients
 uninitialised that see only the padding.)
