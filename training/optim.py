@@ -26,14 +26,16 @@ def make(
 
     ``adam``, ``adamw``, ``sgd`` (with Nesterov momentum 0.9) or ``lars``. Without
     ``decay_vectors``, biases and BatchNorm's scales and shifts have no weight decay; with ``lars``
-    they never do. The parameters under ``backbone`` learn at ``backbone_rate`` times ``lr``. Raises
-    InputError if there is no such optimiser.
+    they never do. The parameters of the backbone learn at ``backbone_rate`` times ``lr``: those of
+    the module ``network.BACKBONE``, or else ``backbone``. Raises InputError if there is no such
+    optimiser.
     """
+    backbone = f"{getattr(network, 'BACKBONE', 'backbone')}."
     by_rates: dict[tuple[float, float], dict[str, Any]] = {}
     for parameter_name, parameter in network.named_parameters():
         if parameter.requires_grad:
             decay = weight_decay if decay_vectors or parameter.ndim >= 2 else 0.0
-            rate = backbone_rate if parameter_name.startswith("backbone.") else 1.0
+            rate = backbone_rate if parameter_name.startswith(backbone) else 1.0
             group = by_rates.setdefault(
                 (decay, rate), {"params": [], "weight_decay": decay, "rate": rate, "lr": lr * rate}
             )
