@@ -150,10 +150,6 @@ MEAN_C = dataclasses.replace(
     TURNED_C, name="mean", source="after turned", pretrained="runs/p3_C_turned/last.pt", epochs=8,
     lr=4e-4, schedule="constant", warmup_epochs=0, average=1.0,
 )  # fmt: skip
-# The same once more, with more weight on rare classes.
-BALANCED_C = dataclasses.replace(
-    MEAN_C, name="balanced", source="after mean", pretrained="runs/p3_C_mean/last.pt", balance=0.25
-)
 
 DEMO_C = dataclasses.replace(
     BEST_C, name="demo", source="for the drawn data of demo.sh, from the weights that ship",
@@ -168,6 +164,5 @@ RECIPES = {
     "long": {"C": LONG_C},
     "turned": {"C": TURNED_C},
     "mean": {"C": MEAN_C},
-    "balanced": {"C": BALANCED_C},
 }
 PRETRAIN = {"best": {"A": PRETRAIN_A, "B": PRETRAIN_B}}
