@@ -70,7 +70,7 @@ def normalised(layers: nn.Sequential) -> nn.Sequential:
 def folded(layers: nn.Sequential) -> nn.Sequential:
     """Return layers without BatchNorm that compute what ``layers`` compute in evaluation mode."""
     layers = copy.deepcopy(layers).eval()
-    result: list[nn.Module] = []
+    result: list[Any] = []
     for layer in layers:
         if isinstance(layer, nn.BatchNorm2d):
             result[-1] = fuse_conv_bn_eval(result[-1], layer)
