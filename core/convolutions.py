@@ -10,21 +10,23 @@ uninitialised that see only the padding.)
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad
 
-# The most pixels in an output map, by the side of the kernel.
-FEW_PIXELS = {1: 16, 3: 16, 7: 1024}
+# The most pixels in an output map, by (side of the kernel, stride). Not (7, 2): the first layer of
+# ResNet50 has three channels, too few for a product.
+FEW_PIXELS = {(1, 1): math.inf, (1, 2): 16, (3, 1): 16, (3, 2): 16, (7, 1): 1024}
 
 
 def takes_over(conv: nn.Conv2d) -> bool:
     """Return whether ``forward`` below can replace the forward method of ``conv``."""
     kernel, stride, padding = conv.kernel_size[0], conv.stride[0], conv.padding
     is_square = conv.kernel_size == (kernel, kernel) and conv.stride == (stride, stride)
-    is_same = padding == (kernel // 2, kernel // 2) and kernel in FEW_PIXELS
+    is_same = padding == (kernel // 2, kernel // 2) and (kernel, stride) in FEW_PIXELS
     is_plain = conv.groups == 1 and conv.dilation == (1, 1) and conv.padding_mode == "zeros"
     return type(conv) is nn.Conv2d and is_square and is_same and is_plain
 
@@ -37,7 +39,7 @@ def forward(conv: nn.Conv2d, images: Tensor) -> Tensor:
     """
     kernel, stride = conv.kernel_size[0], conv.stride[0]
     pixels = -(-images.shape[2] // stride) * -(-images.shape[3] // stride)
-    is_cheap = kernel == 1 and stride == 1 or pixels <= FEW_PIXELS[kernel]
+    is_cheap = pixels <= FEW_PIXELS[kernel, stride]
     in_bfloat16 = torch.is_autocast_enabled("cpu") and (
         torch.get_autocast_dtype("cpu") is torch.bfloat16
     )
