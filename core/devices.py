@@ -89,6 +89,8 @@ def prepare(model: M, device: torch.device) -> M:
                 vars(module)["forward"] = _float32_forward.__get__(module)
             elif isinstance(module, nn.Conv2d) and convolutions.takes_over(module):
                 vars(module)["forward"] = convolutions.forward.__get__(module)
+            elif isinstance(module, nn.Conv2d) and convolutions.is_dilated(module):
+                vars(module)["forward"] = convolutions.forward_dilated.__get__(module)
     return model
 
 

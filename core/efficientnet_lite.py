@@ -128,7 +128,6 @@ class EfficientNetLite(nn.Module):
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
-        self.variant = variant
         width, depth = WIDTH_AND_DEPTH[variant]
         self.stem = nn.Sequential(*convolution(3, 32, 3, stride=2), nn.ReLU6(inplace=True))
         self.stages = nn.ModuleList()

@@ -50,9 +50,7 @@ def arguments() -> tuple[argparse.Namespace, Recipe]:
 def main() -> None:
     args, recipe = arguments()
     device = processes.choose(args.device)
-    torch.manual_seed(seed_of(args.seed, "weights"))
-    network = build(recipe.architecture, len(data.CLASSES), recipe.drop_path)
-    source = None if args.preview else flags.initial_weights(args, recipe, network)
+    source = None if args.preview else flags.initial_weights(args, recipe, recipe.architecture)
     if source and args.model == "A":
         require_from_scratch(source)
 
@@ -64,6 +62,8 @@ def main() -> None:
     if args.preview:
         return show(args, recipe, images, labels, data.CLASSES)
 
+    torch.manual_seed(seed_of(args.seed, "weights"))
+    network = build(recipe.architecture, len(data.CLASSES), recipe.drop_path)
     if source:
         weights = checkpoint.read_weights(source)
         say(load_pretrained(network, weights, str(source), whole=args.model == "A"))

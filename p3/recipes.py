@@ -116,6 +116,11 @@ BEST_B = dataclasses.replace(
     drop_path=0.0, mean=IMAGENET_MEAN, std=IMAGENET_STD, balance=0.5,
     pretrained="runs/p3_pretrain_B_best/last.pt",
 )  # fmt: skip
+# A second cosine that starts where best ends.
+LONG_B = dataclasses.replace(
+    BEST_B, name="long", source="after best", pretrained="runs/p3_B_best/last.pt", epochs=16,
+    lr=6e-4,
+)  # fmt: skip
 # VGG16 costs more per pixel, so its crops are smaller, its epochs are fewer, and there is one scale
 # at validation. It has no BatchNorm: at 2e-4 without a warm-up, its features died within an epoch.
 BEST_A = dataclasses.replace(
@@ -161,7 +166,7 @@ RECIPES = {
     "hour": {"A": HOUR_A, "B": HOUR_B},
     "demo": {"C": DEMO_C},
     "best": {"A": BEST_A, "B": BEST_B, "C": BEST_C},
-    "long": {"C": LONG_C},
+    "long": {"B": LONG_B, "C": LONG_C},
     "turned": {"C": TURNED_C},
     "mean": {"C": MEAN_C},
 }

@@ -43,9 +43,8 @@ def arguments() -> tuple[argparse.Namespace, Recipe]:
 def main() -> None:
     args, recipe = arguments()
     device = processes.choose(args.device)
-    torch.manual_seed(seed_of(args.seed, "weights"))
-    network = build(OF_MODEL[args.model], drop_path=recipe.drop_path)
-    source = None if args.preview else flags.initial_weights(args, recipe, network)
+    architecture = OF_MODEL[args.model]
+    source = None if args.preview else flags.initial_weights(args, recipe, architecture)
 
     pairs, _ = data.load(args.data / "train", args.data_memory)
     if args.tune:
@@ -64,6 +63,8 @@ def main() -> None:
     digests = {"train": digest(pairs), "val": digest(val_pairs)}
     pairs = cache.resident(pairs, device, args.data_memory)
     steps = steps_per_epoch(len(pairs), recipe.batch_size)
+    torch.manual_seed(seed_of(args.seed, "weights"))
+    network = build(architecture, drop_path=recipe.drop_path)
     if source:
         say(load_pretrained(network, checkpoint.read_weights(source), str(source)))
     network = devices.prepare(network, device)
@@ -79,7 +80,7 @@ def main() -> None:
         notes=initial_weights(args.pretrained, source),
         model={
             "problem": "p3",
-            "architecture": OF_MODEL[recipe.model],
+            "architecture": architecture,
             "classes": data.CLASSES,
             "input_size": None,
             "mean": recipe.mean,

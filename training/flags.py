@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from core import cli
 from core.cli import InputError
-from core.efficientnet_lite import EfficientNetLite, imagenet_file
+from core.efficientnet_lite import imagenet_file
 
 
 def command_line(description: str | None, *, data: str, run: str) -> cli.Parser:
@@ -90,22 +89,22 @@ def tune_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def initial_weights(args: argparse.Namespace, recipe: Any, network: nn.Module) -> Path | None:
+def initial_weights(args: argparse.Namespace, recipe: Any, architecture: str) -> Path | None:
     """Return the file that ``--pretrained`` or else the recipe names; None for random weights.
 
     ``imagenet`` is a file in an installed package. Sets ``args.pretrained`` to the name used.
-    Raises InputError if ``network`` has no EfficientNet-Lite backbone for it, if the package is
-    missing, or if the recipe's file is not there.
+    Raises InputError if ``architecture``, as in a checkpoint, has no EfficientNet-Lite backbone for
+    it, if the package is missing, or if the recipe's file is not there.
     """
     given, args.pretrained = args.pretrained, args.pretrained or recipe.pretrained
     if args.pretrained in ("", "none"):
         args.pretrained = None
         return None
     if args.pretrained == "imagenet":
-        backbone = getattr(network, "backbone", None)
-        if not isinstance(backbone, EfficientNetLite):
+        backbone = re.search("efficientnet_(lite[0-9])", architecture)
+        if not backbone:
             raise InputError("--pretrained imagenet is for model C; give a file of weights")
-        return imagenet_file(backbone.variant)
+        return imagenet_file(backbone[1])
     path = Path(args.pretrained)
     if not given and not path.is_file():
         raise InputError(

@@ -1,4 +1,4 @@
-"""Convolutions as products of matrices: the same numbers as oneDNN's, but for rounding."""
+"""Convolutions of small maps: the same numbers as oneDNN's, but for rounding."""
 
 import copy
 
@@ -57,6 +57,39 @@ def test_others_are_left_as_they_are():
         {"padding_mode": "reflect"},
     ):
         assert not convolutions.takes_over(nn.Conv2d(**plain | other)), other
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("size", [4, 5, 8])  # below, at and above the dilation
+def test_a_dilated_convolution_of_a_small_map_has_the_same_output_and_gradients(size, bf16):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(6, 4, 3, padding=5, dilation=5, groups=2)
+    images = torch.randn(3, 6, size, 3).to(memory_format=torch.channels_last)
+    results = []
+    for forward in (nn.Conv2d.forward, convolutions.forward_dilated):
+        images, conv = images.detach().requires_grad_(), copy.deepcopy(conv)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            out = forward(conv, images)
+        out.float().square().sum().backward()
+        results.append((out.detach(), images.grad, *(part.grad for part in conv.parameters())))
+    bound = 0.02 if bf16 else 1e-5
+    for one, other in zip(*results, strict=True):
+        assert one.shape == other.shape and one.dtype == other.dtype
+        assert (one - other).abs().max() <= bound * one.abs().max()
+
+
+def test_which_convolutions_are_dilated():
+    dilated = {"in_channels": 4, "out_channels": 4, "kernel_size": 3, "padding": 2, "dilation": 2}
+    assert convolutions.is_dilated(nn.Conv2d(**dilated))
+    for other in (
+        {"padding": 1},
+        {"stride": 2},
+        {"dilation": 1, "padding": 1},
+        {"dilation": (2, 4), "padding": (2, 4)},
+        {"kernel_size": 5, "padding": 4},
+        {"padding_mode": "reflect"},
+    ):
+        assert not convolutions.is_dilated(nn.Conv2d(**dilated | other)), other
 
 
 def test_a_prepared_network_learns_the_same_and_has_the_same_names():

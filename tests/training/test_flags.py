@@ -5,40 +5,42 @@ import os
 from pathlib import Path
 
 import pytest
-from torch import nn
 
 from core import cli
 from core.cli import InputError
 from core.efficientnet_lite import imagenet_file
-from p1 import model as p1
-from p3 import model as p3
+from p1.model import ARCHITECTURE
+from p3.model import OF_MODEL
 from training import flags
 
 
-def start_of(network, given, named):
+def start_of(given, named, architecture=ARCHITECTURE):
     """What ``--pretrained given`` and a recipe that names ``named`` start from."""
     args = argparse.Namespace(pretrained=given)
     recipe = argparse.Namespace(name="x", pretrained=named)
-    return flags.initial_weights(args, recipe, network), args.pretrained
+    return flags.initial_weights(args, recipe, architecture), args.pretrained
 
 
 def test_a_training_starts_from_what_the_recipe_names_unless_the_flag_names_another(tmp_path):
-    network, file = nn.Linear(1, 1), tmp_path / "last.pt"
+    file = tmp_path / "last.pt"
     with pytest.raises(InputError, match=r"recipe x starts from .*last.pt, which does not exist"):
-        start_of(network, None, str(file))
+        start_of(None, str(file))
     file.touch()
-    assert start_of(network, None, str(file)) == (file, str(file))
-    assert start_of(network, "other.pt", str(file)) == (Path("other.pt"), "other.pt")
-    assert start_of(network, "none", str(file)) == (None, None)
-    assert start_of(network, None, "") == (None, None)
+    assert start_of(None, str(file)) == (file, str(file))
+    assert start_of("other.pt", str(file)) == (Path("other.pt"), "other.pt")
+    assert start_of("none", str(file)) == (None, None)
+    assert start_of(None, "") == (None, None)
 
 
 def test_only_model_c_starts_from_imagenet():
-    for network in (p1.mobilenet_v2(50), p3.DeepLabv3()):
+    for architecture in (ARCHITECTURE, OF_MODEL["A"], OF_MODEL["B"]):
         with pytest.raises(InputError, match="model C"):
-            start_of(network, "imagenet", "")
-    file, name = start_of(p1.build("efficientnet_lite0_64", 50), None, "imagenet")
-    assert file == imagenet_file("lite0") and name == "imagenet"
+            start_of("imagenet", "", architecture)
+    for architecture in ("efficientnet_lite0_64", OF_MODEL["C"]):
+        expected = (imagenet_file("lite0"), "imagenet")
+        assert start_of(None, "imagenet", architecture) == expected
+    lite2 = start_of(None, "imagenet", "deeplabv3plus_efficientnet_lite2")
+    assert lite2 == (imagenet_file("lite2"), "imagenet")
 
 
 def test_data_memory_is_in_gibibytes_and_half_of_the_free_memory_by_default(monkeypatch):
