@@ -25,7 +25,7 @@ class Recipe:
     patience: int  # stop after so many epochs without a better validation accuracy; 0: never
     batch_size: int
     optimiser: Literal["adam", "adamw", "sgd", "lars"]
-    lr: float
+    lr: float  # 0: no steps
     schedule: Literal["constant", "cosine"]  # cosine: a linear warm-up, then decay to 0
     warmup_epochs: float
     weight_decay: float
@@ -45,6 +45,9 @@ class Recipe:
     drop_path: float = 0.0  # EfficientNet-Lite: probability of dropping the last block
     pretrained: str = ""  # initial weights, unless --pretrained names others; "": random
     cutmix: float = 0.0  # probability that a box of another image is pasted into an image
+    # batches of each epoch in which BatchNorm's statistics of the averaged weights are measured; 0:
+    # the statistics are averaged like the weights
+    statistics: int = 0
 
 
 # The original only scales pixels to 0..1; it does not normalise them.
@@ -115,6 +118,12 @@ MEAN_C = dataclasses.replace(
     LARGE_C, name="mean", source="after large", pretrained="runs/p1_C_large/last.pt", epochs=2,
     lr=4e-4, schedule="constant", warmup_epochs=0, average=1.0,
 )  # fmt: skip
+# No step: lr is 0. See training.loop.measure_statistics.
+RECALIBRATED_C = dataclasses.replace(
+    MEAN_C, name="recalibrated",
+    source="after mean: BatchNorm's statistics of the averaged weights",
+    pretrained="runs/p1_C_mean/last.pt", epochs=1, lr=0.0, statistics=351,
+)  # fmt: skip
 
 # For model B's initial weights, trained on other images and labels: see p1/pretrain.py.
 HOUR_PRETRAIN = dataclasses.replace(HOUR_A, epochs=4)
@@ -137,5 +146,6 @@ RECIPES = {
     "longer": {"A": LONGER_A},
     "large": {"C": LARGE_C},
     "mean": {"A": MEAN_A, "C": MEAN_C},
+    "recalibrated": {"C": RECALIBRATED_C},
 }
 PRETRAIN = {"original": ORIGINAL_PRETRAIN, "hour": HOUR_PRETRAIN}

@@ -141,9 +141,13 @@ def fit(
         **flags.run_options(args),
     )
 
+    def inputs_of(index: Tensor, rng: torch.Generator) -> Tensor:
+        made = augmented(cache.gather(images, index, device), recipe, rng)
+        return mixing.random_cutmix(made, rng, recipe.cutmix)[0]
+
     for _ in run.epochs(recipe.epochs, recipe.patience):
         network.train()
-        for index in run.batches(len(images), recipe.batch_size):
+        for index in run.batches(len(images), recipe.batch_size) if recipe.lr else ():
             loop.set_learning_rate(optimizer, recipe, run.total_steps, steps)
             rng = generator(*run.keys())
             inputs = augmented(cache.gather(images, index, device), recipe, rng)
@@ -162,6 +166,10 @@ def fit(
             loop.step(loss, network, optimizer, scaler, average=average, decay=decay)
             run.step(loss=loss)
         run.begin_evaluation()
+        if recipe.statistics:
+            loop.measure_statistics(
+                average, inputs_of, len(images), recipe, device, run.seed, run.epoch
+            )
         result = evaluate(average, *val_set, recipe, device)
         run.end_epoch(average.state_dict(), lr=optimizer.param_groups[-1]["lr"], accuracy=result)
 

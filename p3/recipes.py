@@ -27,7 +27,7 @@ class Recipe:
     jitter: tuple[float, float, float, float]  # brightness, contrast, saturation, hue
     ignore_unknown: bool
     optimiser: Literal["adam", "adamw", "sgd", "lars"]
-    lr: float
+    lr: float  # 0: no steps
     schedule: Literal["constant", "plateau", "cosine"]  # see training.optim
     warmup_epochs: float
     weight_decay: float
@@ -47,6 +47,9 @@ class Recipe:
     jaccard: float = 0.0  # weight of the soft Jaccard loss, added to cross entropy
     test_scales: tuple[float, ...] = (1.0,)  # for validation and test: see p3.model.logits
     rotate_test: bool = False
+    # batches of each epoch in which BatchNorm's statistics of the averaged weights are measured; 0:
+    # the statistics are averaged like the weights
+    statistics: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,6 +158,12 @@ MEAN_C = dataclasses.replace(
     TURNED_C, name="mean", source="after turned", pretrained="runs/p3_C_turned/last.pt", epochs=8,
     lr=4e-4, schedule="constant", warmup_epochs=0, average=1.0,
 )  # fmt: skip
+# No step: lr is 0. See training.loop.measure_statistics.
+RECALIBRATED_C = dataclasses.replace(
+    MEAN_C, name="recalibrated",
+    source="after mean: BatchNorm's statistics of the averaged weights",
+    pretrained="runs/p3_C_mean/last.pt", epochs=1, lr=0.0, statistics=125,
+)  # fmt: skip
 
 DEMO_C = dataclasses.replace(
     BEST_C, name="demo", source="for the drawn data of demo.sh, from the weights that ship",
@@ -169,5 +178,6 @@ RECIPES = {
     "long": {"B": LONG_B, "C": LONG_C},
     "turned": {"C": TURNED_C},
     "mean": {"C": MEAN_C},
+    "recalibrated": {"C": RECALIBRATED_C},
 }
 PRETRAIN = {"best": {"A": PRETRAIN_A, "B": PRETRAIN_B}}

@@ -97,12 +97,15 @@ def main() -> None:
         **flags.run_options(args),
     )
 
+    def inputs_of(index: Tensor, rng: torch.Generator) -> Tensor:
+        return augmented(cache.gather(pairs, index, device), recipe, rng)[0]
+
     # BatchNorm after the global pooling of DeepLabv3 and DeepLabv3+ needs at least two images.
     at_least = 1 if args.model == "A" else 2
     weights = class_weights(pairs, recipe).to(device)
     for _ in run.epochs(recipe.epochs, recipe.patience):
         network.train()
-        for index in run.batches(len(pairs), recipe.batch_size, at_least=at_least):
+        for index in run.batches(len(pairs), recipe.batch_size, at_least) if recipe.lr else ():
             loop.set_learning_rate(optimizer, recipe, run.total_steps, steps)
             batch = cache.gather(pairs, index, device)
             images, truth = augmented(batch, recipe, generator(*run.keys()))
@@ -118,6 +121,10 @@ def main() -> None:
         lr = optimizer.param_groups[-1]["lr"]  # the last group is not part of the backbone
         if plateau:
             plateau.step(run.mean("loss"))
+        if recipe.statistics:
+            loop.measure_statistics(
+                average, inputs_of, len(pairs), recipe, device, run.seed, run.epoch
+            )
         score, ious = evaluate(average, val_pairs, recipe, device)
         names = data.CLASSES[: data.UNKNOWN]
         per_class = {

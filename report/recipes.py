@@ -85,6 +85,7 @@ WORDS: dict[str, tuple[str, Callable[[Any], str]]] = {  # setting -> (name, how 
     ),
     "flip_test": ("averaged with the mirror image at validation", _yes),
     "rotate_test": ("averaged over four quarter turns at validation", _yes),
+    "statistics": ("BatchNorm's statistics of the averaged weights, batches", _or_none("{}")),
     "test_scales": ("image sizes at validation", _list),
     "bf16": (
         "number format",

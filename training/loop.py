@@ -7,6 +7,8 @@ recipe has are read here.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -95,6 +97,41 @@ def set_learning_rate(
         raise InputError(
             f"unknown schedule {recipe.schedule!r}; choose from cosine, {', '.join(optim.ENDLESS)}"
         )
+
+
+@torch.no_grad()
+def measure_statistics(
+    network: nn.Module,
+    inputs_of: Callable[[Tensor, torch.Generator], Tensor],
+    count: int,
+    recipe: Any,
+    device: torch.device,
+    seed: int,
+    epoch: int,
+) -> None:
+    """Measure BatchNorm's running statistics: their mean over an epoch's first batches.
+
+    Averaged weights need this, as no training step has seen their activations (Izmailov et al.
+    2018, "Averaging Weights Leads to Wider Optima and Better Generalization", section 3.2).
+    ``inputs_of`` returns the inputs, (N, 3, H, W) float32, for images' indices, (N,) int64, and the
+    generator of their augmentation. ``count``: images in the data set. ``recipe.statistics``: how
+    many batches. Leaves ``network`` in evaluation mode.
+    """
+    network.eval()
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.train()
+        layer.reset_running_stats()
+        layer.momentum = None  # so they become the mean of all batches
+    drawn = batches(count, recipe.batch_size, seed=seed, epoch=epoch)
+    first = list(itertools.islice(drawn, recipe.statistics))
+    for step, index in progress.over(first, "BatchNorm's statistics"):
+        with devices.autocast(device, recipe.bf16):
+            network(inputs_of(index, generator(seed, epoch, step)))
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.eval()
+        layer.momentum = momentum
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from conftest import cosine_lrs, log, named, pixels, words
 from torch import nn
 
 from core import augment, checkpoint
-from core.randomness import generator
+from core.randomness import batches, generator
 from p3 import data as p3_data
 from p3 import inference
 from p3 import recipes as p3_recipes
@@ -83,6 +83,28 @@ def test_problem_3_ignores_the_unknown_where_the_recipe_says(run, tmp_path, monk
     saved = checkpoint.load(tmp_path / "run/last.pt", "p3")
     for field in ("flip_test", "rotate_test", "test_scales", "mean", "std"):
         assert getattr(saved, field) == getattr(recipe, field), field
+
+
+@pytest.mark.parametrize("stops", [0, 4])
+def test_problem_3_measures_the_statistics_of_the_averaged_weights(
+    run, tmp_path, tiny, monkeypatch, stops
+):
+    def build(*_, **__):
+        return nn.Sequential(nn.Conv2d(3, len(p3_data.CLASSES), 1), nn.BatchNorm2d(7))
+
+    monkeypatch.setattr(p3, "build", build)
+    values = words("crop=0 average=1 statistics=1 bf16=False lr=0.1")
+    flags = "--recipe hour --epochs 2 " + " ".join(f"--set {value}" for value in values)
+    flags += " --max-minutes 0" if stops else ""
+    assert [run(flags) for _ in range(stops + 1)] == [75] * stops + [0]
+    weights = checkpoint.read(tmp_path / "run/state.pt")["state"]["average"]
+    network = build()
+    network.load_state_dict(weights)
+    pairs, _ = p3_data.load(tiny / "p3_data/train", 2**30)
+    recipe = dataclasses.replace(p3_recipes.RECIPES["hour"]["B"], crop=0, batch_size=2)
+    _, first = next(batches(len(pairs), 2, seed=0, epoch=1))
+    inputs, _ = p3.augmented(pairs[first], recipe, generator(0, 1, 0))
+    torch.testing.assert_close(weights["1.running_mean"], network[0](inputs).mean((0, 2, 3)))
 
 
 @pytest.mark.parametrize("balance", [0.0, 0.5, 1.0])

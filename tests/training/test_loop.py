@@ -102,3 +102,26 @@ def test_without_float16_nothing_is_scaled(monkeypatch):
     assert not loop.loss_scaler(torch.device("cpu"), True).is_enabled()
     state = loop.state(scaler=loop.loss_scaler(torch.device("cpu"), True), a=1, b=None)
     assert state == {"a": 1}
+
+
+def test_statistics_are_the_mean_of_the_batches_and_nothing_else_changes():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Dropout(0.5))
+    layer, before = network[1], {n: v.clone() for n, v in network.state_dict().items()}
+    images = torch.randn(12, 3, 4, 4) * torch.arange(12).view(-1, 1, 1, 1)
+    recipe, seen = SimpleNamespace(batch_size=3, statistics=3, bf16=False), []
+
+    def inputs_of(index, rng):
+        seen.append(images[index] + torch.rand(1, generator=rng))
+        return seen[-1]
+
+    loop.measure_statistics(network.train(), inputs_of, 12, recipe, torch.device("cpu"), 0, 0)
+    outputs = [network[0](batch) for batch in seen]
+    assert len(outputs) == 3
+    mean = torch.stack([out.mean((0, 2, 3)) for out in outputs]).mean(0)
+    var = torch.stack([out.var((0, 2, 3)) for out in outputs]).mean(0)
+    torch.testing.assert_close(layer.running_mean, mean)
+    torch.testing.assert_close(layer.running_var, var)
+    assert layer.momentum == 0.1 and not any(part.training for part in network.modules())
+    for name, value in network.state_dict().items():
+        assert ("running" in name or "tracked" in name) or torch.equal(value, before[name]), name
