@@ -122,7 +122,7 @@ MEAN_C = dataclasses.replace(
 RECALIBRATED_C = dataclasses.replace(
     MEAN_C, name="recalibrated",
     source="after mean: BatchNorm's statistics of the averaged weights",
-    pretrained="runs/p1_C_mean/last.pt", epochs=1, lr=0.0, statistics=351,
+    pretrained="runs/p1_C_mean/last.pt", epochs=1, lr=0.0, statistics=120,
 )  # fmt: skip
 
 # For model B's initial weights, trained on other images and labels: see p1/pretrain.py.
