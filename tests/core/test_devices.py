@@ -1,5 +1,7 @@
 """Choosing a device, and what is done for the CPU's sake."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -39,6 +41,25 @@ def test_preparing_keeps_depthwise_convolutions_that_are_slow_in_bf16_in_float32
         outputs = [images := layer(images) for layer in prepared]
     assert [out.dtype for out in outputs] == [torch.bfloat16, torch.float32, torch.bfloat16]
     assert torch.allclose(images.float(), before, atol=0.05)
+
+
+def test_a_prepared_network_keeps_no_copy_of_what_its_activations_see():
+    torch.manual_seed(0)
+    plain = nn.Sequential(
+        *(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU6(inplace=True)),
+        *(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.Hardswish(inplace=True)),
+    )
+    ready = devices.prepare(copy.deepcopy(plain), torch.device("cpu"))
+    images = torch.randn(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    copies = []
+    for network in (plain.to(memory_format=torch.channels_last), ready):
+        with torch.profiler.profile() as seen:
+            network(images).square().sum().backward()
+        copies.append(sum(event.name == "aten::clone" for event in seen.events()))
+    assert copies[1] == copies[0] - 2
+    for one, other in zip(plain.parameters(), ready.parameters(), strict=True):
+        assert torch.equal(one.grad, other.grad)
+    assert devices.prepare(plain.eval(), torch.device("cpu"))[2].inplace  # no gradient, no copy
 
 
 def test_bf16_is_asked_for_only_where_it_is_there(monkeypatch):
