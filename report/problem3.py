@@ -241,19 +241,19 @@ def initial(run: RunLog) -> Parts:
 def training(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
     yield Heading("Training curves and recipes", 3)
     every = tuple(runs.values())
-    named = " and ".join(runs)
     curves = []
     for name, what, unit in (
         ("loss", "Training loss", "cross entropy"),
         ("mean_iou", "Validation mean IoU", "mean IoU"),
         ("lr", "Learning rate at the end of each epoch", "learning rate"),
     ):
-        series = {model: run.column(name) for model, run in runs.items()}
-        if name != "lr" or any(len(set(values)) > 1 for _, values in series.values()):
-            figure = charts.lines(series, x="epoch", y=unit)
-            curves.append(
-                Drawing(figure, f"{what} of {named}.", f"{what} over the epochs, {named}", every)
-            )
+        of = {model: run for model, run in runs.items() if name in run.last}
+        series = {model: run.column(name) for model, run in of.items()}
+        constant = all(len(set(values)) == 1 for _, values in series.values())
+        if series and not (name == "lr" and constant):
+            named, figure = " and ".join(of), charts.lines(series, x="epoch", y=unit)
+            alt = f"{what} over the epochs, {named}"
+            curves.append(Drawing(figure, f"{what} of {named}.", alt, tuple(of.values())))
     for model, run in runs.items():
         alt = f"IoU of the six classes over the epochs, model {model}"
         curves.append(
