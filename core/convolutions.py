@@ -10,7 +10,7 @@ those of its weights' gradients uninitialised that see only the padding.)
 In any format, with a large dilation. If a 3x3 kernel's dilation is at least the map's side, all of
 the kernel but its middle sees only the padding, so it is a 1x1 convolution (Chen et al. 2017,
 "Rethinking Atrous Convolution", section 3.3). oneDNN skips the padding forward, but not backward:
-16 images of 192 pixels took DeepLabv3 2.9 s forward and backward, and take 2.2 s here.
+16 images of 192 pixels took DeepLabv3 2.8 s forward and backward, and take 2.0 to 2.4 s here.
 """
 
 from __future__ import annotations
