@@ -119,7 +119,7 @@ def main() -> None:
             run.step(loss=loss)
         run.begin_evaluation()
         lr = optimizer.param_groups[-1]["lr"]  # the last group is not part of the backbone
-        if plateau:
+        if plateau and recipe.lr:  # without steps there is no loss
             plateau.step(run.mean("loss"))
         if recipe.statistics:
             loop.measure_statistics(

@@ -1,8 +1,8 @@
 """What the five training loops share: the step, the learning rate at a step, the accuracy.
 
 The loops are in ``p1/train.py``, ``p2/pretrain.py`` (BYOL), ``p2/supervise.py``, ``p2/train.py``
-and ``p3/train.py``. Apart from ``flip_test`` and ``backbone_rate``, only recipe fields that every
-recipe has are read here.
+and ``p3/train.py``. Apart from ``flip_test``, ``backbone_rate`` and ``statistics``, only recipe
+fields that every recipe has are read here.
 """
 
 from __future__ import annotations

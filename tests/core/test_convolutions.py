@@ -15,9 +15,14 @@ def both(kernel, stride, size, train=True, bf16=True, bias=False):
     """(output, gradients of input and weights) by nn.Conv2d and by our ``forward``."""
     torch.manual_seed(0)
     conv = nn.Conv2d(6, 5, kernel, stride, kernel // 2, bias=bias).train(train)
-    images = torch.randn(3, 6, size, size).to(memory_format=torch.channels_last)
+    return by_both(convolutions.forward, conv, torch.randn(3, 6, size, size), bf16)
+
+
+def by_both(ours, conv, images, bf16):
+    """(output, gradients of input and weights) by nn.Conv2d and by the forward method ``ours``."""
+    images = images.to(memory_format=torch.channels_last)
     results = []
-    for forward in (nn.Conv2d.forward, convolutions.forward):
+    for forward in (nn.Conv2d.forward, ours):
         images, conv = images.detach().requires_grad_(), copy.deepcopy(conv)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             out = forward(conv, images)
@@ -64,16 +69,10 @@ def test_others_are_left_as_they_are():
 def test_a_dilated_convolution_of_a_small_map_has_the_same_output_and_gradients(size, bf16):
     torch.manual_seed(0)
     conv = nn.Conv2d(6, 4, 3, padding=5, dilation=5, groups=2)
-    images = torch.randn(3, 6, size, 3).to(memory_format=torch.channels_last)
-    results = []
-    for forward in (nn.Conv2d.forward, convolutions.forward_dilated):
-        images, conv = images.detach().requires_grad_(), copy.deepcopy(conv)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            out = forward(conv, images)
-        out.float().square().sum().backward()
-        results.append((out.detach(), images.grad, *(part.grad for part in conv.parameters())))
+    images = torch.randn(3, 6, size, 3)
+    theirs, ours = by_both(convolutions.forward_dilated, conv, images, bf16)
     bound = 0.02 if bf16 else 1e-5
-    for one, other in zip(*results, strict=True):
+    for one, other in zip(theirs, ours, strict=True):
         assert one.shape == other.shape and one.dtype == other.dtype
         assert (one - other).abs().max() <= bound * one.abs().max()
 

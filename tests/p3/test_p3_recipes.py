@@ -61,6 +61,12 @@ def test_problem_3s_rate_falls_when_the_training_loss_stays(run, tmp_path, monke
     assert rates == pytest.approx([3e-4, 3e-4, 3e-5])
 
 
+def test_with_a_rate_of_0_problem_3_takes_no_step(run, tmp_path):
+    assert run("--recipe original --epochs 1 --set lr=0") == 0  # its schedule looks at the loss
+    (line,) = log(tmp_path / "run")
+    assert line["steps"] == 0 and "loss" not in line and "mean_iou" in line
+
+
 @pytest.mark.parametrize("name", ["original", "hour"])
 def test_problem_3_ignores_the_unknown_where_the_recipe_says(run, tmp_path, monkeypatch, name):
     views = dict.fromkeys(("flip_test", "rotate_test"), name == "hour")
