@@ -124,6 +124,12 @@ LONG_B = dataclasses.replace(
     BEST_B, name="long", source="after best", pretrained="runs/p3_B_best/last.pt", epochs=16,
     lr=6e-4,
 )  # fmt: skip
+# A third cosine, at the scales of model C.
+LARGE_B = dataclasses.replace(
+    LONG_B, name="large", source="after long, on larger crops", epochs=16, crop=256,
+    crop_area=BEST_C.crop_area, test_scales=BEST_C.test_scales,
+    pretrained="runs/p3_B_long/last.pt",
+)  # fmt: skip
 # VGG16 costs more per pixel, so its crops are smaller, its epochs are fewer, and there is one scale
 # at validation. It has no BatchNorm: at 2e-4 without a warm-up, its features died within an epoch.
 BEST_A = dataclasses.replace(
@@ -176,6 +182,7 @@ RECIPES = {
     "demo": {"C": DEMO_C},
     "best": {"A": BEST_A, "B": BEST_B, "C": BEST_C},
     "long": {"B": LONG_B, "C": LONG_C},
+    "large": {"B": LARGE_B},
     "turned": {"C": TURNED_C},
     "mean": {"C": MEAN_C},
     "recalibrated": {"C": RECALIBRATED_C},
