@@ -2,12 +2,15 @@
 
 Prints for each split the number of images, their sizes, the class balance, the numbers of
 duplicates and unreadable files, and which images of a validation split are in the training split
-too. Two images are the same if all their pixels are. The exit status is 3 if a file cannot be used,
-otherwise 0.
+too. Two images are the same if all their pixels are. The exit status is 3 if an image cannot be
+used, 2 if a folder or a csv cannot be used, otherwise 0.
 """
 
 from __future__ import annotations
 
+import core  # noqa: F401  # reports in one line what this Python lacks
+
+# isort: split
 import collections
 import dataclasses
 import hashlib
@@ -16,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 
-import core  # noqa: F401  # reports in one line what this Python lacks
 from core import images
 from core.cli import PARTIAL, InputError, Parser, answer, entry, some
 from core.files import list_files, readable_folder
@@ -96,9 +98,10 @@ def main() -> int:
 
 
 def of_p1(folder: Path) -> Split | None:
-    return (
-        look(folder, list_files(folder, images.SUFFIXES), p1.label_of) if folder.is_dir() else None
-    )
+    if not folder.is_dir():
+        return None
+    paths = list_files(folder, images.SUFFIXES)
+    return look(folder, paths, lambda path: p1.label_of(path.name))
 
 
 def unlabelled(folder: Path) -> Split | None:
@@ -107,11 +110,10 @@ def unlabelled(folder: Path) -> Split | None:
 
 def of_p2(office: Path, name: str) -> Split | None:
     table, folder = office / f"{name}.csv", office / name
-    if not table.is_file() or not folder.is_dir():
+    if not table.is_file() and not folder.is_dir():
         return None
     labels, paths = read_labelled(table, folder)
-    label_of = dict(zip((path.name for path in paths), labels, strict=True))
-    return look(folder, paths, label_of.__getitem__)
+    return look(folder, paths, dict(zip(paths, labels, strict=True)).__getitem__)
 
 
 def of_p3(folder: Path) -> Split | None:
@@ -123,12 +125,12 @@ def of_p3(folder: Path) -> Split | None:
 def look(
     folder: Path,
     paths: list[Path],
-    label_of: Callable[[str], object] | None = None,
+    label_of: Callable[[Path], object] | None = None,
     read: Callable[[Path], np.ndarray] = images.read_rgb,
 ) -> Split:
     """Read and count all ``paths``.
 
-    ``label_of``: an image's label by its name. ``read``: (H, W, 3) uint8, or (H, W, 4) with the
+    ``label_of``: an image's label by its path. ``read``: (H, W, 3) uint8, or (H, W, 4) with the
     class as the fourth channel.
     """
     split = Split(f"{folder.parent.name}/{folder.name}")
@@ -152,7 +154,7 @@ def look(
             split.pixels += np.bincount(image[..., 3].ravel(), minlength=len(p3.CLASSES))
         if label_of:
             try:
-                split.labels[label_of(path.name)] += 1
+                split.labels[label_of(path)] += 1
             except InputError as error:
                 split.bad.append(str(error))
     return split

@@ -30,7 +30,11 @@ import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NoReturn
 
+if sys.version_info < (3, 10):  # noqa: UP036  # older ones should say so in one line
+    print("mean_iou_evaluate.py: this needs Python 3.10 or newer", file=sys.stderr)
+    sys.exit(2)
 try:
     from PIL import Image, ImageChops
 except ModuleNotFoundError as error:
@@ -61,8 +65,15 @@ class BadPair(Exception):
     """A pair of masks cannot be compared; the message names the file and says why."""
 
 
+class Parser(argparse.ArgumentParser):
+    """Reports a wrong command line in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see --help")
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Mean IoU of predicted masks: classes 0 to 5, over the pixels of all masks."
     )
     parser.add_argument(
@@ -90,9 +101,8 @@ def main() -> None:
         note("note: all pixels of both folders are unknown, so there is no class to take a mean of")
     elif absent:
         note(f"note: in neither folder, so left out of the mean: class {', '.join(absent)}")
-    for c, iou in enumerate(ious):
-        print(f"class #{c} : {iou:1.5f}")
-    print(f"\nmean_iou: {mean:f}\n")
+    scores = [f"class #{c} : {iou:1.5f}\n" for c, iou in enumerate(ious)]
+    answer("".join(scores) + f"\nmean_iou: {mean:f}\n\n")
 
 
 def keep_freed_memory() -> None:
@@ -104,6 +114,16 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(-4, 0)  # M_MMAP_MAX of malloc.h
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+
+
+def answer(text: str) -> None:
+    """Print the scores on stdout. Raises InputError if that fails, as on a full disk."""
+    try:
+        print(text, end="", flush=True)
+    except OSError as error:
+        # Otherwise Python would write the rest at exit, and fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise InputError(f"cannot write to stdout: {error.strerror}") from error
 
 
 def note(text: str) -> None:

@@ -65,6 +65,9 @@ def _numbers(version: str) -> "list[int]":
 
 def _complain(message: str) -> None:
     program = _os.environ.get("HW1_PROGRAM") or _os.path.basename(_sys.argv[0])
+    if program == "-m":  # python3 -m NAME: Python has not found the file of NAME yet
+        words = getattr(_sys, "orig_argv", ["-m", "python3"])  # Python 3.10 has it
+        program = words[words.index("-m") + 1]
     try:
         _sys.stderr.write(f"{program}: {message}\n")
         _sys.stderr.flush()

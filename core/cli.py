@@ -13,9 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-BAD_INPUT = 2  # an exit status; nothing was written
+BAD_INPUT = 2  # an exit status: the input, or a file to write, cannot be used
 PARTIAL = 3  # everything was written, but some rows or masks are the documented fallback
 STOPPED = 75  # EX_TEMPFAIL of sysexits.h: stopped and saved; the same command continues
+TERMINAL = (100, 24)  # columns and rows of a terminal that does not report its size
 
 
 class InputError(Exception):
@@ -113,6 +114,18 @@ def _write(stream: TextIO, message: str, end: str = "\n") -> None:
         with contextlib.suppress(OSError, ValueError):
             # Otherwise Python would write the rest at exit, and fail again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def terminal_size() -> tuple[int, int]:
+    """Return the columns and rows of the terminal behind stderr.
+
+    Some terminals, as in a container, report 0 of each, and tqdm would show no bar at all.
+    """
+    try:
+        columns, rows = os.get_terminal_size(sys.stderr.fileno())
+    except (OSError, ValueError):  # not a real terminal
+        return TERMINAL
+    return columns or TERMINAL[0], rows or TERMINAL[1]
 
 
 def file_path(text: str) -> Path:

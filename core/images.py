@@ -23,7 +23,7 @@ from typing import IO, TYPE_CHECKING, Generic, TypeVar
 import numpy as np
 from PIL import Image
 
-from core.cli import InputError
+from core.cli import InputError, terminal_size
 from core.files import list_files, natural
 
 if TYPE_CHECKING:
@@ -280,7 +280,8 @@ def progress(items: Iterable[T], total: int, what: str) -> Iterable[T]:
         return items
     from tqdm import tqdm
 
-    return tqdm(items, total=total, desc=what, unit="img", leave=False)
+    columns, rows = terminal_size()
+    return tqdm(items, total=total, desc=what, unit="img", leave=False, ncols=columns, nrows=rows)
 
 
 # --- writing ------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ def build(architecture: str, classes: int, drop_path: float = 0.0) -> nn.Module:
     """
     if architecture == ARCHITECTURE:
         return mobilenet_v2(classes)
-    match = re.fullmatch(r"efficientnet_(lite[012])_(\d{2,3})", architecture)
+    match = re.fullmatch(r"efficientnet_(lite[02])_([1-9]\d{1,2})", architecture)
     if not match:
         raise InputError(f"problem 1 has no network {architecture!r}")
     return EnlargedEfficientNet(classes, match[1], int(match[2]), drop_path)

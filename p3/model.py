@@ -5,7 +5,6 @@ A: VGG16-FCN32s. B: DeepLabv3 on MobileNetV3-Large. C: DeepLabv3+ on EfficientNe
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -141,11 +140,9 @@ class DeepLabv3Plus(nn.Module):
 
     WIDTH, SKIP, DILATIONS = 192, 64, (6, 12, 18)
 
-    def __init__(
-        self, classes: int = CLASSES, variant: str = "lite0", drop_path: float = 0.0
-    ) -> None:
+    def __init__(self, classes: int = CLASSES, drop_path: float = 0.0) -> None:
         super().__init__()
-        self.backbone = EfficientNetLite(variant, output_stride=16, head=False, drop_path=drop_path)
+        self.backbone = EfficientNetLite(output_stride=16, head=False, drop_path=drop_path)
         deep, fine = self.backbone.channels[-1], self.backbone.channels[1]
         self.pyramid = nn.ModuleList([pointwise(deep, self.WIDTH)])
         self.pyramid.extend(separable(deep, self.WIDTH, dilation) for dilation in self.DILATIONS)
@@ -182,7 +179,6 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "vgg16_fcn32s": FCN32s,
     "deeplabv3_mobilenet_v3_large": DeepLabv3,
     "deeplabv3plus_efficientnet_lite0": DeepLabv3Plus,
-    "deeplabv3plus_efficientnet_lite2": functools.partial(DeepLabv3Plus, variant="lite2"),
 }
 OF_MODEL = {
     "A": "vgg16_fcn32s",

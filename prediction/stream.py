@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from core import images
-from core.cli import PARTIAL, InputError, answer, minutes, note, positive, warn
+from core.cli import PARTIAL, InputError, answer, file_path, minutes, note, positive, warn
 from prediction.tables import write_rows
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def flags(parser: argparse.ArgumentParser, checkpoint: Path) -> None:
         "fallback for the rest (%(default)s; inf: no limit)",
     )
     parser.add_argument(
-        "--probabilities", type=Path, metavar="CSV", help="also write the network's confidence"
+        "--probabilities", type=file_path, metavar="CSV", help="also write the network's confidence"
     )
 
 
@@ -309,8 +309,8 @@ class Labels:
     def write_more(self, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
         """Write the file of probabilities and print the ``--top`` labels, if requested.
 
-        ``columns`` and ``rows``, one per image, come before the probabilities. An image that could
-        not be read has no probabilities.
+        ``columns`` and ``rows``, one per image, come before the probabilities. An image that
+        could not be read, or not in time, has no probabilities.
         """
         named = list(zip(self.of, rows, strict=True))
         if self._args.probabilities:
@@ -324,7 +324,8 @@ class Labels:
         for path, row in named if self._args.top else ():
             shares = self._probabilities.get(path, np.empty(0))
             best = np.argsort(-shares, kind="stable")[: self._args.top]
-            words = [f"{self._classes[k]} {shares[k]:.4f}" for k in best] or ["could not be read"]
+            words = [f"{self._classes[k]} {shares[k]:.4f}" for k in best]
+            words = words or ["could not be read, or not in time"]
             answer("  ".join((row[-1], *words)))
 
 

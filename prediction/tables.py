@@ -101,14 +101,19 @@ def locate(table: Path, folder: Path, rows: list[dict[str, str]]) -> list[Path]:
     Raises InputError if an image is missing, named twice or not in ``folder``.
     """
     readable_folder(folder)
-    unique(rows, "filename", table)
+    # a.jpg and ./a.jpg are the same file.
+    unique([{"filename": str(Path(row["filename"]))} for row in rows], "filename", table)
     for row in rows:
         name = row["filename"]
         if os.path.isabs(name) or ".." in Path(name).parts:
             raise InputError(f"{table} lists {name!r}, which is outside {folder}")
     paths = [folder / row["filename"] for row in rows]
     # Not Path.is_file, which raises if a name is too long.
-    missing = [path.name for path in paths if not os.path.isfile(path)]
+    missing = [
+        row["filename"] or "an image without a name"
+        for row, path in zip(rows, paths, strict=True)
+        if not os.path.isfile(path)
+    ]
     if missing:
         raise InputError(f"{table} lists images that are not in {folder}: {some(missing)}")
     return paths

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,9 +10,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from core.cli import say
+from core.cli import say, terminal_size
 
-TERMINAL = (100, 24)  # columns and rows of a terminal that does not report its size
 SILENCE = 60.0  # seconds without output, at most
 T = TypeVar("T")
 
@@ -90,18 +88,6 @@ def counted(items: Iterable[T], total: int, what: str, unit: str) -> Iterator[T]
             bar.update(1)
     finally:
         bar.close()
-
-
-def terminal_size() -> tuple[int, int]:
-    """Return the columns and rows of the terminal behind stderr.
-
-    Some terminals, as in a container, report 0 of each, and tqdm would show no bar at all.
-    """
-    try:
-        columns, rows = os.get_terminal_size(sys.stderr.fileno())
-    except (OSError, ValueError):  # not a real terminal
-        return TERMINAL
-    return columns or TERMINAL[0], rows or TERMINAL[1]
 
 
 def duration(seconds: float) -> str:

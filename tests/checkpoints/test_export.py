@@ -1,5 +1,7 @@
 """Checkpoints in other programs: the model and its ONNX file against our programs."""
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -27,14 +29,27 @@ def test_onnx_gives_our_own_logits(call, tmp_path, name, side):
     file = tmp_path / "m.onnx"
     status, out, err = call(export.main, "--checkpoint", source, "--onnx", file, *size)
     assert (status, err) == (0, "") and f"(N, 3, {side}, {side}) uint8 -> logits" in out
-    session = runtime.InferenceSession(file)
+    session, model = runtime.InferenceSession(file), load(source)
     for count in (1, 3):  # the number of images is free
         images = noise(count, side)
         with torch.no_grad():
-            ours = load(source)(images)
+            ours = model(images)
         (theirs,) = session.run(None, {"images": images.numpy()})
         assert theirs.shape == tuple(ours.shape) and ours.std() > 0.01
         np.testing.assert_allclose(theirs, ours.numpy(), rtol=1e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("name, side", [("p1_a", 32), ("p1_c", 32), ("p2_c", 128), ("p3_c", 64)])
+@torch.inference_mode()
+def test_a_loaded_model_answers_as_the_graders_program(name, side):
+    source, images = SHIPPED / f"{name}.pt", noise(2, side)
+    program = importlib.import_module(f"{name[:2]}.inference")
+    theirs = program.predictor(source, torch.device("cpu"))[0](images)
+    ours = load(source)(images).numpy()
+    if name.startswith("p3"):
+        assert (ours.argmax(1) == theirs[:, 0]).mean() > 0.999
+    else:
+        assert np.abs(ours - theirs).max() < 1e-3 * np.abs(ours).max()
 
 
 def test_export_says_what_it_needs(call, tmp_path):

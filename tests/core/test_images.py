@@ -212,20 +212,20 @@ def test_in_order_works_in_several_threads_at_once():
 
 
 def test_in_order_of_an_endless_stream_can_be_left_and_then_drops_what_it_has_not_started():
-    started = []
+    gate, started = threading.Event(), []
 
     def work(item):
         started.append(item)
-        time.sleep(0.002)
+        if item > 2:
+            gate.wait(10)
         return item
 
     stream = InOrder(work, itertools.count(), ahead=500)
     assert list(itertools.islice(stream, 3)) == [0, 1, 2]
     stream.close()
-    at_the_end = len(started)
-    assert at_the_end < 400
-    time.sleep(0.05)
-    assert len(started) == at_the_end
+    gate.set()
+    stream._pool.shutdown()  # waits for what has been started
+    assert len(started) <= 3 + images.THREADS
 
 
 # --- hostile files, and writing ---
@@ -268,6 +268,13 @@ def test_threads_decode_no_more_at_once_than_there_is_room_for():
 
     list(InOrder(work, [3, 4, 99, 1, 5, 10, 2, 2, 6] * 8))
     assert 4 < most <= 10
+    meeting = threading.Barrier(2, timeout=10)  # passes only if there is room for both
+
+    def meet(size):
+        with room.hold(size):
+            return meeting.wait() >= 0
+
+    assert list(InOrder(meet, [4, 4])) == [True, True]
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -61,3 +61,9 @@ def test_p1_c_takes_a_finished_networks_weights_at_another_size():
     said = p1.load_pretrained(network, finished.state_dict(), "last.pt")
     assert said == "loaded the whole network from last.pt"
     same(dict(network.state_dict()), dict(finished.state_dict()))
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite1_128", "efficientnet_lite0_00", "resnet50"])
+def test_a_network_that_does_not_exist_is_named(name):
+    with pytest.raises(InputError, match=f"no network '{name}'"):
+        p1.build(name, 50)

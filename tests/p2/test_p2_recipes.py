@@ -73,3 +73,20 @@ def test_byol_follows_its_schedules_with_two_draws_and_is_watched(
     assert decays == pytest.approx(rising)
     assert [how for how, _ in draws] == list(recipe.views) * 6
     assert len({seed for _, seed in draws}) == 12
+
+
+def test_views_are_small_until_the_last_epochs_and_so_is_their_blur(
+    call, tiny, tmp_path, monkeypatch, draws
+):
+    monkeypatch.setattr(pretrain, "make_backbone", one_layer)
+    monkeypatch.setattr(pretrain, "FEATURES", 8)
+    sizes = {"size": 32, "late_size": 64, "late_epochs": 1}
+    changed = dataclasses.replace(p2_recipes.PRETRAIN["best"], **sizes)
+    monkeypatch.setitem(p2_recipes.PRETRAIN, "best", changed)
+    flags = words("--recipe best --epochs 3 --batch-size 4 --device cpu --run")
+    assert call(pretrain.main, "--data", tiny / "p2_data", *flags, tmp_path / "run")[0] == 0
+    cropped = [given["size"] for name, given in draws if name == CROP]
+    assert cropped == [32] * 8 + [64] * 4  # two batches an epoch, of two views each
+    blurred = [(given["size"], given["sigma"]) for name, given in draws if name == "random_blur"]
+    # 13 pixels and 0.1 to 2.0 for a view of 128 pixels.
+    assert blurred == [(3, (0.025, 0.5))] * 8 + [(7, (0.05, 1.0))] * 4

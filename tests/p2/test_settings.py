@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import functools
 import shutil
 
 import pytest
@@ -130,19 +129,51 @@ def test_the_reports_second_stage_lowers_the_rate_when_the_loss_stays(
 ):
     shorter = {"epochs": 4, "patience": 0, "plateau_from": 1, "probe_every": None}
     change(recipes.PRETRAIN, "original", **shorter)
-    # Made so that no loss is low enough, with less patience.
-    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau
-    impatient = functools.partial(scheduler, threshold=1.0)
-    monkeypatch.setattr(
-        torch.optim.lr_scheduler,
-        "ReduceLROnPlateau",
-        lambda *args, **_: impatient(*args, patience=1),
-    )
+    seen = []
+
+    class Impatient(torch.optim.lr_scheduler.ReduceLROnPlateau):
+        """Finds no loss low enough, and has less patience."""
+
+        def __init__(self, optimizer, **_):
+            super().__init__(optimizer, threshold=1.0, patience=1)
+
+        def step(self, metrics):
+            seen.append(metrics)
+            super().step(metrics)
+
+    monkeypatch.setattr(torch.optim.lr_scheduler, "ReduceLROnPlateau", Impatient)
     flags = "--recipe original --run run" + (" --max-minutes 0" if stops else "")
     assert [run(pretrain, flags)[0] for _ in range(stops + 1)] == [STOPPED] * stops + [0]
     # Epoch 1 is the first stage; from then on the rate falls after every second epoch.
     rates = [line["lr"] for line in log(small / "run")]
     assert rates == pytest.approx([3e-4, 3e-4, 3e-4, 3e-5])
+    assert seen == [line["loss"] for line in log(small / "run")][1:]
+
+
+@pytest.mark.parametrize(("program", "flags"), [(pretrain, "--recipe paper"), (supervise, "")])
+def test_the_best_pre_training_is_the_one_with_the_lowest_loss(run, small, program, flags):
+    assert run(program, f"{flags} --epochs 3 --run run")[0] == 0
+    losses = [line["loss"] for line in log(small / "run")]
+    made = checkpoint.load(small / "run/best.pt", "p2").made
+    assert len(set(losses)) == 3 and made["epoch"] == 1 + losses.index(min(losses))
+
+
+@pytest.mark.parametrize(("program", "flags"), [(supervise, ""), (train, "--setting A")])
+def test_labels_are_smoothed_as_the_recipe_says(run, small, monkeypatch, program, flags):
+    asked, loss = set(), torch.nn.functional.cross_entropy
+
+    def cross_entropy(*given, label_smoothing):
+        asked.add(label_smoothing)
+        return loss(*given, label_smoothing=label_smoothing)
+
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", cross_entropy)
+    assert run(program, f"--epochs 1 --run run {flags}")[0] == 0
+    assert asked == {recipes.TRANSFER["hour"].label_smoothing}
+
+
+def test_a_setting_stops_when_the_score_stays(run, small):
+    assert run(train, "--setting A --epochs 9 --run run --set lr=0 --set patience=1")[0] == 0
+    assert len(log(small / "run")) == 2
 
 
 def test_a_backbone_trained_with_labels_is_one_that_settings_start_from(run, small):
@@ -225,6 +256,9 @@ def test_training_moves_a_frozen_backbone_by_no_bit(run, small, change, setting,
     first, now = checkpoint.load(file, "p2").weights, state(small / "run")["network"]
     kept = [torch.equal(now[f"backbone.{name}"], value) for name, value in first.items()]
     assert len(kept) == 7 and (all(kept) if setting in "DE" else not any(kept))
+    made = checkpoint.load(small / "run/last.pt", "p2")
+    for field in ("flip_test", "mean", "std"):
+        assert getattr(made, field) == getattr(recipes.TRANSFER[recipe], field), field
 
 
 HEAD = "--recipe original --epochs 2 --batch-size 2 --setting D"

@@ -1,6 +1,7 @@
 """Problem 3's masks: their names, sizes and colours, and what they are never written over."""
 
 import errno
+import itertools
 import os
 import struct
 import threading
@@ -8,7 +9,7 @@ import zlib
 
 import numpy as np
 import pytest
-from conftest import draw, refused, rows, snapshot
+from conftest import draw, refused, rows, snapshot, words
 from PIL import Image
 
 from p3 import data as p3_data
@@ -114,6 +115,16 @@ def test_a_disk_that_fills_up_leaves_every_mask_whole(predict, monkeypatch, tmp_
     after = snapshot(out)
     assert after.keys() == new.keys() and sum(after[path] == new[path] for path in new) == 2
     assert all(content in (b"old", new[path]) for path, content in after.items())
+
+
+def test_the_views_are_those_that_the_user_wants(predict, tmp_path):
+    made = []
+    for number, given in enumerate(("", "--no-rotate", "--flip", "--rotate", "--flip --rotate")):
+        options = (*words(given), "--confidence", tmp_path / f"maps{number}")
+        assert predict("p3", tmp_path / str(number), *options)[0] == 0
+        made.append(snapshot(tmp_path / f"maps{number}"))
+    assert made[0] == made[1]  # the random checkpoint has neither
+    assert all(one != other for one, other in itertools.combinations(made[1:], 2))
 
 
 def test_confidences_are_of_the_class_that_the_mask_has(predict, p3_images, tmp_path):

@@ -102,6 +102,9 @@ def test_quarter_turns_are_turned_back_before_the_mean():
     plain = p3.logits(network, images, False)
     assert not torch.allclose(plain, rotated, atol=1e-3)
     assert torch.allclose(plain, network(images))
+    nn.init.zeros_(network.weight)  # the mean of equal logits is the same logits
+    equal = network.bias.view(1, 7, 1, 1).expand(2, 7, 40, 64)
+    assert torch.allclose(p3.logits(network, images, True, (0.5, 1.0), True), equal)
 
 
 @pytest.mark.parametrize("build", [thin_fcn32s, p3.DeepLabv3])

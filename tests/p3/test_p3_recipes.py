@@ -46,19 +46,31 @@ def run(call, tiny, tmp_path, one_convolution):
 
 @pytest.mark.parametrize("stops", [0, 6])
 def test_problem_3s_rate_falls_when_the_training_loss_stays(run, tmp_path, monkeypatch, stops):
-    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau  # made so that no loss is low enough
-    made = []
+    made, seen = [], []
 
-    def impatient(optimizer, **given):
-        made.append(given)
-        return scheduler(optimizer, threshold=1.0, factor=given["factor"], patience=1)
+    class Impatient(torch.optim.lr_scheduler.ReduceLROnPlateau):
+        """Finds no loss low enough, and has less patience."""
 
-    monkeypatch.setattr(torch.optim.lr_scheduler, "ReduceLROnPlateau", impatient)
+        def __init__(self, optimizer, **given):
+            made.append(given)
+            super().__init__(optimizer, threshold=1.0, factor=given["factor"], patience=1)
+
+        def step(self, metrics):
+            seen.append(metrics)
+            super().step(metrics)
+
+    monkeypatch.setattr(torch.optim.lr_scheduler, "ReduceLROnPlateau", Impatient)
     flags = "--recipe original --epochs 3" + (" --max-minutes 0" if stops else "")
     assert [run(flags) for _ in range(stops + 1)] == [75] * stops + [0]
     assert made[0] == {"factor": 0.1, "patience": 10}
     rates = [line["lr"] for line in log(tmp_path / "run")]
     assert rates == pytest.approx([3e-4, 3e-4, 3e-5])
+    assert seen == [line["loss"] for line in log(tmp_path / "run")]
+
+
+def test_problem_3_stops_when_the_score_stays(run, tmp_path):
+    assert run("--recipe original --epochs 9 --set lr=0 --set patience=1") == 0
+    assert len(log(tmp_path / "run")) == 2
 
 
 def test_with_a_rate_of_0_problem_3_takes_no_step(run, tmp_path):
@@ -111,6 +123,41 @@ def test_problem_3_measures_the_statistics_of_the_averaged_weights(
     _, first = next(batches(len(pairs), 2, seed=0, epoch=1))
     inputs, _ = p3.augmented(pairs[first], recipe, generator(0, 1, 0))
     torch.testing.assert_close(weights["1.running_mean"], network[0](inputs).mean((0, 2, 3)))
+
+
+def test_a_resized_crop_cuts_the_mask_as_the_image():
+    recipe = dataclasses.replace(
+        p3_recipes.RECIPES["best"]["C"],
+        crop=64,
+        jitter=(0.0,) * 4,
+        mean=(0.0,) * 3,
+        std=(1.0,) * 3,
+    )
+    half = torch.arange(256) // 128
+    board = ((half[:, None] + half) % 2).to(torch.uint8)  # white squares are class 3
+    pairs = torch.stack([board * 255] * 3 + [board * 3]).repeat(16, 1, 1, 1)
+    images, truth = p3.augmented(pairs, recipe, generator(0))
+    assert images.shape == (16, 3, 64, 64) and len(truth.flatten(1).unique(dim=0)) > 8
+    assert ((images[:, 0] > 0.5) == (truth == 3)).float().mean() > 0.95  # else near a half
+
+
+def test_the_jaccard_loss_is_one_minus_the_mean_soft_iou_of_the_classes_that_occur():
+    out, truth = torch.randn(2, 7, 5, 6), torch.arange(60).view(2, 5, 6) % 4  # no 4, no 5
+    truth[0, 0] = p3_data.UNKNOWN
+    shares, known, ious = out.softmax(1), truth != p3_data.UNKNOWN, []
+    for k in range(4):
+        here, share = (truth == k).float(), shares[:, k] * known
+        both = (here * share).sum()
+        ious.append(both / (here.sum() + share.sum() - both))
+    torch.testing.assert_close(p3.soft_jaccard(out, truth), 1 - torch.stack(ious).mean())
+    perfect = 99.0 * nn.functional.one_hot(truth, 7).movedim(-1, 1)
+    assert p3.soft_jaccard(perfect, truth) < 1e-6
+
+
+def test_the_jaccard_loss_is_added_with_the_recipes_weight(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(p3, "soft_jaccard", lambda out, truth: out.sum() * 0 + 100)
+    assert run("--recipe hour --epochs 1 --set crop=0 --set jaccard=0.5") == 0
+    assert 50 < log(tmp_path / "run")[0]["loss"] < 60
 
 
 @pytest.mark.parametrize("balance", [0.0, 0.5, 1.0])

@@ -1,24 +1,49 @@
 """The inference programs: what they write, every kind of image and of bad input."""
 
+import argparse
+import math
 import os
 import shutil
 import threading
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import draw, random_checkpoint, refused, rows, snapshot, thin_fcn32s
+import torch
+from conftest import (
+    draw,
+    one_layer,
+    random_checkpoint,
+    refused,
+    rows,
+    snapshot,
+    thin_fcn32s,
+    varied,
+)
 from PIL import Image, ImageFile
 
-from core import images
+from core import devices, images
 from p1 import inference as p1
 from p1 import model
 from p2 import inference as p2
+from p2 import model as p2_model
 from p3 import data as p3_data
 from p3 import inference as p3
 from p3 import model as p3_model
-from prediction import tiles
+from prediction import stream, tiles
 from prediction.stream import Stream, Views
+
+
+@pytest.fixture
+def p2_checkpoint(monkeypatch, tmp_path):
+    """One layer in ResNet50's place: these tests look at rows, names and files."""
+    monkeypatch.setattr(p2_model, "make_backbone", one_layer)
+    monkeypatch.setattr(p2_model, "FEATURES", 8)
+    torch.manual_seed(3)
+    network, classes = varied(p2_model.Classifier(3), 128), ("Couch", "Lamp", "Pen")
+    path = tmp_path / "random p2.pt"
+    return random_checkpoint(path, "p2", p2_model.ARCHITECTURE, network, classes, 128)
 
 
 def test_p1_writes_a_row_an_image_in_natural_order(predict, p1_images, tmp_path):
@@ -224,6 +249,11 @@ def test_probabilities_have_a_row_an_image_and_a_column_a_class(predict, p2_imag
             assert words.split("  ")[1:] == [f"{name} {shares[name]:.4f}" for name in best]
 
 
+def test_probabilities_are_a_file(predict, tmp_path):
+    result = predict("p1", tmp_path / "out.csv", "--probabilities", f"{tmp_path}/new/")
+    refused(result, "new/ is a folder; give a file name")
+
+
 def test_flip_is_as_the_checkpoint_says_or_as_the_user_does(predict, p1_images, tmp_path):
     def probabilities(*options):
         sure = tmp_path / "sure.csv"
@@ -237,7 +267,33 @@ def test_flip_is_as_the_checkpoint_says_or_as_the_user_does(predict, p1_images, 
     for path in p1_images.iterdir():
         Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)
     assert np.abs(probabilities("--flip") - flipped).max() < 1e-5
-    assert np.abs(probabilities("--bf16", "--flip") - flipped).max() < 0.2
+    mirrored, short = probabilities("--flip"), probabilities("--bf16", "--flip")
+    assert np.array_equal(short, mirrored) != devices.has_bf16(torch.device("cpu"))
+    assert np.abs(short - mirrored).max() < 0.2
+
+
+def test_the_time_limit_is_in_minutes_and_nine_by_default(clock):
+    parser = argparse.ArgumentParser()
+    stream.flags(parser, Path("x.pt"))
+    given = [], ["--max-minutes", "2.5"], ["--max-minutes", "inf"]
+    limits = [parser.parse_args(flags).stop_at for flags in given]
+    assert limits == [540, 150, math.inf]
+
+
+def test_a_large_image_that_takes_too_long_gets_the_fallback(monkeypatch, clock, tmp_path):
+    monkeypatch.setattr(tiles, "TILE", 64)
+    monkeypatch.setattr(tiles, "MARGIN", 16)
+    path, done = draw(tmp_path / "1.png", 200, 130, 0), []
+
+    def predict(batch):
+        done.append(batch)
+        clock[0] += 1
+        return batch[:, :1].numpy()
+
+    with Stream([path], images.read_rgb, stop_at=5) as given:
+        ((name, planes),) = p3.answers(given, predict, 1, lambda: "")
+    assert (name, given.late, len(done)) == (path, [path], 5)  # of 24 tiles
+    assert planes[0].shape == (130, 200) and (planes[0] == p3.FALLBACK).all()
 
 
 def test_without_time_every_row_and_mask_is_the_fallback_and_status_3(predict, p3_images, tmp_path):
@@ -245,6 +301,8 @@ def test_without_time_every_row_and_mask_is_the_fallback_and_status_3(predict, p
     status, _, err = predict("p1", out, "--max-minutes", 0)
     assert status == 3 and "9 of 9 images were not processed in time and got the label 0" in err
     assert [row[1] for row in rows(out)[1:]] == ["0"] * 9
+    status, _, err = predict("p2", tmp_path / "2.csv", "--max-minutes", 0)
+    assert status == 3 and "4 of 4 images were not processed in time and got the label Couch" in err
     status, _, err = predict("p3", tmp_path / "masks", "--max-minutes", 0)
     assert status == 3 and "5 of 5 images were not processed in time" in err
     for path in p3_images.iterdir():

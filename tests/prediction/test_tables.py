@@ -68,6 +68,19 @@ def test_a_name_that_no_file_can_have_is_missing_like_any_other(tmp_path):
     assert locate(tmp_path / "images.csv", tmp_path, rows[:1]) == [tmp_path / "a.jpg"]
 
 
+def test_an_image_named_twice_in_other_words_is_found(tmp_path):
+    (tmp_path / "a.jpg").touch()
+    rows = [{"filename": "a.jpg"}, {"filename": "./a.jpg"}]
+    with pytest.raises(InputError, match=r"lists a\.jpg more than once"):
+        locate(tmp_path / "images.csv", tmp_path, rows)
+
+
+def test_a_missing_image_is_named_as_the_csv_names_it(tmp_path):
+    rows = [{"filename": "deep/a.jpg"}, {"filename": ""}]
+    with pytest.raises(InputError, match=r": deep/a\.jpg, an image without a name$"):
+        locate(tmp_path / "images.csv", tmp_path, rows)
+
+
 def test_a_file_name_keeps_its_bytes_that_are_not_utf_8(tmp_path, call):
     name, path = os.fsdecode(b"7_caf\xe9.png"), tmp_path / "out.csv"
     (tmp_path / "val").mkdir()

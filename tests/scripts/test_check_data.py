@@ -52,5 +52,20 @@ def test_what_is_double_unreadable_or_in_both_splits_is_named(call, tiny, tmp_pa
     assert "1 of 51 images are also in p1_data/train_50: 0_leaked.png" in out
 
 
+def test_images_of_one_name_in_two_subfolders_keep_their_own_labels(call, tiny, tmp_path):
+    folder = tmp_path / "data" / "p2_data" / "office"
+    for place, image in zip("ab", (tiny / "p2_data/office/train").iterdir(), strict=False):
+        (folder / "train" / place).mkdir(parents=True)
+        shutil.copy(image, folder / "train" / place / "1.jpg")
+    (folder / "train.csv").write_text("id,filename,label\n0,a/1.jpg,Couch\n1,b/1.jpg,Pen\n")
+    assert rows(call(check_data.main, tmp_path / "data")[1])["office/train"][2:4] == ["2", "1 to 1"]
+
+
+def test_labelled_images_without_their_csv_are_not_left_out(call, tiny, tmp_path):
+    folder = shutil.copytree(tiny, tmp_path / "data")
+    (folder / "p2_data/office/train.csv").unlink()
+    refused(call(check_data.main, folder), "train.csv")
+
+
 def test_a_folder_without_the_data_is_one_line(call, tmp_path):
     refused(call(check_data.main, tmp_path), "contains none of p1_data, p2_data, p3_data")

@@ -311,6 +311,19 @@ def test_what_is_no_folder_of_masks_is_named_in_one_line(folders, tmp_path):
     refused(evaluate(good, tmp_path / ("x" * 256)), "cannot list the folder", "name too long)")
 
 
+def test_a_wrong_command_line_is_one_line(folders):
+    refused(evaluate(*folders, "--all"), "unrecognized arguments: --all; see --help")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_scores_that_cannot_be_written_are_one_line(folders):
+    write_pairs(folders, (20, 30))
+    command = [sys.executable, SCRIPT, "-g", folders[0], "-p", folders[1]]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    refused((done.returncode, "", done.stderr), "cannot write to stdout: No space left on device")
+
+
 def test_a_python_without_the_libraries_is_told_what_to_install(folders):
     command = [sys.executable, "-S", "-I", SCRIPT, "-g", *folders[:1], "-p", *folders[1:]]
     done = subprocess.run(command, capture_output=True, text=True)  # -S: no site-packages

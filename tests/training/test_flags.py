@@ -1,10 +1,12 @@
 """The flags of the training commands: where a training starts from."""
 
 import argparse
+import math
 import os
 from pathlib import Path
 
 import pytest
+from conftest import words
 
 from core import cli
 from core.cli import InputError
@@ -39,8 +41,10 @@ def test_only_model_c_starts_from_imagenet():
     for architecture in ("efficientnet_lite0_64", OF_MODEL["C"]):
         expected = (imagenet_file("lite0"), "imagenet")
         assert start_of(None, "imagenet", architecture) == expected
-    lite2 = start_of(None, "imagenet", "deeplabv3plus_efficientnet_lite2")
+    lite2 = start_of(None, "imagenet", "efficientnet_lite2_64")
     assert lite2 == (imagenet_file("lite2"), "imagenet")
+    with pytest.raises(InputError, match="but not for lite1"):
+        start_of(None, "imagenet", "efficientnet_lite1_64")
 
 
 def test_data_memory_is_in_gibibytes_and_half_of_the_free_memory_by_default(monkeypatch):
@@ -57,3 +61,10 @@ def test_data_memory_is_in_gibibytes_and_half_of_the_free_memory_by_default(monk
             with pytest.raises(InputError):
                 parse(flag, senseless)
     assert parse("--data-memory", "1e300") == 1e300 * 2**30
+
+
+def test_a_runs_options_are_the_flags():
+    given = words("--seed 3 --fresh --save-minutes 2")
+    args = flags.command_line("", data="data", run="run").parse_args(given)
+    options = {"seed": 3, "fresh": True, "stop_at": math.inf, "save_minutes": 2.0}
+    assert flags.run_options(args) == options

@@ -30,6 +30,45 @@ def test_the_learning_rate_follows_the_schedule(schedule, rates):
         assert optimizer.param_groups[0]["lr"] == pytest.approx(rate)
 
 
+def test_the_backbone_learns_at_its_share_of_the_rate_at_every_step():
+    network = nn.ModuleDict({"backbone": nn.Linear(2, 2), "head": nn.Linear(2, 2)})
+    values = {"optimiser": "sgd", "lr": 0.1, "weight_decay": 0.5, "decay_vectors": False}
+    schedule = {"schedule": "cosine", "warmup_epochs": 0.0, "epochs": 4}
+    recipe = SimpleNamespace(**values, **schedule, backbone_rate=0.25)
+    optimizer = loop.make_optimizer(network, recipe)
+    name_of = {id(value): name for name, value in network.named_parameters()}
+    for step, rate in ((None, 0.1), (0, 0.1), (20, 0.05)):
+        if step is not None:
+            loop.set_learning_rate(optimizer, recipe, step, 10)
+        rates = {
+            name_of[id(value)]: group["lr"]
+            for group in optimizer.param_groups
+            for value in group["params"]
+        }
+        shares = {name: 0.25 if name.startswith("backbone") else 1.0 for name in name_of.values()}
+        assert rates == pytest.approx({name: rate * share for name, share in shares.items()})
+    assert optimizer.param_groups[-1]["lr"] == pytest.approx(0.05)  # what problems 1 and 3 log
+
+
+@pytest.mark.parametrize(("flip_test", "share"), [(False, 3 / 5), (True, 2 / 5)])
+def test_accuracy_is_of_normalised_images_in_evaluation_mode(flip_test, share):
+    class Leftmost(nn.Module):
+        """The logits are the leftmost pixel's channels."""
+
+        def forward(self, inputs):
+            assert not self.training
+            return inputs[:, :, 0, 0]
+
+    recipe = SimpleNamespace(
+        mean=(0.2, 0.5, 0.5), std=(0.1, 1.0, 1.0), bf16=False, flip_test=flip_test
+    )
+    image = torch.tensor([[102, 0], [153, 255], [0, 0]], dtype=torch.uint8).view(1, 3, 1, 2)
+    labels = torch.tensor([0, 0, 0, 1, 1])  # 0: as it is; 1: with its mirror image, or raw
+    images, device = image.repeat(5, 1, 1, 1), torch.device("cpu")
+    found = loop.accuracy(Leftmost().train(), images, labels, recipe, device, 2)
+    assert found == pytest.approx(share)
+
+
 def test_an_unknown_schedule_is_refused():
     with pytest.raises(InputError, match="unknown schedule 'linear'"):
         loop.set_learning_rate(None, SimpleNamespace(schedule="linear"), 0, 10)
