@@ -1,7 +1,8 @@
 """Export a checkpoint as ONNX: ``python3 -m checkpoints.export --checkpoint F.pt --onnx F.onnx``.
 
 The exported model maps images (N, 3, H, W) uint8 in RGB to logits. It includes normalisation and
-averaging over mirror images. N is dynamic; H and W are fixed by ``--size``.
+the averaging over mirror images, scales and quarter turns that the checkpoint asks for. N is
+dynamic; H and W are fixed by ``--size``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch.onnx import symbolic_helper
 from checkpoints.models import load
 from core.cli import InputError, Parser, entry, positive, say
 from core.files import atomic_write
+from prediction.stream import check_outputs
 
 SIZE = {"p1": 32, "p2": 128, "p3": 512}
 OPSET = 18
@@ -37,6 +39,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = arguments()
+    check_outputs([args.onnx], [args.checkpoint])
     try:
         import onnx  # noqa: F401
     except ImportError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from core import augment, checkpoint
@@ -26,16 +27,22 @@ class Model(nn.Module):
 
     def __init__(self, network: nn.Module, saved: checkpoint.Checkpoint) -> None:
         super().__init__()
-        self.network = network.eval()
+        self.network = network.eval().requires_grad_(False)
         self.checkpoint = saved
         self._logits = importlib.import_module(f"{saved.problem}.model").logits
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) uint8 -> float32 logits, (N, classes) or, in problem 3, (N, classes, H, W).
 
-        Images must be 32x32 for problem 1 and 128x128 for problem 2.
+        Raises ValueError if the images are not uint8, or not 32x32 in problem 1 or 128x128 in
+        problem 2.
         """
         saved = self.checkpoint
+        if images.dtype != torch.uint8:
+            raise ValueError(f"images are {images.dtype}; give uint8, from 0 to 255")
+        side = saved.input_size
+        if side and tuple(images.shape[2:]) != (side, side):
+            raise ValueError(f"images are {tuple(images.shape)}; give (N, 3, {side}, {side})")
         inputs = augment.normalise(augment.to_float(images), saved.mean, saved.std)
         more = (saved.test_scales, saved.rotate_test) if saved.problem == "p3" else ()
         return self._logits(self.network, inputs, saved.flip_test, *more)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,14 @@ def main() -> None:
     others = [one for one in manifest["checkpoints"] if one["name"] != args.name]
     manifest["checkpoints"] = sorted([*others, fields], key=lambda one: one["name"])
     table = page(manifest)
+    packed = args.source.read_bytes()
+    if hashlib.sha256(packed).hexdigest() != fields["sha256"]:
+        raise InputError(
+            f"{args.source} changed while it was scored; ship it again when its training has ended"
+        )
     if args.source.resolve() != (args.folder / args.name).resolve():
         with atomic_write(args.folder / args.name) as file:
-            file.write(args.source.read_bytes())
+            file.write(packed)
     with atomic_write(args.folder / "manifest.json") as file:
         file.write((json.dumps(manifest, indent=2) + "\n").encode())
     with atomic_write(args.folder / "README.md") as file:
@@ -64,9 +70,11 @@ def main() -> None:
 def describe(source: Path, name: str, data: Path = Path("hw1_data")) -> dict[str, Any]:
     """The manifest entry of the checkpoint ``source`` under the file name ``name``.
 
-    Raises InputError if ``source`` is not a checkpoint of the problem in ``name``, is too large
-    or, like a backbone, has no score.
+    Raises InputError if ``name`` is not such a name, or if ``source`` is not a checkpoint of the
+    problem in ``name``, is too large or, like a backbone, has no score.
     """
+    if not re.fullmatch(r"p[123]_\w+\.pt", name):
+        raise InputError(f"{name!r} is not the name of a shipped file, such as p1_a.pt")
     problem = name.split("_")[0]
     saved = checkpoint.load(source, problem)
     packed = source.read_bytes()

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 CLASSES = tuple(str(label) for label in range(50))
 SIZE = 32
 KIND = f"p1-{SIZE}"  # names the cache: see training.cache.load
-SUFFIXES = images.SUFFIXES
 decode = functools.partial(images.read_square, size=SIZE)
 
 
@@ -47,6 +46,6 @@ def load(folder: Path, memory: float = math.inf) -> tuple[Tensor, Tensor, list[P
 
     from training import cache
 
-    paths = list_files(folder, SUFFIXES)
+    paths = list_files(folder, images.SUFFIXES)
     labels = torch.tensor([label_of(path.name) for path in paths])
     return cache.load(paths, decode, KIND, memory), labels, paths

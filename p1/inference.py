@@ -39,7 +39,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("output", type=file_path, help="csv to write: filename,label")
     flags(parser, ROOT / "checkpoints" / "p1_c.pt")
     top_flag(parser)
-    return parser.parse_args()
+    return parser.parse_intermixed_args()  # flags may stand between the other arguments
 
 
 def main() -> int:

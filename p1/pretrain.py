@@ -2,8 +2,8 @@
 
 The published weights were trained on CIFAR-100, which contains problem 1's validation images. This
 program trains the same network on other images: by default problem 2's ``mini`` at 32x32, or any
-folder with a csv of labels. In each class, one image in ``HOLD_OUT`` is held out to measure the
-accuracy; the seed decides which.
+folder with a csv of labels. In each class, one image in 20 is held out to measure the accuracy; the
+seed decides which.
 """
 
 from __future__ import annotations

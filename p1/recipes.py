@@ -1,6 +1,6 @@
 """Problem 1's recipes, as data.
 
-Use them as ``RECIPES[name][model]``; the README lists what each one reached.
+Use them as ``RECIPES[name][model]``. ``--recipe list`` says what each one reached.
 """
 
 from __future__ import annotations

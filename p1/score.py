@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from core import images
 from core.cli import Parser, answer, entry
 from core.files import list_files
 from p1 import data
@@ -23,7 +24,7 @@ def main() -> None:
     if args.truth.is_dir():
         truth = {
             path.name: str(data.label_of(path.name))
-            for path in list_files(args.truth, data.SUFFIXES)
+            for path in list_files(args.truth, images.SUFFIXES)
         }
     else:
         truth = read_labels(args.truth)

@@ -40,7 +40,8 @@ def arguments() -> tuple[argparse.Namespace, Recipe]:
     args = parser.parse_args()
     recipes = {name: models[args.model] for name, models in RECIPES.items() if args.model in models}
     recipe = choose_recipe(parser, args, recipes, f"p1_{args.model}")
-    if args.model == "B" and (args.pretrained or recipe.pretrained) in ("", "none"):
+    named = args.pretrained or recipe.pretrained
+    if args.model == "B" and named in ("", "none") and not args.preview:
         raise InputError(
             "model B needs --pretrained FILE; to download one: bash hw1_download.sh pretrained"
         )
@@ -53,6 +54,7 @@ def main() -> None:
     source = None if args.preview else flags.initial_weights(args, recipe, recipe.architecture)
     if source and args.model == "A":
         require_from_scratch(source)
+    weights = checkpoint.read_weights(source) if source else None
 
     images, labels, _ = data.load(args.data / "train_50", args.data_memory)
     if args.tune:
@@ -64,8 +66,7 @@ def main() -> None:
 
     torch.manual_seed(seed_of(args.seed, "weights"))
     network = build(recipe.architecture, len(data.CLASSES), recipe.drop_path)
-    if source:
-        weights = checkpoint.read_weights(source)
+    if weights is not None:
         say(load_pretrained(network, weights, str(source), whole=args.model == "A"))
     fit(
         args,
@@ -211,7 +212,7 @@ def show(
             f"{own} {part:.0%}" + (f", {captions[other]} {1 - part:.0%}" if part < 1 else "")
             for own, other, part in zip(captions, partner.tolist(), share.tolist(), strict=True)
         ]
-    preview.write(args.preview, preview.pictures(inputs, recipe.mean, recipe.std), captions)
+    preview.write(args, preview.pictures(inputs, recipe.mean, recipe.std), captions)
 
 
 if __name__ == "__main__":

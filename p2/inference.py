@@ -41,7 +41,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("output", type=file_path, help="csv to write: id,filename,label")
     flags(parser, ROOT / "checkpoints" / "p2_c.pt")
     top_flag(parser)
-    return parser.parse_args()
+    return parser.parse_intermixed_args()  # flags may stand between the other arguments
 
 
 def main() -> int:

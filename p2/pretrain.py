@@ -41,7 +41,7 @@ def main() -> None:
         index, keys = loop.first_batch(len(images), recipe.batch_size, args.seed)
         views = both_views(cache.gather(images, index, device), recipe, keys, recipe.size_in(0))
         shown = [preview.pictures(made, recipe.mean, recipe.std) for made in views]
-        return preview.write(args.preview, torch.cat(shown, 2))
+        return preview.write(args, torch.cat(shown, 2))
     probe = knn.load(args.data / "office", args.data_memory) if recipe.probe_every else None
 
     torch.manual_seed(seed_of(args.seed, "weights"))

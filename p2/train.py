@@ -59,7 +59,8 @@ def initial_backbone(
     if not path.is_file():
         raise InputError(
             f"setting {setting.name} starts from {path}, which does not exist; "
-            f"make it with {command}, or choose another file with --backbone"
+            f"make it with python3 -m {command} --recipe {recipe.name}, or choose another file "
+            "with --backbone"
         )
     return path
 
@@ -68,7 +69,7 @@ def main() -> None:
     args, recipe = arguments()
     setting = SETTINGS[args.setting]
     device = processes.choose(args.device)
-    start = initial_backbone(setting, args, recipe)
+    start = None if args.preview else initial_backbone(setting, args, recipe)
 
     office = args.data / "office"
     images, labels, _, classes = data.load_labelled(

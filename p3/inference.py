@@ -60,7 +60,7 @@ def arguments() -> argparse.Namespace:
         metavar="FOLDER",
         help="also write the network's confidence in each pixel, as grey images (255 is 1)",
     )
-    return parser.parse_args()
+    return parser.parse_intermixed_args()  # flags may stand between the other arguments
 
 
 def main() -> int:

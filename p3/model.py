@@ -28,7 +28,8 @@ class FCN32s(nn.Module):
     here it is trained, and dropout drops whole channels.
     """
 
-    BACKBONE, CHANNELS = "features", 512  # for p3.pretrain: a module, and the width of its output
+    # The backbone's module, for p3.pretrain, load_pretrained and training.optim.make; its width.
+    BACKBONE, CHANNELS = "features", 512
 
     def __init__(self, classes: int = CLASSES) -> None:
         super().__init__()
@@ -88,6 +89,8 @@ class DeepLabv3(nn.Module):
     """Chen et al. 2017, "Rethinking Atrous Convolution", on MobileNetV3-Large.
 
     torchvision's network without the auxiliary output.
+    NOTE: its dilation rates are 12, 24 and 36, which the paper has at stride 8; at stride 16, as
+    here, the paper has 6, 12 and 18.
     """
 
     BACKBONE, CHANNELS = "network.backbone", 960  # as in FCN32s
@@ -133,9 +136,10 @@ class DeepLabv3Plus(nn.Module):
     """Chen et al. 2018, "Encoder-Decoder with Atrous Separable Convolution", on EfficientNet-Lite.
 
     Section 3.1: atrous spatial pyramid pooling at stride 16 with separable convolutions, then a
-    decoder that combines its output with the backbone's features at stride 4.
+    decoder, also of separable convolutions, that combines its output with the backbone's features
+    at stride 4.
     NOTE: 192 channels instead of 256, and 64 instead of 48 for the skip connection: oneDNN is fast
-    with their sum, 256. The decoder's convolutions are separable too.
+    with their sum, 256.
     """
 
     WIDTH, SKIP, DILATIONS = 192, 64, (6, 12, 18)
@@ -191,11 +195,13 @@ def build(architecture: str, classes: int = CLASSES, drop_path: float = 0.0) -> 
     """Build the network called ``architecture`` in a checkpoint, with random weights.
 
     ``drop_path``: only for DeepLabv3+, see ``EfficientNetLite``. Raises InputError if the name is
-    unknown.
+    unknown, or if another network has a ``drop_path``.
     """
     if architecture not in ARCHITECTURES:
         raise InputError(f"problem 3 has no network {architecture!r}")
     make = ARCHITECTURES[architecture]
+    if drop_path and make is not DeepLabv3Plus:
+        raise InputError(f"drop_path is for model C only, not for {architecture}")
     return make(classes, drop_path=drop_path) if drop_path else make(classes)
 
 

@@ -1,6 +1,6 @@
 """Problem 3's recipes, as data.
 
-Use them as ``RECIPES[name][model]``; the README lists what each one reached.
+Use them as ``RECIPES[name][model]``. ``--recipe list`` says what each one reached.
 """
 
 from __future__ import annotations
@@ -87,7 +87,10 @@ ORIGINAL_A = Recipe(
     bf16=True,
 )  # fmt: skip
 ORIGINAL_B = dataclasses.replace(
-    ORIGINAL_A, model="B", source="the original report: 0.7341, from COCO weights"
+    ORIGINAL_A,
+    model="B",
+    source="the original report: 0.7341, from COCO weights, which --pretrained FILE names; without "
+    "it, from random weights",
 )
 
 HOUR_B = Recipe(

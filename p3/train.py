@@ -45,6 +45,7 @@ def main() -> None:
     device = processes.choose(args.device)
     architecture = OF_MODEL[args.model]
     source = None if args.preview else flags.initial_weights(args, recipe, architecture)
+    initial = checkpoint.read_weights(source) if source else None
 
     pairs, _ = data.load(args.data / "train", args.data_memory)
     if args.tune:
@@ -52,6 +53,18 @@ def main() -> None:
         (pairs, _), (val_pairs, _) = loop.split_for_tune(pairs, no_classes, args.seed)
     else:
         val_pairs, _ = data.load(args.data / "validation", args.data_memory)
+    # BatchNorm after the global pooling of DeepLabv3 and DeepLabv3+ needs at least two images.
+    at_least = 1 if args.model == "A" else 2
+    if min(recipe.batch_size, len(pairs)) < at_least:
+        raise InputError(f"a batch has 1 image; this network needs {at_least} or more")
+    if recipe.crop_area[1] and not recipe.crop:
+        raise InputError("with crop=0, images are not cropped: add --set crop_area=0,0")
+    is_cropped = recipe.crop and not recipe.crop_area[1]  # before it is turned
+    if recipe.symmetry == "square" and not is_cropped and pairs.shape[2] != pairs.shape[3]:
+        raise InputError(
+            f"recipe {recipe.name} turns whole images, which must be square: add "
+            "--set symmetry=flip"
+        )
     if recipe.crop > min(pairs.shape[2:]):
         size = "x".join(map(str, pairs.shape[:1:-1]))
         raise InputError(
@@ -65,8 +78,8 @@ def main() -> None:
     steps = steps_per_epoch(len(pairs), recipe.batch_size)
     torch.manual_seed(seed_of(args.seed, "weights"))
     network = build(architecture, drop_path=recipe.drop_path)
-    if source:
-        say(load_pretrained(network, checkpoint.read_weights(source), str(source)))
+    if initial is not None:
+        say(load_pretrained(network, initial, str(source)))
     network = devices.prepare(network, device)
     average = copy.deepcopy(network) if recipe.average else network
     trained = processes.wrap(network, device)
@@ -100,8 +113,6 @@ def main() -> None:
     def inputs_of(index: Tensor, rng: torch.Generator) -> Tensor:
         return augmented(cache.gather(pairs, index, device), recipe, rng)[0]
 
-    # BatchNorm after the global pooling of DeepLabv3 and DeepLabv3+ needs at least two images.
-    at_least = 1 if args.model == "A" else 2
     weights = class_weights(pairs, recipe).to(device)
     for _ in run.epochs(recipe.epochs, recipe.patience):
         network.train()
@@ -138,7 +149,7 @@ def class_weights(pairs: Tensor, recipe: Recipe) -> Tensor:
 
     The share of a class among the pixels of ``pairs``, (N, 4, H, W) uint8, to the power of
     -``recipe.balance``, scaled so that a pixel counts 1 on average. With 0, every pixel counts the
-    same; with 1, every class that occurs does, however rare it is.
+    same; with 1, every class that occurs has the same total weight, however rare it is.
     """
     counts = data.count_pixels(pairs) if recipe.balance else torch.ones(len(data.CLASSES))
     if recipe.ignore_unknown:
@@ -168,8 +179,9 @@ def soft_jaccard(out: Tensor, truth: Tensor) -> Tensor:
     """1 - the mean IoU of the softmax probabilities, over the classes that occur.
 
     Rahman & Wang 2016, "Optimizing Intersection-Over-Union in Deep Neural Networks", section 3,
-    over all pixels of the batch together. The class unknown and its pixels do not count. ``out``:
-    logits (N, classes, H, W). ``truth``: (N, H, W) int64.
+    over all pixels of the batch together.
+    NOTE: with several processes, over those of each process's share of the batch. The class unknown
+    and its pixels do not count. ``out``: logits (N, classes, H, W). ``truth``: (N, H, W) int64.
     """
     probabilities = out.softmax(1)[:, : data.UNKNOWN] * (truth != data.UNKNOWN)[:, None]
     is_class = nn.functional.one_hot(truth, len(data.CLASSES)).movedim(-1, 1)[:, : data.UNKNOWN]
@@ -223,7 +235,7 @@ def show(args: argparse.Namespace, recipe: Recipe, pairs: Tensor) -> None:
     images, truth = augmented(pairs[index], recipe, generator(*keys))
     masks = torch.from_numpy(data.colours_of(truth.numpy())).permute(0, 3, 1, 2)
     shown = preview.pictures(images, recipe.mean, recipe.std)
-    preview.write(args.preview, torch.cat([shown, masks], 2))
+    preview.write(args, torch.cat([shown, masks], 2))
 
 
 if __name__ == "__main__":

@@ -42,8 +42,13 @@ def command_line(description: str | None, *, data: str, run: str) -> cli.Parser:
         metavar="NAME=VALUE",
         help="change a value of the recipe; may be repeated (see the end of --help)",
     )
-    add("--epochs", type=cli.positive, help="short for --set epochs=")
-    add("--batch-size", type=cli.positive, help="short for --set batch_size=")
+    add(
+        "--epochs",
+        type=cli.positive,
+        help="like --set epochs=, but in the recipe's own run folder: a run gets longer if its "
+        "schedule allows it",
+    )
+    add("--batch-size", type=cli.positive, help="like --set batch_size=, but in the same folder")
     add("--data", type=Path, default=Path(data), help="folder in the course's layout (%(default)s)")
     add("--run", type=Path, help=f"run folder ({run})")
     add("--seed", type=int, default=0, help="seed of all random numbers (%(default)s)")
@@ -69,7 +74,7 @@ def command_line(description: str | None, *, data: str, run: str) -> cli.Parser:
         type=cli.minutes,
         metavar="MINUTES",
         default=5.0,
-        help="save this often; a kill loses no more than that (%(default)s)",
+        help="save this often; a kill loses no more steps than that (%(default)s)",
     )
     add(
         "--preview",
@@ -85,7 +90,8 @@ def tune_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tune",
         action="store_true",
-        help="hold out a tenth of the training split and validate on that, to choose a recipe",
+        help="hold out a tenth of the training split and validate on that, to choose a recipe; a "
+        "recipe that continues a run then needs that run's --tune too",
     )
 
 
@@ -105,6 +111,9 @@ def initial_weights(args: argparse.Namespace, recipe: Any, architecture: str) ->
         if not backbone:
             raise InputError("--pretrained imagenet is for model C; give a file of weights")
         return imagenet_file(backbone[1])
+    if not given and getattr(args, "tune", False):
+        # The run that this recipe continues must not have seen the images that --tune holds out.
+        args.pretrained = re.sub(r"^(runs/p\d_[A-C]_\w+)/", r"\1_tune/", args.pretrained)
     path = Path(args.pretrained)
     if not given and not path.is_file():
         raise InputError(

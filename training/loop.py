@@ -1,8 +1,8 @@
-"""What the five training loops share: the step, the learning rate at a step, the accuracy.
+"""What the six training loops share: the step, the learning rate at a step, the accuracy.
 
-The loops are in ``p1/train.py``, ``p2/pretrain.py`` (BYOL), ``p2/supervise.py``, ``p2/train.py``
-and ``p3/train.py``. Apart from ``flip_test``, ``backbone_rate`` and ``statistics``, only recipe
-fields that every recipe has are read here.
+The loops are in ``p1/train.py``, ``p2/pretrain.py`` (BYOL), ``p2/supervise.py``, ``p2/train.py``,
+``p3/pretrain.py`` and ``p3/train.py``. Apart from ``flip_test``, ``backbone_rate`` and
+``statistics``, only recipe fields that every recipe has are read here.
 """
 
 from __future__ import annotations
@@ -71,14 +71,15 @@ def step(
 ) -> None:
     """Update ``network`` with the gradients of ``loss``, a scalar; then ``average`` with ``decay``.
 
-    If ``scaler`` finds gradients that are not finite, the weights do not change.
+    Without averaged weights, ``average`` is None or ``network`` itself. If ``scaler`` finds
+    gradients that are not finite, the weights do not change.
     """
     optimizer.zero_grad()
     scaler.scale(loss).backward()
     scaler.step(optimizer)
     scaler.update()
     processes.copy_buffers(network)
-    if average is not None and decay:
+    if average is not None and average is not network:
         optim.update_average(average, network, decay)
 
 

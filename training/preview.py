@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from core import augment
-from core.cli import say
+from core.cli import InputError, say
 from core.files import atomic_write, writable_file
 from core.randomness import generator
 from training import loop
@@ -45,14 +45,18 @@ def labelled(
     index, keys = loop.first_batch(len(images), recipe.batch_size, args.seed)
     inputs = augmented(images[index], recipe, generator(*keys))
     captions = [classes[k] for k in labels[index].tolist()]
-    write(args.preview, pictures(inputs, recipe.mean, recipe.std), captions)
+    write(args, pictures(inputs, recipe.mean, recipe.std), captions)
 
 
-def write(path: Path, shown: Tensor, captions: Sequence[str] = ()) -> None:
-    """Write the first pictures, (N, 3, H, W) uint8, in rows to a PNG file, with captions below.
+def write(args: argparse.Namespace, shown: Tensor, captions: Sequence[str] = ()) -> None:
+    """Write the first pictures, (N, 3, H, W) uint8, in rows to ``--preview``'s PNG file.
 
-    Raises InputError if ``path`` cannot be written.
+    ``captions``: texts below the pictures. Raises InputError if the file cannot be written, or is
+    in the folder of the data.
     """
+    path: Path = args.preview
+    if path.resolve().is_relative_to(args.data.resolve()):
+        raise InputError(f"{path} is in the folder of the data; choose another --preview")
     writable_file(path)
     shown = shown[:AT_MOST]
     times = max(1, -(-SIDE // min(shown.shape[2:])))

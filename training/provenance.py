@@ -7,6 +7,7 @@ import datetime
 import hashlib
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -120,7 +121,7 @@ def machines(metadata: dict[str, Any], short: bool = False) -> str:
     names = [str(one.get("device", "unknown")) for one in _starts(metadata)]
     if short:
         names = [name.split(",")[-1].strip() if "threads" in name else name for name in names]
-    return _in_order(names)
+    return _in_order(re.sub(r"\b1 threads$", "1 thread", name) for name in names)
 
 
 def _starts(metadata: dict[str, Any]) -> list[dict[str, Any]]:

@@ -121,6 +121,8 @@ def _parsed(text: str, kind: Any) -> Any:
     if isinstance(kind, types.UnionType):  # such as int | None
         inner = [part for part in parts if part is not type(None)]
         return None if text.lower() == "none" else _parsed(text, inner[0])
+    if dataclasses.is_dataclass(kind):
+        raise ValueError("it has parts; change one of them (they are listed in --help)")
     if typing.get_origin(kind) is typing.Literal:
         if text not in parts:
             raise ValueError(f"{text!r} is not one of {', '.join(map(str, parts))}")

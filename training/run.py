@@ -22,7 +22,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import signal
 import sys
 import time
@@ -109,12 +108,11 @@ class Run:
         self._metadata = self._start
         if (folder / "state.pt").exists():
             self._resume()
-        elif (folder / "log.jsonl").exists():  # written only after the first state.pt
-            raise InputError(
+        elif any((folder / name).exists() for name in runfolder.FILES if name != "run.json"):
+            raise InputError(  # a run writes the other files only after its run.json and state.pt
                 f"{folder} contains a run without its state.pt, so it cannot continue; "
                 "choose another --run, or start over with --fresh"
             )
-        self._settle_best()
         self._write_metadata()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
@@ -163,7 +161,7 @@ class Run:
             if len(share) < at_least:
                 raise InputError(
                     f"a batch has {len(share)} image per process; "
-                    f"this network needs {at_least} or more"
+                    f"this network needs {at_least} or more: choose a larger --batch-size"
                 )
             yield share
 
@@ -267,17 +265,12 @@ class Run:
         is_best = self.best_epoch() == self.epoch
         if processes.rank() == 0:
             checkpoint.save(self.folder / "last.pt", final)
-            if is_best:
-                # The old best.pt is replaced only after state.pt knows of a better epoch: after a
-                # kill between the two, the epoch is repeated and may come out worse on a GPU or
-                # with another number of processes.
-                checkpoint.save(self._next_best, final)
             runfolder.keep_snapshot(self.folder, self.epoch, final)
         now = time.monotonic()  # the time for saving counts for the next epoch
         line["seconds"], self._epoch_start = round(now - self._epoch_start, 1), now
         self._save()
         if is_best and processes.rank() == 0:
-            os.replace(self._next_best, self.folder / "best.pt")
+            self._keep_best()
         self._write_log()
         say("  ".join(f"{name} {value:.4g}" for name, value in line.items()))
 
@@ -294,18 +287,11 @@ class Run:
             with contextlib.suppress(OSError):  # there is no data to lose
                 self._lock.close()
 
-    @property
-    def _next_best(self) -> Path:
-        return self.folder / "best.next.pt"
-
-    def _settle_best(self) -> None:
-        # After a kill: rename best.next.pt to best.pt if the state knows its epoch, or remove it.
-        if processes.rank() == 0 and self._next_best.exists():
-            made = checkpoint.read(self._next_best).get("made")
-            if isinstance(made, dict) and made.get("epoch") == self.best_epoch():
-                os.replace(self._next_best, self.folder / "best.pt")
-            else:
-                self._next_best.unlink()
+    def _keep_best(self) -> None:
+        # Copies last.pt only after state.pt knows of its epoch: after a kill between the two, the
+        # epoch would be repeated, and might come out worse on a GPU or with other processes.
+        with atomic_write(self.folder / "best.pt") as file:
+            file.write((self.folder / "last.pt").read_bytes())
 
     def _show_epoch(self, steps: int, images: int) -> None:
         # Starts the display of an epoch's progress; ``images``: per step.
@@ -374,6 +360,11 @@ class Run:
                 f"{self.folder} was made by different code ({reason}); "
                 "go back to that code, or start over with --fresh"
             ) from error
+        last = self.folder / "last.pt"
+        if processes.rank() == 0 and 0 < self.epoch == self.best_epoch() and last.is_file():
+            made = checkpoint.read(last).get("made")
+            if isinstance(made, dict) and made.get("epoch") == self.epoch:
+                self._keep_best()  # a kill may have come before it
         self._metadata = provenance.read(self.folder / "run.json") or self._start
         self._continues = True
         self._data = self._metadata.get("data", self._data)  # keeps the notes of the first start

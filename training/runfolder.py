@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 from pathlib import Path
 from typing import IO
 
@@ -14,6 +15,7 @@ from core.files import Unwritable, writable_folder
 from training import processes
 
 MAX_SNAPSHOTS = 8
+FILES = ("run.json", "log.jsonl", "state.pt", "last.pt", "best.pt")  # any of them is worth keeping
 
 
 def claim(folder: Path) -> IO[bytes] | None:
@@ -60,7 +62,7 @@ def start_over(folder: Path) -> None:
     A run that the same launch of torchrun began before a restart is not an older one. Raises
     InputError if another program is training in the folder.
     """
-    if not any((folder / name).exists() for name in ("run.json", "state.pt")):
+    if not any((folder / name).exists() for name in FILES):
         return
     with contextlib.suppress(OSError):
         # Only after a restart, since a first start has begun no run; in a container, the next
@@ -93,6 +95,7 @@ def keep_snapshot(folder: Path, epoch: int, final: checkpoint.Checkpoint) -> Non
         spacing *= 2
     if (epoch - 1) % spacing == 0:
         checkpoint.save(folder / "snapshots" / f"epoch_{epoch:04d}.pt", final)
-    for path in (folder / "snapshots").glob("epoch_*.pt"):
-        if (int(path.stem.split("_")[1]) - 1) % spacing:
+    for path in (folder / "snapshots").iterdir():
+        named = re.fullmatch(r"epoch_(\d{4,})\.pt", path.name)  # not a user's copy
+        if named and (int(named[1]) - 1) % spacing:
             path.unlink()

@@ -1,6 +1,8 @@
 """Checkpoints in other programs: the model and its ONNX file against our programs."""
 
 import importlib
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -56,6 +58,21 @@ def test_export_says_what_it_needs(call, tmp_path):
     options = ("--checkpoint", SHIPPED / "p1_a.pt", "--onnx", tmp_path / "m", "--size", 64)
     refused(call(export.main, *options), "--size is for problem 3")
     assert not (tmp_path / "m").exists()
+
+
+def test_an_export_does_not_overwrite_the_checkpoint(call, tmp_path):
+    own = Path(shutil.copy(SHIPPED / "p1_a.pt", tmp_path))
+    refused(call(export.main, "--checkpoint", own, "--onnx", own), "is also an input")
+    assert own.read_bytes() == (SHIPPED / "p1_a.pt").read_bytes()
+
+
+def test_a_loaded_model_takes_only_what_it_was_trained_on():
+    model = load(SHIPPED / "p1_a.pt")
+    assert not model(noise(1, 32)).requires_grad
+    with pytest.raises(ValueError, match="float32; give uint8"):
+        model(noise(1, 32) / 255)
+    with pytest.raises(ValueError, match=r"give \(N, 3, 32, 32\)"):
+        model(noise(1, 64))
 
 
 def test_foreign_files_are_no_models(tmp_path):

@@ -93,3 +93,24 @@ def test_an_entry_is_counted_in_the_network_and_scored_by_the_graders_script(
         describe(file, "p1_a.pt", tmp_path / "data")
     nowhere = describe(file, "p1_a.pt", tmp_path / "nowhere")
     assert nowhere["graded"] is None and nowhere["value"] == 0.75
+
+
+@pytest.mark.parametrize("name", ["checkpoints/p1_a.pt", "p1_new/x.pt", "a.pt", "p1_a"])
+def test_a_name_that_the_manifest_cannot_have_is_refused(call, trained, name):
+    refused(call(main, trained(), name), "is not the name of a shipped file, such as p1_a.pt")
+
+
+def test_weights_that_change_while_they_are_scored_are_not_shipped(
+    call, trained, tmp_path, monkeypatch
+):
+    folder, source = tmp_path / "checkpoints", trained()
+    folder.mkdir()
+    (folder / "manifest.json").write_text('{"checkpoints": []}')
+
+    def graded(*_):
+        trained(scores={"accuracy": 0.5})  # the training saves its next epoch
+
+    monkeypatch.setattr("checkpoints.ship.graded", graded)
+    result = call(main, source, "p1_a.pt", "--folder", folder)
+    refused(result, "last.pt changed while it was scored")
+    assert [path.name for path in folder.iterdir()] == ["manifest.json"]

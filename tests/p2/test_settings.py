@@ -356,7 +356,7 @@ def test_labels_start_from_the_courses_file_or_else_from_the_run_of_the_same_rec
         ("A --backbone x.pt", "setting A starts from random weights; omit --backbone"),
         ("B", "from runs/p2_supervised_hour/last.pt, which does not exist; make it with"),
         ("D --backbone x.pt", "setting D starts from x.pt, which does not exist; make it"),
-        ("E", "runs/p2_byol_hour/last.pt, which does not exist; make it with p2.pretrain"),
+        ("E", "runs/p2_byol_hour/last.pt, which does not exist; make it with python3"),
         ("C --backbone other.pt", "other.pt does not fit this network"),
     ],
 )

@@ -249,6 +249,13 @@ def test_probabilities_have_a_row_an_image_and_a_column_a_class(predict, p2_imag
             assert words.split("  ")[1:] == [f"{name} {shares[name]:.4f}" for name in best]
 
 
+def test_flags_may_stand_between_the_other_arguments(call, p2_images, p2_checkpoint, tmp_path):
+    table, folder = p2_images
+    flags = ("--checkpoint", p2_checkpoint)
+    assert call(p2.main, table, *flags, folder, tmp_path / "out.csv")[0] == 0
+    assert len(rows(tmp_path / "out.csv")) == 5
+
+
 def test_probabilities_are_a_file(predict, tmp_path):
     result = predict("p1", tmp_path / "out.csv", "--probabilities", f"{tmp_path}/new/")
     refused(result, "new/ is a folder; give a file name")

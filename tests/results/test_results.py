@@ -56,9 +56,9 @@ def test_a_run_that_went_on_elsewhere_shows_all_its_machines(tmp_path):
     told["device"] = "EPYC, 1 threads"
     told["continued"] = [{"command": "c", "commit": "a", "device": device} for device in later]
     file.write_text(json.dumps(told))
-    assert table(tmp_path).endswith("| 1 threads, later 2 threads, later Tesla T4 |")
+    assert table(tmp_path).endswith("| 1 thread, later 2 threads, later Tesla T4 |")
     said = machines(told)
-    assert said == "EPYC, 1 threads, later EPYC, 2 threads, later Tesla T4"
+    assert said == "EPYC, 1 thread, later EPYC, 2 threads, later Tesla T4"
 
 
 def test_the_readmes_tables_come_from_the_logs():

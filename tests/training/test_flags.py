@@ -68,3 +68,14 @@ def test_a_runs_options_are_the_flags():
     args = flags.command_line("", data="data", run="run").parse_args(given)
     options = {"seed": 3, "fresh": True, "stop_at": math.inf, "save_minutes": 2.0}
     assert flags.run_options(args) == options
+
+
+def test_a_tuned_run_continues_a_tuned_run():
+    """Another run has learned from the images that are held out."""
+    for named, says in (
+        ("runs/p1_C_best/last.pt", "runs/p1_C_best_tune/last.pt, which does not exist"),
+        ("runs/p3_pretrain_A_best/last.pt", "runs/p3_pretrain_A_best/last.pt, which"),
+    ):
+        args = argparse.Namespace(pretrained=None, tune=True)
+        with pytest.raises(InputError, match=says):
+            flags.initial_weights(args, argparse.Namespace(name="x", pretrained=named), "any")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from core.cli import InputError
+from training import loop
 from training.optim import LARS, make, set_lr, update_average, warmed_up, warmup_cosine
 
 
@@ -175,10 +176,14 @@ def test_a_warmed_up_decay_grows_from_a_tenth_to_the_decay(decay, updates):
     assert warmed_up(decay, 10**18) == decay and warmed_up(0.99, 8) == 0.5
 
 
-def test_a_decay_of_one_gives_the_mean_over_all_updates():
-    models = [averaged_network(seed) for seed in range(5)]
-    average = averaged_network(9)
-    for n, model in enumerate(models):
-        update_average(average, model, warmed_up(1.0, n))
-    expected = torch.stack([model[0].weight for model in models]).mean(0)
+def test_a_decay_of_one_gives_the_mean_over_all_steps():
+    network, average = nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.Linear(2, 2))
+    optimizer, scaler = torch.optim.SGD(network.parameters(), lr=0.1), torch.amp.GradScaler("cpu")
+    seen = []
+    for n in range(5):
+        loss = network(torch.randn(3, 2)).square().sum()
+        decay = warmed_up(1.0, n)
+        loop.step(loss, network, optimizer, scaler, average=average, decay=decay)
+        seen.append(network[0].weight.detach().clone())
+    expected = torch.stack(seen).mean(0)
     torch.testing.assert_close(average[0].weight, expected)

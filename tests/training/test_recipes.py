@@ -72,6 +72,7 @@ def test_a_change_has_the_type_of_its_field(change, value):
         ("kind=c", "not one of a, b"),
         ("pair=1", "2 values are needed"),
         ("parts=1", "it has parts"),
+        ("parts.0=1", "it has parts"),
         ("parts.2.p=1", "not one of the 2 parts"),
         ("lr.p=1", "a single value has no part 'p'"),
     ],

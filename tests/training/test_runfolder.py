@@ -137,6 +137,26 @@ def test_snapshots_are_few_evenly_spaced_and_begin_with_the_first_epoch(tmp_path
         assert min(epoch, MAX_SNAPSHOTS) / 2 < len(kept) <= MAX_SNAPSHOTS == 8
 
 
+def test_what_a_user_keeps_among_the_snapshots_stays(tmp_path):
+    (tmp_path / "run/snapshots").mkdir(parents=True)
+    own = [
+        tmp_path / "run/snapshots" / name for name in ("epoch_0002_mine.pt", "epoch_x (copy).pt")
+    ]
+    for path in own:
+        path.touch()
+    train(tmp_path / "run", Recipe(epochs=MAX_SNAPSHOTS + 1))
+    assert all(path.exists() for path in own)
+
+
+def test_weights_without_their_run_are_not_overwritten_and_fresh_keeps_them_aside(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/last.pt").write_bytes(b"somebody's")
+    with pytest.raises(InputError, match="without its state.pt"):
+        train(tmp_path / "run")
+    train(tmp_path / "run", fresh=True)
+    assert (tmp_path / "run.old-1/last.pt").read_bytes() == b"somebody's"
+
+
 def test_a_damaged_state_is_refused_by_name(tmp_path):
     lose(tmp_path, epochs=1)
     (tmp_path / "state.pt").write_bytes((tmp_path / "state.pt").read_bytes()[:-100])

@@ -151,14 +151,23 @@ def test_a_shipped_checkpoint_is_what_the_manifest_says(call, tmp_path, unbroken
             p2.main,
             "p2_data",
             "--setting C --backbone x.pt",
-            "setting C starts from x.pt, which does not exist; make it with p2.pretrain",
+            "setting C starts from x.pt, which does not exist; make it with python3 -m p2.pretrain",
         ),
-        (p2.main, "p2_data", "--setting B", "make it with p2.supervise"),
+        (p2.main, "p2_data", "--setting B", "with python3 -m p2.supervise --recipe original"),
         # Before any image is decoded: the folder of images is missing too.
         (p1.main, "no", "--model C --recipe large", "starts from runs/p1_C_best/last.pt"),
         (p3.main, "no", "--model B --recipe best", "starts from runs/p3_pretrain_B_best/last.pt"),
         (p3.main, "p3_data", "--recipe hour", "crops 256x256 pixels, but the images in"),
         (p3.main, "p3_data", "--batch-size 1", "a batch has 1 image"),
+        (
+            p3.main,
+            "p3_data",
+            "--set crop=0 --recipe best --pretrained none",
+            "add --set crop_area=0,0",
+        ),
+        (p3.main, "p3_data", "--set drop_path=0.1", "drop_path is for model C only"),
+        (p3.main, "no", "--pretrained none.pt", "none.pt"),  # before it decodes the images
+        (p1.main, "no", "--model B --pretrained none.pt", "none.pt"),
     ],
 )
 def test_a_wrong_request_of_training_is_one_line(call, tiny, tmp_path, main, data, flags, says):
@@ -266,6 +275,30 @@ def test_a_preview_shows_the_first_batch_and_trains_nothing(call, labelled, tmp_
     assert preview() == first != preview("--seed", "1")
     status, _, err = call(*command, tmp_path)
     assert status == 2 and err.count("\n") == 1
+
+
+def test_a_preview_needs_no_weights_and_goes_not_among_the_data(call, tiny, tmp_path):
+    shutil.copytree(tiny, tmp_path / "data")
+    for main, data, flags in (
+        (p1.main, "p1_data", "--model B"),
+        (p2.main, "p2_data", "--setting C"),
+        (p3.main, "p3_data", "--model A --recipe best --set crop=32"),
+    ):
+        command = (main, *words(flags), "--data", tmp_path / "data" / data, *CPU, "--preview")
+        assert call(*command, tmp_path / f"{data}.png") == (0, ANY, "")
+        image = next((tmp_path / "data" / data).rglob("*.png"), tmp_path / "data" / data / "x.png")
+        refused(call(*command, image), "is in the folder of the data; choose another --preview")
+
+
+def test_images_that_are_not_square_are_not_turned(call, tiny, tmp_path):
+    for path in (*(tiny / "p3_data").glob("*/*.jpg"), *(tiny / "p3_data").glob("*/*.png")):
+        copy = tmp_path / path.relative_to(tiny)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(path).crop((0, 0, 64, 48)).save(copy)
+    command = (p3.main, "--data", tmp_path / "p3_data", "--run", tmp_path / "run", *CPU)
+    flags = words("--recipe best --set crop=32 --pretrained none --epochs 1 --batch-size 2")
+    refused(call(*command, *flags), "turns whole images, which must be square")
+    assert call(*command, *flags, "--set", "symmetry=flip")[0] == 0
 
 
 @pytest.mark.parametrize("name", list(ALL))
