@@ -224,7 +224,7 @@ def show_report(demo: Demo) -> None:
     """Make the report page of the runs, with three of the scenes."""
     scenes = sorted((demo.out / "data" / "p3_data" / "validation").glob("*_sat.jpg"))[:3]
     shown = [path.name.split("_")[0] for path in scenes]
-    folders = ["--runs", demo.out / "runs", "--out", demo.out / "report"]
+    folders = [demo.out / "runs", "--out", demo.out / "report"]
     command = ["python3", "-m", "report", *folders, "--data", demo.out / "data"]
     with demo.timed("make the report"):
         demo.run("making the report", *command, "--images", *shown)

@@ -22,8 +22,13 @@ TITLE = "Deep Learning for Computer Vision, homework 1: report"
 
 def main() -> None:
     parser = Parser(prog="report", description=__doc__)
-    parser.add_argument("folder", type=Path, nargs="?", help="folder of run folders (runs)")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="the same")
+    parser.add_argument(
+        "folder",
+        type=Path,
+        nargs="?",
+        default=Path("runs"),
+        help="folder of run folders (%(default)s)",
+    )
     parser.add_argument(
         "--out", type=Path, help="folder to write (runs/report; of other runs runs/report_FOLDER)"
     )
@@ -42,7 +47,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
     parser.add_argument("--fresh", action="store_true", help="measure everything again")
     args = parser.parse_args()
-    folder = args.folder or args.runs
+    folder = args.folder
     if not folder.is_dir():
         raise InputError(f"no folder {folder}; give a folder that contains runs")
     logs = runs.read_all(folder)
@@ -51,12 +56,10 @@ def main() -> None:
             f"no run with a finished epoch in {folder}; train one (README.md, Train) or give "
             "another folder"
         )
-    name = folder.resolve().name
-    out = writable_folder(
-        args.out or Path("runs/report" if name == "runs" else f"runs/report_{name}")
-    )
+    own = folder.resolve() == Path("runs").resolve()
+    usual = "runs/report" if own else f"runs/report_{folder.resolve().name}"
+    out = writable_folder(args.out or Path(usual))
     site = Site(
-        runs=folder,
         logs=logs,
         data=args.data,
         images=tuple(args.images),

@@ -36,8 +36,17 @@ INTERVAL = "{low:3} to {high:3}"  # how ``Measured.words`` writes one
 ROOT = Path(__file__).parents[1]
 CODE = {  # the code that a problem's measures depend on: a new perplexity gives a new picture
     problem: (
-        "core/devices.py",
-        "core/images.py",
+        *(
+            f"core/{name}.py"
+            for name in (
+                "augment",
+                "checkpoint",
+                "convolutions",
+                "devices",
+                "efficientnet_lite",
+                "images",
+            )
+        ),
         "prediction/stream.py",
         "prediction/predictor.py",
         "prediction/tables.py",
@@ -186,7 +195,6 @@ def file_name(key: str) -> str:
 class Site:
     """What the page is built from. ``images``: problem 3's images to show, such as ``0013``."""
 
-    runs: Path
     logs: list[RunLog]
     data: Path
     images: tuple[str, ...]

@@ -80,6 +80,7 @@ def score(run: RunLog) -> tuple[Part, ...]:
 def marks(run: RunLog) -> str:
     """Return notes to append to a run's score, each with a leading comma; usually empty."""
     seen = ", contaminated" if run.is_contaminated else ""
+    seen += ", on held-out training images" if run.is_tuned else ""
     if run.is_finished:
         return seen
     epochs = run.metadata["recipe"]["epochs"]
@@ -171,6 +172,9 @@ def closing(site: Site) -> list[Block]:
     )
     return [
         Heading("Runs"),
-        Text("Anyone who doubts a number can reproduce it with these commits and commands."),
+        Text(
+            "The commits and commands below reproduce the numbers. A run that starts from another "
+            "run's weights needs that one first."
+        ),
         Table(caption, rows),
     ]

@@ -76,7 +76,7 @@ for (const box of document.querySelectorAll(".points")) {
     if (event.key === "Escape") show(-1);
     if (!step) return;
     event.preventDefault();
-    show((shown + step + data.x.length) % data.x.length);
+    show((Math.max(shown, step < 0 ? 0 : -1) + step + data.x.length) % data.x.length);
   });
   draw();
 }

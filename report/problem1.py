@@ -11,7 +11,7 @@ from torchvision.models import MobileNetV2
 from p1.data import SIZE
 from p1.model import FEATURES, build, mobilenet_v2
 from p1.recipes import RECIPES
-from report import charts, network, recipes
+from report import network, recipes
 from report.measures import FETCH, Computed, Site
 from report.original import SCORES
 from report.page import (
@@ -29,7 +29,7 @@ from report.page import (
     unfinished,
 )
 from report.problem1_images import Images, mistakes, projections, read
-from report.runs import CHOICE, RunLog
+from report.runs import RunLog
 
 NAMES = {
     "A": "MobileNetV2 from scratch",
@@ -64,7 +64,9 @@ def section(site: Site) -> list[Block]:
         *accuracies(site, runs, images),
     ]
     if runs:
-        blocks += [*implementation(site, runs), *curves(runs)]
+        named = {f"model {model}": run for model, run in runs.items()}
+        drawn = recipes.curves(site, named, "accuracy")
+        blocks += [*implementation(site, runs), Heading("Training", 3), Grid(*drawn)]
     if run := runs.get("A"):
         blocks += [*projections(site, run, images), *mistakes(site, run, images)]
     return blocks
@@ -192,7 +194,7 @@ def accuracies(site: Site, runs: dict[str, RunLog], images: Images | None) -> It
     )
     for model, of_model in every.items():
         if len(of_model) > 1:
-            yield Text(f"Shown below for model {model}: ", Code(runs[model].name), f". {CHOICE}")
+            yield Text(f"Shown below for model {model}: ", Code(runs[model].name), ".")
     yield Text(
         f"The original report's {SCORES['p1_B'].value} for model B is contaminated: all images of "
         "this problem, including the validation images, are from CIFAR-100's training split, and "
@@ -258,34 +260,3 @@ def implementation(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
         },
         runs.values(),
     )
-
-
-def curves(runs: dict[str, RunLog]) -> Iterator[Block]:
-    yield Heading("Training", 3)
-    drawn = []
-    for name, what, unit in (
-        ("loss", "Training loss", "cross entropy"),
-        ("accuracy", "Validation accuracy", "accuracy"),
-        ("lr", "Learning rate at the last step of each epoch", "learning rate"),
-    ):
-        of = {f"model {model}": run for model, run in runs.items() if name in run.last}
-        series = {model: run.column(name) for model, run in of.items()}
-        constant = all(len(set(values)) == 1 for _, values in series.values())
-        if not series or (name == "lr" and constant):
-            continue
-        last: list[Part] = []
-        if name != "lr":
-            for model, run in of.items():
-                last += [
-                    f"{', ' if last else '. Last epoch: '}{model} ",
-                    logged(run, run.last, name),
-                ]
-        more = (
-            " The loss is the mean over the steps of an epoch, on augmented images, with label "
-            "smoothing if the recipe uses it."
-        )
-        caption = (what, *last, ".", more if name == "loss" else "")
-        alt = f"{what} over the epochs: {', '.join(series)}"
-        figure = charts.lines(series, x="epoch", y=unit)
-        drawn.append(Drawing(figure, caption, alt, tuple(of.values())))
-    yield Grid(*drawn)

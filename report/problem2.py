@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
+from core.cli import Parser
 from p2.recipes import PRETRAIN, SUPERVISED
 from p2.settings import SETTINGS
 from report import problem2_figures as figures
@@ -65,11 +67,17 @@ def train_command(name: str, settings: dict[str, RunLog]) -> str:
     the pre-training first.
     """
     metadata = next(
-        (run.metadata for run in settings.values()), {"recipe": {"name": "hour"}, "seed": 0}
+        (run.metadata for run in settings.values()),
+        {"recipe": {"name": "hour"}, "seed": 0, "command": ""},
     )
     recipe, seed, start = metadata["recipe"]["name"], metadata["seed"], SETTINGS[name].start
-    command = (
-        f"python3 -m p2.train --setting {name} --recipe {recipe}{f' --seed {seed}' if seed else ''}"
+    flags = changes(metadata["command"], f"p2_{name}_{recipe}")
+    command = " ".join(
+        [
+            f"python3 -m p2.train --setting {name} --recipe {recipe}",
+            *([f"--seed {seed}"] if seed else []),
+            *flags,
+        ]
     )
     if start == "nothing":
         return command
@@ -83,6 +91,27 @@ def train_command(name: str, settings: dict[str, RunLog]) -> str:
         f"{TRAIN[start].format(recipe=learned)} && {command} --backbone "
         f"runs/p2_{method}_{learned}/last.pt"
     )
+
+
+def changes(command: str, name: str) -> list[str]:
+    """Return the flags of a training's ``command`` that another setting needs too.
+
+    They change the data set or the recipe. If the run was not in the usual folder, the other run,
+    called ``name``, is to be next to it.
+    """
+    parser = Parser(add_help=False, allow_abbrev=False)
+    for flag in ("--data", "--epochs", "--batch-size", "--run"):
+        parser.add_argument(flag)
+    parser.add_argument("--set", action="append", default=[])
+    used, _ = parser.parse_known_args(shlex.split(command))
+    flags = [
+        ("--data", used.data),
+        ("--epochs", used.epochs),
+        ("--batch-size", used.batch_size),
+        *(("--set", change) for change in used.set),
+        ("--run", str(Path(used.run).parent / name) if used.run else None),
+    ]
+    return [f"{flag} {shlex.quote(value)}" for flag, value in flags if value]
 
 
 def compared(

@@ -235,7 +235,7 @@ def comparable(runs: list[RunLog]) -> dict[str, RunLog]:
     groups: dict[str, dict[str, list[RunLog]]] = {}
     for run in runs:
         about, setting = run.metadata, run.metadata["data"].get("setting")
-        if setting in SETTINGS:
+        if setting in SETTINGS and not run.is_tuned:
             shared = about["recipe"], about["seed"], about["data"]["train"], about["data"]["val"]
             groups.setdefault(str(shared), {}).setdefault(setting, []).append(run)
 

@@ -10,7 +10,7 @@ from torchvision.models.segmentation import deeplabv3_mobilenet_v3_large
 
 from p3 import data
 from p3.model import OF_MODEL, build
-from report import charts, network, recipes
+from report import network, recipes
 from report import problem3_figures as figures
 from report.measures import Computed, Site
 from report.original import SCORES
@@ -29,7 +29,7 @@ from report.page import (
     unfinished,
 )
 from report.problem3_masks import hardest, masks
-from report.runs import CHOICE, RunLog
+from report.runs import RunLog, lineage, of_one_model
 
 SIZE = 512  # side of the course's images in pixels
 NAMES = {
@@ -62,7 +62,7 @@ def section(site: Site) -> list[Block]:
         Text(
             "Each pixel of a 512×512 satellite image belongs to one of seven classes. The score is "
             "the mean IoU of the six classes other than unknown, with the pixels of all validation "
-            f"images counted together. {models[0].upper()}{models[1:]}. {CHOICE}"
+            f"images counted together. {models[0].upper()}{models[1:]}."
         ),
         *(
             Gap(f"a run of model {model}, {name}.", MAKE[model])
@@ -241,24 +241,12 @@ def initial(run: RunLog) -> Parts:
 def training(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
     yield Heading("Training curves and recipes", 3)
     every = tuple(runs.values())
-    curves = []
-    for name, what, unit in (
-        ("loss", "Training loss", "cross entropy"),
-        ("mean_iou", "Validation mean IoU", "mean IoU"),
-        ("lr", "Learning rate at the end of each epoch", "learning rate"),
-    ):
-        of = {model: run for model, run in runs.items() if name in run.last}
-        series = {model: run.column(name) for model, run in of.items()}
-        constant = all(len(set(values)) == 1 for _, values in series.values())
-        if series and not (name == "lr" and constant):
-            named, figure = " and ".join(of), charts.lines(series, x="epoch", y=unit)
-            alt = f"{what} over the epochs, {named}"
-            curves.append(Drawing(figure, f"{what} of {named}.", alt, tuple(of.values())))
+    curves = list(recipes.curves(site, runs, "mean_iou"))
     for model, run in runs.items():
         alt = f"IoU of the six classes over the epochs, model {model}"
-        curves.append(
-            Drawing(figures.class_curves(run), f"IoU of each class, model {model}.", alt, (run,))
-        )
+        chain = of_one_model(lineage(site.logs, run))
+        figure = figures.class_curves(chain)
+        curves.append(Drawing(figure, f"IoU of each class, model {model}.", alt, tuple(chain)))
     yield Grid(*curves)
     yield recipes.table(
         "How the models were trained, from run.json.",

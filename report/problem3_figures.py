@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 
 from p3 import data
 from report import charts
-from report.runs import RunLog
+from report.runs import RunLog, joined
 
 # Of problem3_predictions.CHANGES; they differ in lightness too.
 CHANGE_COLOURS = ("#d5dae1", "#2463b4", "#6d1a63", "#ef9b45", "#000000")
@@ -49,9 +49,9 @@ def matrix(shares: np.ndarray) -> Figure:
     return figure
 
 
-def class_curves(run: RunLog) -> Figure:
-    """Plot the IoU of each class over a run's epochs."""
-    series = {name: run.column(f"iou_{name}") for name in data.CLASSES[: data.UNKNOWN]}
+def class_curves(chain: list[RunLog]) -> Figure:
+    """Plot the IoU of each class over the epochs of runs that continue one another."""
+    series = {name: joined(chain, f"iou_{name}") for name in data.CLASSES[: data.UNKNOWN]}
     figure = charts.lines(
         {name: one for name, one in series.items() if one[0]}, x="epoch", y="IoU", size=(4.2, 3.6)
     )

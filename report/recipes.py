@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from report import charts
 from report.measures import Site
-from report.page import Code, Parts, Table, logged
-from report.runs import RunLog
+from report.page import Code, Drawing, Part, Parts, Table, logged
+from report.runs import RunLog, joined, lineage, of_one_model
 from training.provenance import machines
 
 
@@ -93,6 +94,10 @@ WORDS: dict[str, tuple[str, Callable[[Any], str]]] = {  # setting -> (name, how 
     ),
     "probe_every": ("epochs between two kNN probes", _or_none("{}")),
 }
+LOSS = (
+    " It is the mean over the steps of an epoch, on augmented images, of all that the recipe adds "
+    "up. So the losses of different recipes cannot be compared."
+)
 ELSEWHERE = {"name", "model", "epochs", "views"}  # settings shown in another row or table
 
 
@@ -131,6 +136,38 @@ def made(site: Site, run: RunLog, start: Parts) -> dict[str, Parts]:
         "PyTorch": run.metadata["torch"],
         "minutes": timed.value("minutes", 0),
     }
+
+
+def curves(site: Site, runs: Mapping[str, RunLog], score: str) -> Iterator[Drawing]:
+    """Plot loss, ``score`` and learning rate over the epochs; a constant rate is left out.
+
+    A run that continues another one of the same model goes on where that one ends.
+    """
+    chains = {name: of_one_model(lineage(site.logs, run)) for name, run in runs.items()}
+    for value, what in (
+        ("loss", "Training loss"),
+        (score, f"Validation {score.replace('mean_iou', 'mean IoU')}"),
+        ("lr", "Learning rate at the last step of each epoch"),
+    ):
+        series = {name: joined(chain, value) for name, chain in chains.items()}
+        series = {name: one for name, one in series.items() if one[0]}
+        if not series or value == "lr" and all(len(set(ys)) == 1 for _, ys in series.values()):
+            continue
+        caption: list[Part] = [what, " of "]
+        for name in series:
+            caption += ["; " if len(caption) > 2 else "", f"{name} (", *through(chains[name]), ")"]
+        caption.append(f".{LOSS if value == 'loss' else ''}")
+        used = tuple(run for name in series for run in chains[name])
+        figure = charts.lines(series, x="epoch", y=what)
+        yield Drawing(figure, tuple(caption), f"{what} by epoch: {', '.join(series)}", used)
+
+
+def through(chain: Sequence[RunLog]) -> list[Part]:
+    """Name the runs of a ``report.runs.lineage``, one after the other."""
+    parts: list[Part] = []
+    for run in chain:
+        parts += [", then " if parts else "", Code(run.name)]
+    return parts
 
 
 def table(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import functools
+import itertools
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,11 @@ class RunLog:
     def best(self) -> dict[str, Any]:
         """The line of the first epoch with the best watched value."""
         return best_line(self.history, self.watched, WATCHED[self.watched])
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether ``--tune`` was given: then the scores are those of held-out training images."""
+        return "--tune" in self.metadata["command"].split()
 
     @property
     def is_finished(self) -> bool:
@@ -192,8 +199,11 @@ def named(runs: list[RunLog], pattern: str) -> list[RunLog]:
 def best_of(runs: list[RunLog]) -> RunLog | None:
     """Return the run to show for a model, by the rule ``CHOICE``; None if ``runs`` is empty.
 
-    All ``runs`` must be judged by the same logged value.
+    All ``runs`` must be judged by the same logged value. A run with ``--tune`` or one whose last
+    value is NaN is chosen only if all are like that.
     """
+    runs = [run for run in runs if not run.is_tuned] or runs
+    runs = [run for run in runs if not math.isnan(run.last[run.watched])] or runs
     runs = [run for run in runs if not run.is_contaminated] or runs
     runs = [run for run in runs if run.is_finished] or runs
     if not runs:
@@ -201,12 +211,55 @@ def best_of(runs: list[RunLog]) -> RunLog | None:
     return WATCHED[runs[0].watched](runs, key=lambda run: run.last[run.watched])
 
 
-def read_all(folder: Path, pattern: str = "*") -> list[RunLog]:
-    """Read the runs in the subfolders of ``folder`` that match ``pattern``, sorted by name.
+def lineage(logs: list[RunLog], run: RunLog) -> list[RunLog]:
+    """Return the runs among ``logs`` that led to ``run``, oldest first, and ``run`` itself.
+
+    A run continues another one if its initial weights are that run's.
+    """
+    chain = [run]
+    while (before := _continued(logs, chain[0])) and before not in chain:
+        chain.insert(0, before)
+    return chain
+
+
+def _continued(logs: list[RunLog], run: RunLog) -> RunLog | None:
+    name = Path(run.pretrained or "").parent.name
+    if found := next((log for log in logs if log.name == name), None):
+        return found
+    # A copy of a run's weights, as in checkpoints/: it is known by what that run started from.
+    start = next(iter(run.metadata["data"].get("pretrained_before", [])), None)
+    known = (log for log in logs if log.metadata["data"].get("pretrained_sha256") == start)
+    return next(known, None) if start else None
+
+
+def of_one_model(chain: list[RunLog]) -> list[RunLog]:
+    """Return a ``lineage`` without the runs at its start that trained another model.
+
+    A run's name begins with its problem and model, as in ``p1_A_hour``.
+    """
+    model = chain[-1].name.split("_")[:2]
+    return list(itertools.dropwhile(lambda run: run.name.split("_")[:2] != model, chain))
+
+
+def joined(chain: list[RunLog], name: str) -> tuple[list[int], list[float]]:
+    """Return (epochs, values) of ``name`` in runs that continue one another, counted through."""
+    epochs: list[int] = []
+    values: list[float] = []
+    before = 0
+    for run in chain:
+        own, logged = run.column(name)
+        epochs += [before + epoch for epoch in own]
+        values += logged
+        before += run.last["epoch"]
+    return epochs, values
+
+
+def read_all(folder: Path) -> list[RunLog]:
+    """Read the runs in the subfolders of ``folder``, sorted by name.
 
     Runs without a finished epoch are left out. So are those that ``--fresh`` set aside, whose names
     end in ``.old-1`` and so on: the user has started over.
     """
-    folders = sorted(path.parent for path in folder.glob(f"{pattern}/log.jsonl"))
+    folders = sorted(path.parent for path in folder.glob("*/log.jsonl"))
     current = [path for path in folders if not re.search(r"\.old-\d+$", path.name)]
-    return [read(path) for path in current if (path / "log.jsonl").read_text().strip()]
+    return [read(path) for path in current if (path / "log.jsonl").stat().st_size]

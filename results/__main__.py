@@ -13,21 +13,25 @@ from pathlib import Path
 
 from core.cli import InputError, Parser, entry, say
 from core.files import atomic_write
-from report.overview import ROWS, choice, marks, missing, original, shown
-from report.runs import RunLog, read_all
+from report.overview import ROWS, WORDS, choice, marks, missing, original, shown
+from report.runs import RunLog, lineage, read_all
 from training.provenance import machines
 
 FOLDER = Path(__file__).parent
 PAGES = (FOLDER.parent / "README.md", FOLDER / "README.md")
 HEADER = ("run", "recipe", "what", "last epoch", "best epoch", "minutes", "machine")
-WORDS = {"mean_iou": "mIoU", "accuracy": "accuracy", "loss": "training loss"}
 
 
 def main() -> None:
     parser = Parser(prog="results", description=__doc__)
     parser.add_argument("--write", action="store_true", help="update the tables in the pages")
     args = parser.parse_args()
-    tables = {"scores": glance(), "differences": differences(), "runs": table()}
+    tables = {
+        "scores": glance(),
+        "stages": stages(),
+        "differences": differences(),
+        "runs": table(),
+    }
     if not args.write:
         say("\n\n".join(tables.values()))
         return
@@ -76,6 +80,27 @@ def glance(folder: Path = FOLDER) -> str:
         cells = (*scores(run), run.name) if run else (missing(row, runs)[0], "", "")
         rows.append(f"| {' | '.join((what, original(row), *cells))} |")
     return "\n".join([*rows, *(["", rules] if (rules := choice(logs)) else [])])
+
+
+def stages(folder: Path = FOLDER) -> str:
+    """A Markdown table of the runs, one after another, that made the weights shown by ``glance``.
+
+    Without the models that a single run made.
+    """
+    logs = read_all(folder)
+    rows = ["| what | runs, with their epochs | epochs | minutes |", "| --- | --- | --- | --- |"]
+    for row, run in shown(logs).items():
+        chain = lineage(logs, run)
+        if len(chain) == 1:
+            continue
+        epochs = [len(one.history) if one.metadata["recipe"].get("lr", 1) else 0 for one in chain]
+        named = [
+            f"{one.name} {f'({count})' if count else '(no step)'}"
+            for one, count in zip(chain, epochs, strict=True)
+        ]
+        minutes = sum(line["seconds"] for one in chain for line in one.history) / 60
+        rows.append(f"| {ROWS[row]} | {', '.join(named)} | {sum(epochs)} | {minutes:.0f} |")
+    return "\n".join(rows)
 
 
 def scores(run: RunLog) -> tuple[str, str]:

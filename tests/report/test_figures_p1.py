@@ -169,7 +169,7 @@ def run_of(folder, file, accuracies, model="A", pretrained="None", kept=True, **
 
 
 def site_of(runs, data_folder, out, **more):
-    return Site(runs, runlog.read_all(runs), data_folder, (), Measures(out, **more), CPU)
+    return Site(runlog.read_all(runs), data_folder, (), Measures(out, **more), CPU)
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +196,7 @@ def test_the_network_is_halved_less_often_than_the_published_one(built):
 
 def test_every_value_is_where_it_says(built):
     site, blocks = built
-    assert check_values(blocks, site.runs, site.measures._file.parent) > 60
+    assert check_values(blocks, site.logs[0].folder.parent, site.measures._file.parent) > 60
 
 
 def test_accuracies_stand_with_interval_best_epoch_and_the_originals_figures(built):
@@ -265,10 +265,14 @@ def test_a_second_build_measures_nothing_again(built, monkeypatch):
 
     for name in ("features", "predictions"):
         monkeypatch.setattr(figures, name, never)
-    again = problem1.section(site_of(site.runs, site.data, site.measures._file.parent))
+    again = problem1.section(
+        site_of(site.logs[0].folder.parent, site.data, site.measures._file.parent)
+    )
     assert text_of(again) == text_of(blocks)
     with pytest.raises(pytest.fail.Exception, match="measured again"):
-        problem1.section(site_of(site.runs, site.data, site.measures._file.parent, fresh=True))
+        problem1.section(
+            site_of(site.logs[0].folder.parent, site.data, site.measures._file.parent, fresh=True)
+        )
 
 
 def test_what_is_missing_is_a_gap_with_a_command(flipping, val, tmp_path):
@@ -302,7 +306,7 @@ def test_a_run_that_goes_on_is_told_from_one_that_ended_early(flipping, tmp_path
     assert run.is_finished
     run.metadata["recipe"]["patience"] = 3
     blocks = problem1.section(
-        Site(tmp_path, [run], tmp_path / "no data", (), Measures(tmp_path / "out"), CPU)
+        Site([run], tmp_path / "no data", (), Measures(tmp_path / "out"), CPU)
     )
     assert "the end of p1_A_hour: it is at epoch 4 of 8." in gaps(blocks)
 

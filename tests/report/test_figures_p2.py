@@ -85,7 +85,6 @@ def setting_of(folder, name, accuracies=(0.25, 0.5), val="v", backbone="None", s
 
 def site_of(tmp_path):
     return Site(
-        tmp_path / "runs",
         runlog.read_all(tmp_path / "runs"),
         tmp_path / "data",
         (),
@@ -402,6 +401,18 @@ def test_it_is_said_if_the_runs_were_validated_on_something_else(five):
         fingerprint(paths)
     )  # as now, and as in older runs
     assert is_said("of something else")
+
+
+def test_a_missing_settings_command_keeps_the_others_data_and_changes(tmp_path):
+    run = setting_of(tmp_path / "p2_A_hour", "A")
+    run.metadata["command"] = (
+        "python3 -m p2.train --setting A --data 'my data' --epochs 5 --set lr=0.1 --set bf16=False "
+        "--run demo/runs/p2_A_hour --device cpu --fresh"
+    )
+    flags = train_flags = problem2.train_command("C", {"A": run}).split(" && ")[-1]
+    assert flags.startswith("python3 -m p2.train --setting C --recipe hour --data 'my data'")
+    assert "--epochs 5 --set lr=0.1 --set bf16=False --run demo/runs/p2_C_hour" in train_flags
+    assert "--device" not in flags and "--fresh" not in flags
 
 
 @pytest.mark.parametrize("recipe", ["hour", "report", "demo"])

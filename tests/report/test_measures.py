@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -70,6 +71,17 @@ def test_the_code_of_every_problem_is_there_and_named():
         assert all(list(measures.ROOT.glob(pattern)) for pattern in patterns), problem
         assert f"{problem}/model.py" in patterns and f"{problem}/data.py" in patterns
     assert len({digest_of_code(problem) for problem in measures.CODE}) == 3
+
+
+@pytest.mark.parametrize("problem", ["p1", "p2", "p3"])
+def test_the_code_that_a_prediction_imports_from_core_counts(problem):
+    names = f"{problem}/model.py", f"{problem}/inference.py", "prediction/predictor.py"
+    text = "\n".join((measures.ROOT / name).read_text() for name in names)
+    used = set(re.findall(r"^ *from core\.(\w+) import", text, re.M))
+    for several in re.findall(r"^ *from core import ([\w, ]+)", text, re.M):
+        used |= {name.strip() for name in several.split(",")}
+    used -= {"cli", "files"}
+    assert used and {f"core/{name}.py" for name in used} <= set(measures.CODE[problem])
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 cut", b"no archive at all", None])

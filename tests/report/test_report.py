@@ -92,7 +92,7 @@ def built(tmp_path_factory):
     images = [
         path.name.split("_")[0] for path in sorted((data / "p3_data/validation").glob("*_sat.jpg"))
     ][:2]
-    flags = ("--runs", runs, "--out", out, "--data", data, "--device", "cpu", "--images", *images)
+    flags = (runs, "--out", out, "--data", data, "--device", "cpu", "--images", *images)
     assert run(report.main, *flags) == 0
     return runs, data, out, images
 
@@ -170,7 +170,6 @@ def test_a_figure_names_the_runs_that_its_numbers_come_from(page):
 def test_every_curve_is_a_column_of_a_log(built):
     runs, data, out, images = built
     site = Site(
-        runs,
         runlog.read_all(runs),
         data,
         tuple(images),
@@ -223,7 +222,7 @@ def test_a_second_time_measures_nothing_again(built, capfd):
     for path in mine:
         path.write_bytes(b"mine")
     (out / "figures" / "99.png").write_bytes(b"of an older, longer report")
-    flags = ("--runs", runs, "--out", out, "--data", data, "--device", "cpu", "--images", *images)
+    flags = (runs, "--out", out, "--data", data, "--device", "cpu", "--images", *images)
     assert run(report.main, *flags) == 0
     assert "measured" not in capfd.readouterr().out
     assert (out / "report.html").read_text() == before
@@ -240,7 +239,6 @@ def test_logs_alone_make_a_report_with_stated_gaps(tmp_path):
         flat(
             report.build(
                 Site(
-                    ROOT / "results",
                     runlog.read_all(ROOT / "results"),
                     tmp_path / "no data",
                     ("0013",),
@@ -269,7 +267,7 @@ def test_the_committed_runs_make_a_page_without_weights_or_data(tmp_path, monkey
 
 def glance(runs, out):
     """The first table's rows, by what they are, and the text below it."""
-    site = Site(runs, runlog.read_all(runs), out, (), Measures(out), report.devices.choose("cpu"))
+    site = Site(runlog.read_all(runs), out, (), Measures(out), report.devices.choose("cpu"))
     blocks = overview.opening(site)
     return cells(table(blocks)), "".join(paragraphs(blocks))
 
@@ -315,8 +313,8 @@ def test_the_first_table_marks_what_is_contaminated_or_unfinished_and_says_how_i
 
 
 def test_nothing_to_report_on_is_one_line(tmp_path, capfd):
-    assert run(report.main, "--runs", tmp_path, "--out", tmp_path / "out") == 2
-    assert run(report.main, "--runs", tmp_path / "none", "--out", tmp_path / "out") == 2
+    assert run(report.main, tmp_path, "--out", tmp_path / "out") == 2
+    assert run(report.main, tmp_path / "none", "--out", tmp_path / "out") == 2
     errors = capfd.readouterr().err.splitlines()
     assert (
         len(errors) == 2

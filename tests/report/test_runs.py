@@ -95,10 +95,50 @@ def test_a_run_that_was_set_aside_is_not_read(tmp_path):
     assert set_aside(older).name == "p1_A_hour.old-1"
     run_of(older, [0.1])
     run_of(tmp_path / "p1_A_hour.older", [0.2])
-    assert [run.name for run in runlog.read_all(tmp_path, "p1_A_*")] == [
+    assert [run.name for run in runlog.read_all(tmp_path)] == [
         "p1_A_hour",
         "p1_A_hour.older",
     ]
+
+
+def test_a_log_that_is_not_text_is_one_line(tmp_path):
+    (run_of(tmp_path / "p1_A_hour", [0.9]) / "log.jsonl").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="contains no readable run"):
+        runlog.read_all(tmp_path)
+
+
+def test_a_run_on_held_out_images_or_without_a_score_is_not_shown_as_the_best(tmp_path):
+    runs = [
+        runlog.read(run_of(tmp_path / name, [score]))
+        for name, score in (("a", float("nan")), ("b", 0.2), ("c", 0.5))
+    ]
+    runs[2].metadata["command"] += " --tune"
+    assert runlog.best_of(runs).name == "b" and runlog.best_of(runs[2:]).name == "c"
+
+
+def test_the_runs_that_a_run_continues_are_found_and_their_epochs_counted_through(tmp_path):
+    def run(name, scores, start):
+        folder = run_of(tmp_path / name, scores)
+        about = json.loads((folder / "run.json").read_text())
+        about["data"] = {"pretrained": start}
+        (folder / "run.json").write_text(json.dumps(about))
+
+    run("p3_pretrain_A_best", [0.1, 0.2], "None")
+    run("p3_A_best", [0.3, 0.4, 0.5], "runs/p3_pretrain_A_best/last.pt")
+    run("p3_A_long", [0.6], "elsewhere/p3_A_best/last.pt")
+    run("p3_A_other", [0.7], "unknown/last.pt")
+    logs = runlog.read_all(tmp_path)
+    (best, long, other, pretrain) = logs
+    chain = runlog.lineage(logs, long)
+    assert chain == [pretrain, best, long] and runlog.lineage(logs, other) == [other]
+    assert runlog.of_one_model(chain) == [best, long]
+    assert runlog.of_one_model([pretrain]) == [pretrain]
+    assert runlog.joined(chain[1:], "accuracy") == ([1, 2, 3, 4], [0.3, 0.4, 0.5, 0.6])
+    best.metadata["data"]["pretrained_sha256"] = "abc"
+    other.metadata["data"] |= {"pretrained": "p3_a.pt", "pretrained_before": ["abc"]}
+    assert runlog.lineage(logs, other) == [pretrain, best, other]  # from a copy of best's weights
+    long.metadata["data"]["pretrained"] = "runs/p3_A_long/last.pt"  # of its own older run
+    assert runlog.lineage(logs, long) == [long]
 
 
 def test_of_several_runs_the_best_of_those_that_are_finished_is_shown(tmp_path):
