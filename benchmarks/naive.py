@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from core import views
 from core.cli import InputError, Parser, entry
 from p3.data import COLOURS, mask_name
 
@@ -50,12 +51,10 @@ def main() -> None:
     network = model.build(saved["architecture"], len(saved["classes"]))
     network.load_state_dict(saved["weights"])
     network.eval()
-    more = []
-    if args.problem == "p3":
-        more = [saved.get("test_scales", [1.0]), saved.get("rotate_test", False)]
+    seen = saved["flip_test"], saved.get("test_scales", (1.0,)), saved.get("rotate_test", False)
 
     def logits(images: Tensor) -> Tensor:
-        return model.logits(network, images, saved["flip_test"], *more)
+        return views.logits(network, images, *seen)
 
     if args.problem == "p1":
         paths = sorted(path for path in args.images.iterdir() if path.suffix.lower() in SUFFIXES)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from core import augment, checkpoint
+from core import augment, checkpoint, views
 from core.cli import InputError
 
 PROBLEMS = ("p1", "p2", "p3")
@@ -29,7 +29,6 @@ class Model(nn.Module):
         super().__init__()
         self.network = network.eval().requires_grad_(False)
         self.checkpoint = saved
-        self._logits = importlib.import_module(f"{saved.problem}.model").logits
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) uint8 -> float32 logits, (N, classes) or, in problem 3, (N, classes, H, W).
@@ -44,8 +43,9 @@ class Model(nn.Module):
         if side and tuple(images.shape[2:]) != (side, side):
             raise ValueError(f"images are {tuple(images.shape)}; give (N, 3, {side}, {side})")
         inputs = augment.normalise(augment.to_float(images), saved.mean, saved.std)
-        more = (saved.test_scales, saved.rotate_test) if saved.problem == "p3" else ()
-        return self._logits(self.network, inputs, saved.flip_test, *more)
+        return views.logits(
+            self.network, inputs, saved.flip_test, saved.test_scales, saved.rotate_test
+        )
 
 
 def load(path: str | Path) -> Model:

@@ -377,15 +377,3 @@ def _where(chosen: Tensor, change: Callable[[Tensor], Tensor], images: Tensor) -
         return images
     index = chosen.nonzero()[:, 0].to(images.device)  # one way: a copy back waits for the GPU
     return images.index_copy(0, index, change(images[index]).expand(-1, *images.shape[1:]))
-
-
-# --- at test time ---------------------------------------------------------------------------------
-
-
-def logits(network: torch.nn.Module, images: Tensor, flip_test: bool) -> Tensor:
-    """Return a classifier's logits, (N, classes) float32, for normalised images (N, C, H, W).
-
-    With ``flip_test``, they are averaged with the logits of the mirrored images.
-    """
-    out = network(images).float()
-    return (out + network(images.flip(3)).float()) / 2 if flip_test else out

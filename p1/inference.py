@@ -79,7 +79,7 @@ def predictor(
     The predictor maps (N, 3, 32, 32) uint8 to logits (N, 50). If ``flip`` is None, the checkpoint
     decides. Raises InputError if the file is not a checkpoint of problem 1.
     """
-    from p1.model import logits
+    from core.views import logits
     from prediction.predictor import Predictor, fold
 
     network, saved = load_network(path, device)

@@ -14,7 +14,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from core import checkpoint
-from core.augment import logits as logits  # re-exported: every problem's model module has it
 from core.cli import InputError
 from core.efficientnet_lite import EfficientNetLite, load_imagenet
 

@@ -11,7 +11,7 @@ from core import images
 from core.cli import Parser, answer, entry
 from core.files import list_files
 from p1 import data
-from prediction.tables import read_labels, score, wilson
+from prediction.tables import accuracy, read_labels
 
 
 def main() -> None:
@@ -28,11 +28,7 @@ def main() -> None:
         }
     else:
         truth = read_labels(args.truth)
-    right, count = score(read_labels(args.predictions), truth)
-    low, high = wilson(right, count)
-    answer(
-        f"accuracy: {right / count:.4f} ({right} of {count}; 95 % interval {low:.3f} to {high:.3f})"
-    )
+    answer(accuracy(read_labels(args.predictions), truth))
 
 
 if __name__ == "__main__":

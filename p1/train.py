@@ -171,15 +171,8 @@ def fit(
             loop.measure_statistics(
                 average, inputs_of, len(images), recipe, device, run.seed, run.epoch
             )
-        result = evaluate(average, *val_set, recipe, device)
+        result = loop.accuracy(average, *val_set, recipe, device)
         run.end_epoch(average.state_dict(), lr=optimizer.param_groups[-1]["lr"], accuracy=result)
-
-
-def evaluate(
-    network: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, device: torch.device
-) -> float:
-    """Accuracy, 0..1, on images (N, 3, 32, 32) uint8 and labels (N,) int64."""
-    return loop.accuracy(network, images, labels, recipe, device, batch_size=100)
 
 
 def augmented(images: Tensor, recipe: Recipe, rng: torch.Generator) -> Tensor:

@@ -85,7 +85,8 @@ def predictor(
     checkpoint decides. Raises InputError if the file is not a classifier of problem 2.
     """
     from core import checkpoint
-    from p2.model import build, logits
+    from core.views import logits
+    from p2.model import build
     from prediction.predictor import Predictor, fold, load_network
 
     saved = checkpoint.load(path, "p2")

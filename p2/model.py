@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from core import checkpoint
-from core.augment import logits as logits  # re-exported: every problem's model module has it
 from core.cli import InputError
 from p2.data import SIZE
 from p2.recipes import PretrainRecipe, TransferRecipe

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from core.cli import Parser, answer, entry
-from prediction.tables import read_labels, score, wilson
+from prediction.tables import accuracy, read_labels
 
 
 def main() -> None:
@@ -13,11 +13,7 @@ def main() -> None:
     parser.add_argument("predictions", type=Path, help="csv: id,filename,label")
     parser.add_argument("truth", type=Path, help="csv with the same columns and the true labels")
     args = parser.parse_args()
-    right, count = score(read_labels(args.predictions), read_labels(args.truth))
-    low, high = wilson(right, count)
-    answer(
-        f"accuracy: {right / count:.4f} ({right} of {count}; 95 % interval {low:.3f} to {high:.3f})"
-    )
+    answer(accuracy(read_labels(args.predictions), read_labels(args.truth)))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from core.randomness import generator, seed_of, steps_per_epoch
 from p2 import data, knn
 from p2.model import Classifier, backbone_fields
 from p2.recipes import SUPERVISED, TransferRecipe
-from p2.train import augmented, evaluate
+from p2.train import augmented
 from training import cache, flags, loop, preview, processes
 from training.provenance import digest
 from training.recipes import choose_recipe
@@ -89,7 +89,7 @@ def main() -> None:
         run.begin_evaluation()
         measured = {"lr": optimizer.param_groups[0]["lr"]}
         if args.tune:
-            measured["accuracy"] = evaluate(network, val_images, val_labels, recipe, device)
+            measured["accuracy"] = loop.accuracy(network, val_images, val_labels, recipe, device)
         if probe:  # in every epoch: cheap, just forward passes over a few thousand images
             measured["knn"] = knn.accuracy(network.backbone, probe, recipe, device)
         run.end_epoch(network.backbone.state_dict(), **measured)

@@ -139,19 +139,8 @@ def main() -> None:
         if head_only:
             result = frozen.accuracy(network.head, val_features, val_labels, recipe, device)
         else:
-            result = evaluate(network, val_images, val_labels, recipe, device)
+            result = loop.accuracy(network, val_images, val_labels, recipe, device)
         run.end_epoch(network.state_dict(), lr=optimizer.param_groups[0]["lr"], accuracy=result)
-
-
-def evaluate(
-    network: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    recipe: TransferRecipe,
-    device: torch.device,
-) -> float:
-    """Accuracy, 0..1, on images (N, 3, 128, 128) uint8 and labels (N,) int64."""
-    return loop.accuracy(network, images, labels, recipe, device, batch_size=64)
 
 
 def augmented(images: Tensor, recipe: TransferRecipe, rng: torch.Generator) -> Tensor:

@@ -199,12 +199,13 @@ def classify(network: nn.Module, batch: Tensor, views: Views, confidence: bool =
     """Classify each pixel: normalised images (N, 3, H, W) of any size -> (N, 1, H, W) uint8.
 
     With ``confidence``, the result is (N, 2, H, W): also the class's probability, scaled to 0..255.
-    A side shorter than 32 pixels is padded with its edge pixels.
+    A side shorter than 32 pixels, the least that the networks accept, is padded with its edge
+    pixels.
     """
     import torch
     from torch import nn
 
-    from p3.model import SMALLEST, logits
+    from core.views import SMALLEST, logits
 
     height, width = batch.shape[2:]
     pads = (0, max(0, SMALLEST - width), 0, max(0, SMALLEST - height))

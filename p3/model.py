@@ -15,7 +15,6 @@ from core.cli import InputError
 from core.efficientnet_lite import EfficientNetLite, load_imagenet
 
 CLASSES = 7
-SMALLEST = 32  # the smallest side in pixels that the networks accept
 
 
 class FCN32s(nn.Module):
@@ -252,59 +251,3 @@ def load_pretrained(network: nn.Module, weights: dict[str, Tensor], source: str)
         ) from error
     checkpoint.load_weights(network, renamed | {name: random[name] for name in new_layers}, source)
     return f"loaded {source} without {left_out}; random weights: {', '.join(new_layers)}"
-
-
-def logits(
-    network: nn.Module,
-    images: Tensor,
-    flip_test: bool,
-    test_scales: Sequence[float] = (1.0,),
-    rotate_test: bool = False,
-) -> Tensor:
-    """Logits (N, classes, H, W) in float32, averaged over views of the images.
-
-    The views are the images at each of ``test_scales``, which multiply the sides; with
-    ``flip_test`` also mirrored, and with ``rotate_test`` in all four quarter turns. The logits of
-    each view are transformed back before they are averaged.
-    """
-    views = [
-        (turns, is_mirrored)
-        for turns in range(4 if rotate_test else 1)
-        for is_mirrored in ([False, True] if flip_test else [False])
-    ]
-    total: Tensor | None = None
-    for scale in test_scales:
-        scaled = images
-        if scale != 1:
-            size = [max(SMALLEST, round(int(side) * scale)) for side in images.shape[2:]]
-            scaled = nn.functional.interpolate(
-                images, size, mode="bilinear", align_corners=False, antialias=scale < 1
-            )
-        out = seen_as(network, scaled, *views[0])
-        for view in views[1:]:
-            out = out + seen_as(network, scaled, *view)
-        out = out / len(views)
-        out = out if scale == 1 else resize(out, images.shape[2:])
-        total = out if total is None else total + out
-    if total is None:
-        raise ValueError("there is no test scale")
-    return total if len(test_scales) == 1 else total / len(test_scales)
-
-
-def seen_as(network: nn.Module, images: Tensor, turns: int, is_mirrored: bool) -> Tensor:
-    """The float32 logits (N, classes, H, W) of one view of images (N, 3, H, W), transformed back.
-
-    The network sees the images after ``turns`` quarter turns and, optionally, mirrored.
-    """
-    view = turned(images, turns)
-    view = view.flip(3) if is_mirrored else view
-    out = network(view).float()
-    out = out.flip(3) if is_mirrored else out
-    return turned(out, -turns)
-
-
-def turned(images: Tensor, turns: int) -> Tensor:
-    """Turn (N, C, H, W) counter-clockwise by quarter turns; ONNX export lacks ``torch.rot90``."""
-    if turns % 2:
-        return images.transpose(2, 3).flip(2 if turns % 4 == 1 else 3)
-    return images.flip(2, 3) if turns % 4 else images

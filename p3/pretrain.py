@@ -149,7 +149,7 @@ def main() -> None:
             loop.step(loss, network, optimizer, scaler, average=average, decay=decay)
             run.step(loss=loss)
         run.begin_evaluation()
-        result = loop.accuracy(average, val_pixels, val_labels, recipe, device, batch_size=100)
+        result = loop.accuracy(average, val_pixels, val_labels, recipe, device)
         run.end_epoch(average.weights(), lr=optimizer.param_groups[0]["lr"], accuracy=result)
 
 

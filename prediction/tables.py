@@ -164,6 +164,15 @@ def score(predicted: dict[str, str], truth: dict[str, str]) -> tuple[int, int]:
     return sum(predicted[name] == truth[name] for name in truth), len(truth)
 
 
+def accuracy(predicted: dict[str, str], truth: dict[str, str]) -> str:
+    """Say in one line the accuracy of ``score`` and its 95 % interval. Raises like ``score``."""
+    right, count = score(predicted, truth)
+    low, high = wilson(right, count)
+    return (
+        f"accuracy: {right / count:.4f} ({right} of {count}; 95 % interval {low:.3f} to {high:.3f})"
+    )
+
+
 def wilson(right: int, count: int) -> tuple[float, float]:
     """Return the 95 % interval (low, high) of an accuracy from a sample: ``right`` of ``count``.
 

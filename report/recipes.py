@@ -158,7 +158,7 @@ def curves(site: Site, runs: Mapping[str, RunLog], score: str) -> Iterator[Drawi
             caption += ["; " if len(caption) > 2 else "", f"{name} (", *through(chains[name]), ")"]
         caption.append(f".{LOSS if value == 'loss' else ''}")
         used = tuple(run for name in series for run in chains[name])
-        figure = charts.lines(series, x="epoch", y=what)
+        figure = charts.lines(series, x="epoch", y=what.partition(" at ")[0])
         yield Drawing(figure, tuple(caption), f"{what} by epoch: {', '.join(series)}", used)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core import augment, devices
+from core import augment, devices, views
 from core.cli import InputError
 from core.randomness import batches, generator
 from training import optim, processes, progress
@@ -142,7 +142,7 @@ def accuracy(
     labels: Tensor,
     recipe: Any,
     device: torch.device,
-    batch_size: int,
+    batch_size: int = 64,
 ) -> float:
     """Return the share, 0..1, of ``images`` (N, 3, H, W) uint8 that are classified correctly.
 
@@ -156,7 +156,7 @@ def accuracy(
     for batch, truth in progress.over(processes.local_share(parts), "validation"):
         with devices.autocast(device, recipe.bf16):
             inputs = augment.normalise(augment.to_float(batch.to(device)), recipe.mean, recipe.std)
-            out = augment.logits(network, inputs, recipe.flip_test)
+            out = views.logits(network, inputs, recipe.flip_test)
             right += (out.argmax(1).cpu() == truth).sum()
     return processes.total(right).item() / len(labels)
 
@@ -182,12 +182,12 @@ def held_out(labels: Tensor, seed: int, share: int = 10) -> Tensor:
 
 
 def split_for_tune(
-    images: Tensor, labels: Tensor, seed: int
+    images: Tensor, labels: Tensor, seed: int, share: int = 10
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Split a data set for ``--tune`` into one part to train on and one to measure on.
+    """Split a data set, as for ``--tune``, into one part to train on and one to measure on.
 
-    Each part is images (N, ...) and labels (N,). ``labels``: as in ``held_out``. Raises InputError
-    as ``held_out`` does.
+    Each part is images (N, ...) and labels (N,). ``labels`` and ``share``: as in ``held_out``.
+    Raises InputError as ``held_out`` does.
     """
-    held = held_out(labels, seed)
+    held = held_out(labels, seed, share)
     return (images[~held], labels[~held]), (images[held], labels[held])

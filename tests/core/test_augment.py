@@ -354,8 +354,3 @@ def test_an_image_is_changed_wholly_with_probability_p_and_else_left_alone(draw,
     done = (after - entirely).abs().amax((1, 2, 3)) < 1e-6
     assert abs(done.float().mean() - p) < (0.05 if 0 < p < 1 else 1e-6)
     assert torch.equal(after[~done], images[~done])
-
-
-def test_logits_are_the_mean_over_the_image_and_its_mirror_image():
-    images = photos()
-    close(augment.logits(lambda seen: seen.mean((2, 3)), images, True), images.mean((2, 3)))

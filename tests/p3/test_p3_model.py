@@ -78,35 +78,6 @@ def test_p3_deeplab_takes_the_coco_weights_but_the_heads():
             assert torch.equal(value, theirs[name]), name
 
 
-def test_p3_scales_are_averaged_in_the_images_own_size():
-    network = p3.DeepLabv3Plus().eval()
-    images = torch.randn(1, 3, 70, 64)
-    with torch.no_grad():
-        both = p3.logits(network, images, True, (0.5, 1.0))
-        half, full = (p3.logits(network, images, True, (scale,)) for scale in (0.5, 1.0))
-    assert both.shape == (1, 7, 70, 64)
-    torch.testing.assert_close(both, (half + full) / 2)
-
-
-def test_quarter_turns_are_turned_back_before_the_mean():
-    torch.manual_seed(0)
-    network = nn.Conv2d(3, 7, 3, padding=1)
-    images = torch.rand(2, 3, 40, 64)
-    rotated = p3.logits(network, images, True, (1.0,), True)
-    assert rotated.shape == (2, 7, 40, 64)
-    # Whatever the network has learned, the mean over all eight symmetries commutes with each.
-    for turned in (images.rot90(1, (2, 3)), images.flip(2)):
-        back = p3.logits(network, turned, True, (1.0,), True)
-        back = back.rot90(-1, (2, 3)) if turned.shape[2] == 64 else back.flip(2)
-        assert torch.allclose(back, rotated, atol=1e-6)
-    plain = p3.logits(network, images, False)
-    assert not torch.allclose(plain, rotated, atol=1e-3)
-    assert torch.allclose(plain, network(images))
-    nn.init.zeros_(network.weight)  # the mean of equal logits is the same logits
-    equal = network.bias.view(1, 7, 1, 1).expand(2, 7, 40, 64)
-    assert torch.allclose(p3.logits(network, images, True, (0.5, 1.0), True), equal)
-
-
 @pytest.mark.parametrize("build", [thin_fcn32s, p3.DeepLabv3])
 def test_a_backbone_that_was_pre_trained_is_loaded_and_the_rest_stays_random(build):
     network, before = build(), build().state_dict()

@@ -26,7 +26,7 @@ from p2.byol import BYOL
 from p2.model import make_backbone
 from p3 import data as p3_data
 from p3 import train as p3
-from training import processes
+from training import loop, processes
 from training.optim import update_average
 from training.run import Run
 
@@ -185,7 +185,7 @@ def accuracy_of_p1():
     images = torch.randint(256, (250, 3, 32, 32), generator=generator(0, "p1"))  # 3 batches
     labels = images[:, 0, 0, 0] // 100
     recipe = p1.RECIPES["original"]["A"]
-    return p1.evaluate(FirstPixel(), images.to(torch.uint8), labels, recipe, CPU)
+    return loop.accuracy(FirstPixel(), images.to(torch.uint8), labels, recipe, CPU, batch_size=100)
 
 
 def iou_of_p3():
