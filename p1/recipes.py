@@ -125,13 +125,6 @@ RECALIBRATED_C = dataclasses.replace(
     pretrained="runs/p1_C_mean/last.pt", epochs=1, lr=0.0, statistics=120,
 )  # fmt: skip
 
-# At 224 pixels, the size of the backbone's own training on ImageNet.
-NATIVE_C = dataclasses.replace(
-    LARGE_C, name="native", source="after recalibrated, on images enlarged to 224 pixels",
-    pretrained="runs/p1_C_recalibrated/last.pt", architecture="efficientnet_lite0_224",
-    jitter=(0.2, 0.2, 0.2, 0.0), statistics=120,
-)  # fmt: skip
-
 # For model B's initial weights, trained on other images and labels: see p1/pretrain.py.
 HOUR_PRETRAIN = dataclasses.replace(HOUR_A, epochs=4)
 ORIGINAL_PRETRAIN = dataclasses.replace(
@@ -154,6 +147,5 @@ RECIPES = {
     "large": {"C": LARGE_C},
     "mean": {"A": MEAN_A, "C": MEAN_C},
     "recalibrated": {"C": RECALIBRATED_C},
-    "native": {"C": NATIVE_C},
 }
 PRETRAIN = {"original": ORIGINAL_PRETRAIN, "hour": HOUR_PRETRAIN}
