@@ -108,8 +108,8 @@ class Run:
         self._metadata = self._start
         if (folder / "state.pt").exists():
             self._resume()
-        elif any((folder / name).exists() for name in runfolder.FILES if name != "run.json"):
-            raise InputError(  # a run writes the other files only after its run.json and state.pt
+        elif runfolder.cannot_continue(folder):
+            raise InputError(
                 f"{folder} contains a run without its state.pt, so it cannot continue; "
                 "choose another --run, or start over with --fresh"
             )

@@ -75,6 +75,16 @@ def start_over(folder: Path) -> None:
         held.close()
 
 
+def cannot_continue(folder: Path) -> bool:
+    """Return whether ``folder``, which has no state.pt, holds results that must not be overwritten.
+
+    A run writes its log only after its first state.pt, and weights only after its run.json. After a
+    kill between these two, there are weights, but nothing is lost by starting again.
+    """
+    weights = (folder / "last.pt").exists() or (folder / "best.pt").exists()
+    return (folder / "log.jsonl").exists() or (weights and not (folder / "run.json").exists())
+
+
 def set_aside(folder: Path) -> Path:
     """Rename a run's folder to the first free name: FOLDER.old-1, FOLDER.old-2, ...; return it."""
     folder, number = Path(os.path.abspath(folder)), 1  # a link itself is renamed, not its target

@@ -157,6 +157,14 @@ def test_weights_without_their_run_are_not_overwritten_and_fresh_keeps_them_asid
     assert (tmp_path / "run.old-1/last.pt").read_bytes() == b"somebody's"
 
 
+def test_weights_of_a_run_that_was_killed_before_its_first_state_are_no_obstacle(tmp_path):
+    train(tmp_path)
+    for name in ("state.pt", "log.jsonl"):
+        (tmp_path / name).unlink()
+    train(tmp_path)
+    assert outcome(tmp_path) == undisturbed()
+
+
 def test_a_damaged_state_is_refused_by_name(tmp_path):
     lose(tmp_path, epochs=1)
     (tmp_path / "state.pt").write_bytes((tmp_path / "state.pt").read_bytes()[:-100])
