@@ -42,10 +42,14 @@ def main() -> None:
     names, paths = read_labelled(table, folder)
     classes = classes_of(names)
     labels = torch.tensor([classes.index(name) for name in names])
-    images = cache.load(paths, data.decode, data.KIND, args.data_memory)
-    train_set, val_set = loop.split_for_tune(images, labels, args.seed, HOLD_OUT)
+    held = loop.held_out(labels, args.seed, HOLD_OUT)
+    # Two sets on the disk, so that neither must fit in memory: see --data-memory.
+    kept_paths = [path for path, out in zip(paths, held, strict=True) if not out]
+    held_paths = [path for path, out in zip(paths, held, strict=True) if out]
+    images = cache.load(kept_paths, data.decode, f"{data.KIND}-kept", args.data_memory)
+    val_images = cache.load(held_paths, data.decode, f"{data.KIND}-held", args.data_memory)
     if args.preview:
-        return show(args, recipe, *train_set, classes)
+        return show(args, recipe, images, labels[~held], classes)
 
     torch.manual_seed(seed_of(args.seed, "weights"))
     fit(
@@ -53,8 +57,8 @@ def main() -> None:
         recipe,
         "p1_pretrain",
         build(recipe.architecture, len(classes)),
-        train_set,
-        val_set,
+        (images, labels[~held]),
+        (val_images, labels[held]),
         classes,
         device,
         identity={},

@@ -81,6 +81,7 @@ def main() -> None:
     network = build(architecture, drop_path=recipe.drop_path)
     if initial is not None:
         say(load_pretrained(network, initial, str(source)))
+        del initial  # half a gigabyte in model A
     network = devices.prepare(network, device)
     average = copy.deepcopy(network) if recipe.average else network
     trained = processes.wrap(network, device)

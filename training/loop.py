@@ -182,12 +182,12 @@ def held_out(labels: Tensor, seed: int, share: int = 10) -> Tensor:
 
 
 def split_for_tune(
-    images: Tensor, labels: Tensor, seed: int, share: int = 10
+    images: Tensor, labels: Tensor, seed: int
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Split a data set, as for ``--tune``, into one part to train on and one to measure on.
+    """Split a data set for ``--tune`` into one part to train on and one to measure on.
 
-    Each part is images (N, ...) and labels (N,). ``labels`` and ``share``: as in ``held_out``.
-    Raises InputError as ``held_out`` does.
+    Each part is images (N, ...) and labels (N,). ``labels``: as in ``held_out``. Raises InputError
+    as ``held_out`` does.
     """
-    held = held_out(labels, seed, share)
+    held = held_out(labels, seed)
     return (images[~held], labels[~held]), (images[held], labels[held])
