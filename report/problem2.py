@@ -87,10 +87,9 @@ def train_command(name: str, settings: dict[str, RunLog]) -> str:
     method, recipes = {"labels": ("supervised", SUPERVISED), "byol": ("byol", PRETRAIN)}[start]
     recipe = ALIASES.get(recipe, recipe)
     learned = recipe if recipe in recipes else "hour"
-    return (
-        f"{TRAIN[start].format(recipe=learned)} && {command} --backbone "
-        f"runs/p2_{method}_{learned}/last.pt"
-    )
+    data = [flag for flag in flags if flag.startswith("--data ")]
+    before = " ".join([TRAIN[start].format(recipe=learned), *data])
+    return f"{before} && {command} --backbone runs/p2_{method}_{learned}/last.pt"
 
 
 def changes(command: str, name: str) -> list[str]:

@@ -413,6 +413,8 @@ def test_a_missing_settings_command_keeps_the_others_data_and_changes(tmp_path):
     assert flags.startswith("python3 -m p2.train --setting C --recipe hour --data 'my data'")
     assert "--epochs 5 --set lr=0.1 --set bf16=False --run demo/runs/p2_C_hour" in train_flags
     assert "--device" not in flags and "--fresh" not in flags
+    before, _ = problem2.train_command("C", {"A": run}).split(" && ")
+    assert before.endswith("--data 'my data'")  # the pre-training has the same data
 
 
 @pytest.mark.parametrize("recipe", ["hour", "report", "demo"])
