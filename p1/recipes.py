@@ -97,6 +97,11 @@ MEAN_A = dataclasses.replace(
     LONGER_A, name="mean", source="after longer", pretrained="runs/p1_A_longer/last.pt",
     epochs=4, lr=0.02, schedule="constant", warmup_epochs=0, average=1.0,
 )  # fmt: skip
+# A fourth cosine, as long as two cores allow in two hours.
+RESTART_A = dataclasses.replace(
+    LONGER_A, name="restart", source="after mean", pretrained="runs/p1_A_mean/last.pt", epochs=40,
+    lr=0.1, average=0.999,
+)  # fmt: skip
 BEST_B = dataclasses.replace(BEST_A, model="B", pretrained=HOUR_B.pretrained, epochs=60, lr=0.05)
 
 BEST_C = Recipe(
@@ -145,6 +150,7 @@ RECIPES = {
     "long": {"A": LONG_A},
     "longer": {"A": LONGER_A},
     "large": {"C": LARGE_C},
+    "restart": {"A": RESTART_A},
     "mean": {"A": MEAN_A, "C": MEAN_C},
     "recalibrated": {"C": RECALIBRATED_C},
 }
