@@ -8,6 +8,7 @@ import it first; otherwise they could not report that Python is too old.
 
 import importlib.util as _util
 import os as _os
+import re as _re
 import sys as _sys
 
 PYTHON = (3, 10)
@@ -67,7 +68,8 @@ def _complain(message: str) -> None:
     program = _os.environ.get("HW1_PROGRAM") or _os.path.basename(_sys.argv[0])
     if program == "-m":  # python3 -m NAME: Python has not found the file of NAME yet
         words = getattr(_sys, "orig_argv", ["-m", "python3"])  # Python 3.10 has it
-        program = words[words.index("-m") + 1]
+        flag = next((k for k, word in enumerate(words) if _re.fullmatch("-[A-Za-z]*m", word)), 0)
+        program = words[flag + 1] if flag else "python3 -m"
     try:
         _sys.stderr.write(f"{program}: {message}\n")
         _sys.stderr.flush()

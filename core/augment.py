@@ -222,13 +222,13 @@ def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """Blend with the mean luma of the image."""
+    """Blend with the mean luma of the image. ``factor``: (N,); 1: no change, 0: all grey."""
     mean = grey(images).mean((1, 2, 3), keepdim=True)
     return _blend(images, mean, factor)
 
 
 def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
-    """Blend each pixel with its luma."""
+    """Blend each pixel with its luma. ``factor``: (N,); 1: no change, 0: grey."""
     return _blend(images, grey(images), factor)
 
 
@@ -320,7 +320,7 @@ def random_blur(
 
 
 def solarize(images: Tensor, threshold: float = 0.5) -> Tensor:
-    """Invert values >= ``threshold``."""
+    """Invert the values, 0..1, that are ``threshold`` or more."""
     return torch.where(images >= threshold, 1 - images, images)
 
 

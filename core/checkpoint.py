@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import io
+import json
 import math
 import os
 import pickle
@@ -190,8 +191,14 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     return content
 
 
-def read(path: Path) -> dict[str, Any]:
-    """Load plain data by name onto the CPU with ``torch.load``. Every failure is an InputError."""
+def read(path: Path, hint: str = "") -> dict[str, Any]:
+    """Load plain data by name onto the CPU with ``torch.load``.
+
+    ``hint``: what to do if the file is damaged (fetch or train it again). Raises InputError if it
+    cannot be loaded, unless memory is too small.
+    """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give the file in it, such as {path}/last.pt")
     if not path.is_file():
         hint = _how_to_restore(path) or "to check those that ship, run: bash hw1_download.sh"
         raise InputError(f"no checkpoint {path}; {hint}")
@@ -207,7 +214,7 @@ def read(path: Path) -> dict[str, Any]:
     except Exception as error:  # a broken or truncated file can raise almost anything, even OSError
         foreign = isinstance(error, pickle.UnpicklingError)
         why = "it contains more than plain weights" if foreign else "it is truncated or damaged"
-        hint = _how_to_restore(path) or "fetch it again or train it again"
+        hint = hint or _how_to_restore(path) or "fetch it again or train it again"
         raise InputError(f"cannot load {path}: {why}; {hint}") from error
     if not _is_named(content):
         raise InputError(
@@ -217,16 +224,17 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _how_to_restore(path: Path) -> str:
-    # Returns a hint for files that ship with the repository and are on no server, otherwise "".
-    manifest = SHIPPED / "manifest.json"
-    if path.resolve().parent != SHIPPED or not manifest.is_file():
+    # Returns a hint for files that the manifest lists, otherwise "".
+    try:
+        manifest = json.loads((SHIPPED / "manifest.json").read_text(encoding="utf-8"))
+        names = {part: [one["name"] for one in listed] for part, listed in manifest.items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return ""
-    ships = f'"name": "{path.name}"' in manifest.read_text(encoding="utf-8", errors="replace")
-    return (
-        "it ships with the repository; restore it with: git checkout -- checkpoints"
-        if ships
-        else ""
-    )
+    if path.resolve().parent == SHIPPED and path.name in names.get("checkpoints", []):
+        return "it ships with the repository; restore it with: git checkout -- checkpoints"
+    if path.name in names.get("pretrained", []):
+        return f"download it with: bash hw1_download.sh pretrained {path.name}"
+    return ""
 
 
 # The classes and functions that pickled weights may name. torch allows a few more; two of these,

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import math
 import os
+import re
 import signal
 import sys
 import time
@@ -34,13 +35,15 @@ class Parser(argparse.ArgumentParser):
 def entry(main: Callable[[], int | None]) -> None:
     """Run ``main`` as a program and exit with its status.
 
-    Bad input leads to one line on stderr and exit status 2, never to a traceback. SIGTERM ends the
-    program as Ctrl-C does, so that half-written files are removed.
+    Bad input leads to one line on stderr and exit status 2, never to a traceback. SIGTERM and
+    SIGHUP (the terminal is gone) end the program as Ctrl-C does, so that half-written files are
+    removed.
     """
     try:
         with contextlib.suppress(ValueError):  # only the main thread may set handlers
-            if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-                signal.signal(signal.SIGTERM, _terminate)
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) is signal.SIG_DFL:
+                    signal.signal(number, _terminate)
         sys.exit(main())
     except InputError as error:
         _fail(str(error), BAD_INPUT)
@@ -71,8 +74,8 @@ def program() -> str:
     return os.environ.get("HW1_PROGRAM") or name
 
 
-def _terminate(*_: Any) -> NoReturn:
-    sys.exit(128 + signal.SIGTERM)
+def _terminate(number: int, frame: Any) -> NoReturn:
+    sys.exit(128 + number)
 
 
 def some(names: list[str], at_most: int = 5) -> str:
@@ -84,7 +87,7 @@ def some(names: list[str], at_most: int = 5) -> str:
 def answer(text: str) -> None:
     """Print the program's result on stdout. Raises InputError if it cannot be written."""
     try:
-        print(text, flush=True)
+        print(_printable(sys.stdout, text), flush=True)
     except OSError as error:
         raise InputError(f"cannot write to stdout: {error.strerror}") from error
 
@@ -106,14 +109,22 @@ def warn(message: str) -> None:
 
 def _write(stream: TextIO, message: str, end: str = "\n") -> None:
     # The program must survive the loss of its terminal, its pipe or the disk that holds its log.
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    try:  # the encoding may lack a character of a file name
-        message = message.encode(encoding, "backslashreplace").decode(encoding)
-        print(message, end=end, file=stream, flush=True)
+    try:
+        print(_printable(stream, message), end=end, file=stream, flush=True)
     except (OSError, ValueError):  # ValueError: the stream is closed
         with contextlib.suppress(OSError, ValueError):
             # Otherwise Python would write the rest at exit, and fail again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _printable(stream: TextIO, text: str) -> str:
+    # Escapes the characters of file names that the stream's encoding lacks.
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    try:
+        text.encode(encoding, getattr(stream, "errors", None) or "strict")
+        return text
+    except UnicodeEncodeError:
+        return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def terminal_size() -> tuple[int, int]:
@@ -137,17 +148,23 @@ def file_path(text: str) -> Path:
 
 def positive(text: str) -> int:
     """An argparse type: an integer of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
-    return value
+    if not re.fullmatch(r"\+?\d+", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
 
 
 def minutes(text: str) -> float:
     """An argparse type: a number of minutes, 0 or more."""
-    value = float(text)
+    return _number(text, "minutes")
+
+
+def _number(text: str, unit: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of minutes")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of {unit}, 0 or more")
     return value
 
 
@@ -174,10 +191,7 @@ def _started(process: int) -> float:
 
 def gibibytes(text: str) -> float:
     """An argparse type: a number of GiB, 0 or more, converted to bytes."""
-    value = float(text)
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of GiB")
-    return value * 2**30
+    return _number(text, "GiB") * 2**30
 
 
 def free_memory() -> int:

@@ -1,16 +1,17 @@
 """Faster convolutions of small maps, for training on the CPU.
 
-In bfloat16, as matrix products. If a map has few pixels, oneDNN 3.12's convolutions spend most of
-their time on the weights: for 128 maps of 2x2 pixels and 512 channels, a 3x3 convolution took
-115 ms forward and backward. The matrix products below take a sixth of that. A 1x1 convolution is
-such a product at every size, and so is a 7x7 convolution with many channels: FCN32s' fc6, from 512
-to 4096 channels, took 2.3 s for 8 maps of 5x5 pixels, and takes 0.65 s here. (oneDNN also leaves
-those of its weights' gradients uninitialised that see only the padding.)
+1. In bfloat16, convolutions are computed as matrix products. If a map has few pixels, oneDNN 3.12's
+convolutions spend most of their time on the weights: for 128 maps of 2x2 pixels and 512 channels, a
+3x3 convolution took 115 ms forward and backward. The matrix products below take a sixth of that. A
+1x1 convolution is such a product at every size, and so is a 7x7 convolution with many channels:
+FCN32s' fc6, from 512 to 4096 channels, took 2.3 s for 8 maps of 5x5 pixels, and takes 0.65 s here.
+(oneDNN also leaves those of its weights' gradients uninitialised that see only the padding.)
 
-In any format, with a large dilation. If a 3x3 kernel's dilation is at least the map's side, all of
-the kernel but its middle sees only the padding, so it is a 1x1 convolution (Chen et al. 2017,
-"Rethinking Atrous Convolution", section 3.3). oneDNN skips the padding forward, but not backward:
-16 images of 192 pixels took DeepLabv3 2.8 s forward and backward, and take 2.0 to 2.4 s here.
+2. In any number format, a convolution with a large dilation is computed as a 1x1 convolution. If a
+3x3 kernel's dilation is at least the map's side, all of the kernel but its middle sees only the
+padding, so it is a 1x1 convolution (Chen et al. 2017, "Rethinking Atrous Convolution", section
+3.3). oneDNN skips the padding forward, but not backward: 16 images of 192 pixels took DeepLabv3 2.8
+s forward and backward, and take 2.0 to 2.4 s here.
 """
 
 from __future__ import annotations
@@ -63,8 +64,8 @@ def forward(conv: nn.Conv2d, images: Tensor) -> Tensor:
     in_bfloat16 = torch.is_autocast_enabled("cpu") and (
         torch.get_autocast_dtype("cpu") is torch.bfloat16
     )
-    is_training = conv.training and images.is_contiguous(memory_format=torch.channels_last)
-    if not (is_cheap and in_bfloat16 and is_training):
+    is_channels_last = images.is_contiguous(memory_format=torch.channels_last)
+    if not (conv.training and is_cheap and in_bfloat16 and is_channels_last):
         return nn.Conv2d.forward(conv, images)
     if kernel == 1:
         rows = images[:, :, ::stride, ::stride].permute(0, 2, 3, 1).contiguous()

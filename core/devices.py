@@ -66,8 +66,8 @@ def short_format(device: torch.device) -> torch.dtype | None:
     """
     if has_bf16(device):
         return torch.bfloat16
-    is_volta = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
-    return torch.float16 if is_volta else None
+    has_float16 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
+    return torch.float16 if has_float16 else None
 
 
 def autocast(device: torch.device, bf16: bool) -> torch.autocast:
@@ -138,3 +138,10 @@ def _cpuinfo() -> list[str]:
         return Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return []
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error of torch or numpy says that no memory is left."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

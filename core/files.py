@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import secrets
@@ -149,6 +150,15 @@ def readable_folder(path: Path) -> Path:
     except OSError as error:
         raise InputError(f"cannot read the folder {path}: {error.strerror}") from error
     return path
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits, as manifests and publishers give it."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def natural(name: str) -> list[tuple[int, int, str, str]]:

@@ -1,4 +1,4 @@
-"""Decode image files to uint8 arrays: one image, a whole data set, or a stream in bounded memory.
+"""Decode image files to uint8 arrays (one, a data set, or a stream); write masks as PNG.
 
 Torch is imported only where it is needed, so that files can be decoded during its import.
 """
@@ -46,7 +46,7 @@ class BadImage(Exception):
 
 
 class Room:
-    """Lets threads hold at most ``size`` together; a thread that needs more runs alone."""
+    """A budget of ``size`` units that threads share."""
 
     def __init__(self, size: int) -> None:
         self._size = self._free = size
@@ -54,6 +54,7 @@ class Room:
 
     @contextlib.contextmanager
     def hold(self, size: int) -> Iterator[None]:
+        """Hold ``size`` units once they are free; a request for more than all waits for all."""
         size = min(size, self._size)
         with self._changed:
             self._changed.wait_for(lambda: self._free >= size)
@@ -212,6 +213,7 @@ def decoded(
 
 
 def size_of(image: np.ndarray) -> str:
+    """Return the size of an image (H, W, ...) as text: ``WxH``."""
     return f"{image.shape[1]}x{image.shape[0]}"
 
 
@@ -269,6 +271,7 @@ class InOrder(Generic[S, T]):
             raise
 
     def close(self) -> None:
+        """Drop the items that are left, without waiting for those that threads work on."""
         self._items, self._next = iter(()), None
         self._started.clear()
         self._pool.shutdown(wait=False, cancel_futures=True)

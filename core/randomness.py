@@ -1,7 +1,9 @@
 """Randomness as a function of (seed, epoch, step), without hidden state.
 
 These three numbers determine every draw of a step. So a killed run resumes without a saved
-generator, and a step makes the same draws on the CPU and on a GPU.
+generator. A step's batch and augmentation are the same on the CPU and on a GPU. Dropout and drop
+path use torch's own generators, which ``Run.batches`` seeds for each step; they draw other numbers
+on a GPU.
 """
 
 from __future__ import annotations

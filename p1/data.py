@@ -40,7 +40,8 @@ def label_of(name: str) -> int:
 def load(folder: Path, memory: float = math.inf) -> tuple[Tensor, Tensor, list[Path]]:
     """Images (N, 3, 32, 32) uint8, labels (N,) int64 and paths of a labelled folder.
 
-    ``memory``: see ``cache.load``.
+    ``memory``: see ``cache.load``. Raises InputError if there are no images, if a name has no
+    label, or if an image cannot be read.
     """
     import torch  # not at the top: inference decodes images before it imports torch
 

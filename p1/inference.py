@@ -6,15 +6,24 @@ import core  # noqa: F401  # checks Python and the packages before anything else
 
 # isort: split
 import argparse
-from collections import Counter
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core import images
-from core.cli import InputError, Parser, entry, file_path, some
+from core.cli import InputError, Parser, entry, file_path
 from core.files import writable_file
 from p1 import data
-from prediction.stream import Labels, Stream, Views, check_outputs, flags, on_device, top_flag
+from prediction.stream import (
+    Labels,
+    Stream,
+    Views,
+    check_names,
+    check_outputs,
+    flags,
+    on_device,
+    top_flag,
+)
 from prediction.tables import write_rows
 
 if TYPE_CHECKING:  # torch is imported while threads decode files: see prediction.stream
@@ -25,7 +34,7 @@ if TYPE_CHECKING:  # torch is imported while threads decode files: see predictio
     from prediction.predictor import Predictor
 
 ROOT = Path(__file__).resolve().parents[1]
-FALLBACK = data.CLASSES[0]  # the label of a file that cannot be read
+FALLBACK = data.CLASSES[0]  # the label of an image that cannot be read or is not done in time
 
 
 def arguments() -> argparse.Namespace:
@@ -45,11 +54,7 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     args = arguments()
     paths = images.find(args.images)
-    counts = Counter(path.name for path in paths)
-    if doubled := [name for name, count in counts.items() if count > 1]:
-        raise InputError(
-            f"more than one image is called {some(doubled)}; label each folder separately"
-        )
+    check_names(paths)
     outputs = [writable_file(path) for path in (args.output, args.probabilities) if path]
     check_outputs(outputs, [args.checkpoint, *paths])
     with Stream(paths, data.decode, ahead=1024, stop_at=args.stop_at) as stream:
@@ -79,13 +84,12 @@ def predictor(
     The predictor maps (N, 3, 32, 32) uint8 to logits (N, 50). If ``flip`` is None, the checkpoint
     decides. Raises InputError if the file is not a checkpoint of problem 1.
     """
-    from core.views import logits
     from prediction.predictor import Predictor, fold
 
     network, saved = load_network(path, device)
     folded = fold(network, device, bf16)
-    views = Views(saved.flip_test if flip is None else flip)
-    predict = Predictor(lambda batch: logits(folded, batch, views.flip), saved, device)
+    views = Views.of(saved, flip)
+    predict = Predictor(lambda batch: views.logits(folded, batch), saved, device)
     return predict, saved.classes, views
 
 
@@ -100,11 +104,12 @@ def load_network(path: Path, device: torch.device) -> tuple[nn.Module, Checkpoin
 
     saved = checkpoint.load(path, "p1")
     if saved.classes != data.CLASSES:
-        raise InputError(f"{path} has {len(saved.classes)} classes instead of problem 1's 50")
-    count = len(saved.classes)
-    return predictor.load_network(
-        lambda: build(saved.architecture, count), saved, path, device
-    ), saved
+        raise InputError(
+            f"{path} was trained on other classes than problem 1's 0 to 49; use a checkpoint of "
+            "p1.train"
+        )
+    make = functools.partial(build, saved.architecture, len(saved.classes))
+    return predictor.load_network(make, saved, path, device), saved
 
 
 if __name__ == "__main__":

@@ -26,13 +26,18 @@ def build(architecture: str, classes: int, drop_path: float = 0.0) -> nn.Module:
 
     The name is ``mobilenet_v2_x1_4_32``, or for instance ``efficientnet_lite0_128``, which gives
     the variant and the side in pixels to which images are enlarged. ``drop_path``: see
-    ``EfficientNetLite``. Raises InputError if the name is unknown.
+    ``EfficientNetLite``. Raises InputError if the name is unknown, or if MobileNetV2 gets one.
     """
     if architecture == ARCHITECTURE:
+        if drop_path:
+            raise InputError("drop_path is for model C only; set it to 0")
         return mobilenet_v2(classes)
     match = re.fullmatch(r"efficientnet_(lite[02])_([1-9]\d{1,2})", architecture)
     if not match:
-        raise InputError(f"problem 1 has no network {architecture!r}")
+        raise InputError(
+            f"problem 1 has no network {architecture!r}; choose {ARCHITECTURE}, "
+            "efficientnet_lite0_SIDE or efficientnet_lite2_SIDE (SIDE in pixels, 10 to 999)"
+        )
     return EnlargedEfficientNet(classes, match[1], int(match[2]), drop_path)
 
 
@@ -44,6 +49,7 @@ def mobilenet_v2(classes: int) -> nn.Module:
     from torchvision.models import MobileNetV2  # not at the top: model C needs no torchvision
 
     network = MobileNetV2(num_classes=classes, width_mult=1.4)
+    network.BACKBONE = "features"  # for backbone_rate: see training.optim.make
     stem, expansion = network.features[0][0], network.features[2].conv[1][0]
     stem.stride = (1, 1)  # NOTE: stride 2 -> 1 for 32x32
     expansion.stride = (1, 1)  # NOTE: first stride of the 24-channel stage, 2 -> 1 for 32x32

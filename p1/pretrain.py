@@ -9,7 +9,6 @@ seed decides which.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import torch
 
@@ -18,18 +17,17 @@ from p1 import data
 from p1.model import build
 from p1.recipes import PRETRAIN, Recipe
 from p1.train import fit, show
-from prediction.tables import classes_of, read_labelled
-from training import cache, flags, loop, processes
+from training import flags, labelled, processes
 from training.recipes import choose_recipe
 
-HOLD_OUT = 20
+HOLD_OUT = 20  # one image in so many of each class
 
 
 def arguments() -> tuple[argparse.Namespace, Recipe]:
     parser = flags.command_line(
         __doc__, data="hw1_data/p2_data/mini", run="runs/p1_pretrain_RECIPE"
     )
-    parser.add_argument("--labels", type=Path, help="csv: filename,label (DATA/labels.csv)")
+    labelled.labels_flag(parser)
     args = parser.parse_args()
     return args, choose_recipe(parser, args, PRETRAIN, "p1_pretrain")
 
@@ -38,18 +36,9 @@ def main() -> None:
     args, recipe = arguments()
     device = processes.choose(args.device)
 
-    table, folder = args.labels or args.data / "labels.csv", args.data / "train"
-    names, paths = read_labelled(table, folder)
-    classes = classes_of(names)
-    labels = torch.tensor([classes.index(name) for name in names])
-    held = loop.held_out(labels, args.seed, HOLD_OUT)
-    # Two sets on the disk, so that neither must fit in memory: see --data-memory.
-    kept_paths = [path for path, out in zip(paths, held, strict=True) if not out]
-    held_paths = [path for path, out in zip(paths, held, strict=True) if out]
-    images = cache.load(kept_paths, data.decode, f"{data.KIND}-kept", args.data_memory)
-    val_images = cache.load(held_paths, data.decode, f"{data.KIND}-held", args.data_memory)
+    train_set, val_set, classes = labelled.load(args, data.decode, data.KIND, HOLD_OUT)
     if args.preview:
-        return show(args, recipe, images, labels[~held], classes)
+        return show(args, recipe, *train_set, classes)
 
     torch.manual_seed(seed_of(args.seed, "weights"))
     fit(
@@ -57,8 +46,8 @@ def main() -> None:
         recipe,
         "p1_pretrain",
         build(recipe.architecture, len(classes)),
-        (images, labels[~held]),
-        (val_images, labels[held]),
+        train_set,
+        val_set,
         classes,
         device,
         identity={},

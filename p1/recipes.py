@@ -9,37 +9,28 @@ import dataclasses
 from typing import Literal
 
 from core.efficientnet_lite import MEAN, STD
+from core.recipe import BaseRecipe
 from p1.model import ARCHITECTURE
 
 CIFAR100_MEAN, CIFAR100_STD = (0.5070, 0.4865, 0.4409), (0.2673, 0.2564, 0.2761)
 
 
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """How to train. Learning rate and momentum are per optimiser step on ``batch_size`` images."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe(BaseRecipe):
+    """How to train. ``patience`` counts epochs without a better validation accuracy.
 
-    name: str
+    With ``lr`` 0, no step is taken.
+    """
+
     model: str  # A: from scratch; B: pre-trained; C: EfficientNet-Lite from ImageNet
-    source: str  # where the recipe comes from, and the result reported for it
-    epochs: int
-    patience: int  # stop after so many epochs without a better validation accuracy; 0: never
-    batch_size: int
-    optimiser: Literal["adam", "adamw", "sgd", "lars"]
-    lr: float  # 0: no steps
     schedule: Literal["constant", "cosine"]  # cosine: a linear warm-up, then decay to 0
-    warmup_epochs: float
-    weight_decay: float
-    decay_vectors: bool  # apply weight decay to biases and BatchNorm too
     label_smoothing: float
-    crop_padding: int
+    crop_padding: int  # pixels on each side
     jitter: tuple[float, float, float, float]  # brightness, contrast, saturation, hue
     rotation: float  # degrees
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
     # decay of the averaged weights, which are evaluated and saved; 0: no average; 1: plain mean
     average: float
-    flip_test: bool
-    bf16: bool
+    flip_test: bool  # average the logits over the image and its mirror image
     architecture: str = ARCHITECTURE  # see p1.model.build
     backbone_rate: float = 1.0  # multiplies the learning rate of the backbone
     drop_path: float = 0.0  # EfficientNet-Lite: probability of dropping the last block
@@ -51,7 +42,7 @@ class Recipe:
 
 
 # The original only scales pixels to 0..1; it does not normalise them.
-# NOTE: bfloat16 where the machine has it; whether the report's number format mattered is unknown.
+# NOTE: 16 bits where that is faster; whether the report's number format mattered is unknown.
 ORIGINAL_A = Recipe(
     name="original", model="A", source="the original report: 0.6476 after 58 epochs", epochs=200,
     patience=20, batch_size=256, optimiser="adam", lr=3e-4, schedule="constant", warmup_epochs=0,
@@ -123,7 +114,8 @@ MEAN_C = dataclasses.replace(
     LARGE_C, name="mean", source="after large", pretrained="runs/p1_C_large/last.pt", epochs=2,
     lr=4e-4, schedule="constant", warmup_epochs=0, average=1.0,
 )  # fmt: skip
-# No step: lr is 0. See training.loop.measure_statistics.
+# lr is 0, so no step is taken: the run only measures BatchNorm's statistics again (see
+# training.loop.measure_statistics).
 RECALIBRATED_C = dataclasses.replace(
     MEAN_C, name="recalibrated",
     source="after mean: BatchNorm's statistics of the averaged weights",
@@ -150,8 +142,8 @@ RECIPES = {
     "long": {"A": LONG_A},
     "longer": {"A": LONGER_A},
     "large": {"C": LARGE_C},
-    "restart": {"A": RESTART_A},
     "mean": {"A": MEAN_A, "C": MEAN_C},
+    "restart": {"A": RESTART_A},
     "recalibrated": {"C": RECALIBRATED_C},
 }
 PRETRAIN = {"original": ORIGINAL_PRETRAIN, "hour": HOUR_PRETRAIN}

@@ -43,7 +43,8 @@ def arguments() -> tuple[argparse.Namespace, Recipe]:
     named = args.pretrained or recipe.pretrained
     if args.model == "B" and named in ("", "none") and not args.preview:
         raise InputError(
-            "model B needs --pretrained FILE; to download one: bash hw1_download.sh pretrained"
+            "model B needs initial weights: run python3 -m p1.pretrain --recipe hour and use "
+            "--recipe hour, or name a file with --pretrained (see p1/README.md)"
         )
     return args, recipe
 
@@ -127,15 +128,7 @@ def fit(
         recipe=recipe,
         data=digests | identity,
         notes=notes,
-        model={
-            "problem": "p1",
-            "architecture": recipe.architecture,
-            "classes": classes,
-            "input_size": data.SIZE,
-            "mean": recipe.mean,
-            "std": recipe.std,
-            "flip_test": recipe.flip_test,
-        },
+        model=loop.checkpoint_fields("p1", recipe.architecture, classes, data.SIZE, recipe),
         state=loop.state(network=network, average=average, optimizer=optimizer, scaler=scaler),
         device=device,
         watch="accuracy",
@@ -143,26 +136,17 @@ def fit(
     )
 
     def inputs_of(index: Tensor, rng: torch.Generator) -> Tensor:
-        made = augmented(cache.gather(images, index, device), recipe, rng)
-        return mixing.random_cutmix(made, rng, recipe.cutmix)[0]
+        return mixed(cache.gather(images, index, device), recipe, rng)[0]
 
     for _ in run.epochs(recipe.epochs, recipe.patience):
         network.train()
         for index in run.batches(len(images), recipe.batch_size) if recipe.lr else ():
             loop.set_learning_rate(optimizer, recipe, run.total_steps, steps)
-            rng = generator(*run.keys())
-            inputs = augmented(cache.gather(images, index, device), recipe, rng)
-            truth = labels[index.to(device)]
-            if recipe.cutmix:
-                inputs, partner, share = mixing.random_cutmix(inputs, rng, recipe.cutmix)
+            batch, truth = cache.gather(images, index, device), labels[index.to(device)]
+            inputs, partner, share = mixed(batch, recipe, generator(*run.keys()))
             with devices.autocast(device, recipe.bf16):
                 out = trained(inputs).float()
-            if recipe.cutmix:
-                loss = mixing.cross_entropy(out, truth, partner, share, recipe.label_smoothing)
-            else:
-                loss = nn.functional.cross_entropy(
-                    out, truth, label_smoothing=recipe.label_smoothing
-                )
+            loss = mixing.cross_entropy(out, truth, partner, share, recipe.label_smoothing)
             decay = optim.warmed_up(recipe.average, run.total_steps)
             loop.step(loss, network, optimizer, scaler, average=average, decay=decay)
             run.step(loss=loss)
@@ -173,6 +157,14 @@ def fit(
             )
         result = loop.accuracy(average, *val_set, recipe, device)
         run.end_epoch(average.state_dict(), lr=optimizer.param_groups[-1]["lr"], accuracy=result)
+
+
+def mixed(images: Tensor, recipe: Recipe, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """(N, 3, 32, 32) uint8 -> the network's float32 input, after augmentation and CutMix.
+
+    Also each image's partner and own share: see ``mixing.random_cutmix``.
+    """
+    return mixing.random_cutmix(augmented(images, recipe, rng), rng, recipe.cutmix)
 
 
 def augmented(images: Tensor, recipe: Recipe, rng: torch.Generator) -> Tensor:
@@ -196,11 +188,9 @@ def show(
 ) -> None:
     """Write ``--preview``'s picture of labelled images (N, 3, 32, 32) uint8."""
     index, keys = loop.first_batch(len(images), recipe.batch_size, args.seed)
-    rng = generator(*keys)
-    inputs = augmented(images[index], recipe, rng)
+    inputs, partner, share = mixed(images[index], recipe, generator(*keys))
     captions = [classes[k] for k in labels[index].tolist()]
     if recipe.cutmix:
-        inputs, partner, share = mixing.random_cutmix(inputs, rng, recipe.cutmix)
         captions = [
             f"{own} {part:.0%}" + (f", {captions[other]} {1 - part:.0%}" if part < 1 else "")
             for own, other, part in zip(captions, partner.tolist(), share.tolist(), strict=True)

@@ -17,7 +17,10 @@ from training import optim
 
 
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    """The projector's and predictor's layers: linear, BatchNorm, ReLU, linear (section 3.3)."""
+    """The projector's and predictor's layers: linear, BatchNorm, ReLU, linear (section 3.3).
+
+    (N, inputs) -> (N, outputs).
+    """
     return nn.Sequential(
         nn.Linear(inputs, hidden),
         nn.BatchNorm1d(hidden),

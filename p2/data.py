@@ -24,7 +24,10 @@ decode = functools.partial(images.read_square, size=SIZE)
 
 
 def load_unlabelled(folder: Path, memory: float = math.inf) -> tuple[Tensor, list[Path]]:
-    """Images (N, 3, 128, 128) uint8 and paths of a folder. ``memory``: see ``cache.load``."""
+    """Images (N, 3, 128, 128) uint8 and paths of a folder. ``memory``: see ``cache.load``.
+
+    Raises InputError if there are no images, or if one cannot be read.
+    """
     from training import cache  # not at the top: inference decodes images before it imports torch
 
     paths = list_files(folder, images.SUFFIXES)
@@ -37,7 +40,8 @@ def load_labelled(
     """Images (N, 3, 128, 128) uint8, class indices (N,) int64, paths, and the classes.
 
     The classes are ``classes`` or, if none are given, those of the csv. ``memory``: see
-    ``cache.load``. Raises InputError if a label is not in ``classes``.
+    ``cache.load``. Raises InputError as ``read_labelled`` does, if an image cannot be read, or if a
+    label is not in ``classes``.
     """
     import torch  # not at the top: inference decodes images before it imports torch
 

@@ -13,7 +13,16 @@ from core import images
 from core.cli import Parser, entry, file_path
 from core.files import writable_file
 from p2 import data
-from prediction.stream import Labels, Stream, Views, check_outputs, flags, on_device, top_flag
+from prediction.stream import (
+    Labels,
+    Stream,
+    Views,
+    check_names,
+    check_outputs,
+    flags,
+    on_device,
+    top_flag,
+)
 from prediction.tables import locate, read_rows, write_rows
 
 if TYPE_CHECKING:  # torch is imported while threads decode files: see prediction.stream
@@ -52,6 +61,7 @@ def main() -> int:
         rows = [(row["id"], row["filename"]) for row in table]
     else:
         paths = images.find([args.images])
+        check_names(paths)
         rows = [(str(number), path.name) for number, path in enumerate(paths)]
     outputs = [writable_file(path) for path in (args.output, args.probabilities) if path]
     check_outputs(outputs, [args.checkpoint, *([args.table] if args.table else []), *paths])
@@ -85,7 +95,6 @@ def predictor(
     checkpoint decides. Raises InputError if the file is not a classifier of problem 2.
     """
     from core import checkpoint
-    from core.views import logits
     from p2.model import build
     from prediction.predictor import Predictor, fold, load_network
 
@@ -93,8 +102,8 @@ def predictor(
     count = len(saved.classes)
     network = load_network(lambda: build(saved.architecture, count), saved, path, device)
     folded = fold(network, device, bf16)
-    views = Views(saved.flip_test if flip is None else flip)
-    predict = Predictor(lambda batch: logits(folded, batch, views.flip), saved, device)
+    views = Views.of(saved, flip)
+    predict = Predictor(lambda batch: views.logits(folded, batch), saved, device)
     return predict, saved.classes, views
 
 

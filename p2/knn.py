@@ -101,17 +101,16 @@ def classify(
     train_labels: Tensor,
     queries: Tensor,
     neighbours: int = NEIGHBOURS,
-    temperature: float = TEMPERATURE,
 ) -> Tensor:
     """Classify the features ``queries`` (M, D) by a vote of their neighbours: classes (M,) int64.
 
     ``train_features``: (N, D), with ``train_labels`` (N,) int64. The ``neighbours`` (at most N)
     features with the highest cosine similarity each vote for their label, with the weight
-    exp(cosine / temperature).
+    exp(cosine / ``TEMPERATURE``).
     """
     unit = nn.functional.normalize(train_features, dim=1)
     cosine = nn.functional.normalize(queries, dim=1) @ unit.T
     nearest, index = cosine.topk(min(neighbours, len(unit)), dim=1)
     votes = torch.zeros(len(queries), int(train_labels.max()) + 1)
-    votes.scatter_add_(1, train_labels[index], (nearest / temperature).exp())
+    votes.scatter_add_(1, train_labels[index], (nearest / TEMPERATURE).exp())
     return votes.argmax(1)

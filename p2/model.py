@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
 from core import checkpoint
 from core.cli import InputError
-from p2.data import SIZE
-from p2.recipes import PretrainRecipe, TransferRecipe
 
 ARCHITECTURE = "resnet50_linear"
 BACKBONE = "resnet50_backbone"
@@ -63,28 +60,6 @@ def build(architecture: str, classes: int) -> nn.Module:
     return Classifier(classes)
 
 
-def backbone_fields(recipe: PretrainRecipe | TransferRecipe) -> dict[str, Any]:
-    """The fields of a backbone's checkpoint, without its weights."""
-    return {
-        "problem": "p2",
-        "architecture": BACKBONE,
-        "classes": (),
-        "input_size": SIZE,
-        "mean": recipe.mean,
-        "std": recipe.std,
-        "flip_test": False,
-    }
-
-
-def classifier_fields(recipe: TransferRecipe, classes: tuple[str, ...]) -> dict[str, Any]:
-    """The fields of a classifier's checkpoint, without its weights."""
-    return backbone_fields(recipe) | {
-        "architecture": ARCHITECTURE,
-        "classes": classes,
-        "flip_test": recipe.flip_test,
-    }
-
-
 def load_backbone(backbone: nn.Module, path: Path) -> None:
     """Load a checkpoint of ``p2.pretrain`` or ``p2.supervise``, or torchvision's ``resnet50``.
 
@@ -95,7 +70,8 @@ def load_backbone(backbone: nn.Module, path: Path) -> None:
         saved = checkpoint.load(path, "p2")
         if saved.architecture != BACKBONE:
             raise InputError(
-                f"{path} is {saved.architecture}, not a {BACKBONE}; make one with p2.pretrain"
+                f"{path} is {saved.architecture}, not a {BACKBONE}; make one with p2.pretrain or "
+                "p2.supervise"
             )
         weights = saved.weights
     else:

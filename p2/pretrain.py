@@ -15,7 +15,7 @@ from core import augment, devices
 from core.randomness import generator, seed_of, steps_per_epoch
 from p2 import data, knn
 from p2.byol import BYOL, target_decay
-from p2.model import FEATURES, backbone_fields, make_backbone
+from p2.model import BACKBONE, FEATURES, make_backbone
 from p2.recipes import PRETRAIN, PretrainRecipe, View
 from training import cache, flags, loop, optim, preview, processes
 from training.provenance import digest
@@ -54,7 +54,7 @@ def main() -> None:
         flags.run_folder(args, "p2_byol", recipe),
         recipe=recipe,
         data={**digests, "probe": knn.identity(probe)},
-        model=backbone_fields(recipe),
+        model=loop.checkpoint_fields("p2", BACKBONE, (), data.SIZE, recipe),
         state=loop.state(byol=byol, optimizer=optimizer, plateau=plateau, scaler=scaler),
         device=device,
         watch="loss",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from core.augment import IMAGENET_MEAN, IMAGENET_STD
+from core.recipe import BaseRecipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,8 +14,8 @@ class View:
 
     crop_scale: tuple[float, float] = (0.08, 1.0)
     crop_last: bool = False  # True is the report's order; the paper crops first
-    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
     # brightness, contrast, saturation, hue
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
     jitter_p: float = 0.8
     grey_p: float = 0.2
     blur_size: int = 13  # pixels, for a view of 128 pixels; the paper has 23 for 224
@@ -24,29 +24,20 @@ class View:
     solarize_p: float = 0.0
 
 
-@dataclasses.dataclass(frozen=True)
-class PretrainRecipe:
-    """How to pre-train with BYOL, on square views of ``size`` pixels."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainRecipe(BaseRecipe):
+    """How to pre-train with BYOL, on square views of ``size`` pixels.
 
-    name: str
-    source: str
-    epochs: int
-    patience: int  # stop after so many epochs, from plateau_from on, without a lower loss; 0: never
-    batch_size: int
+    ``patience`` counts epochs without a lower loss, from ``plateau_from`` on.
+    """
+
     views: tuple[View, View]
-    optimiser: Literal["adam", "adamw", "sgd", "lars"]
-    lr: float
     schedule: Literal["constant", "plateau", "cosine"]
     plateau_from: int  # the epoch from which plateau and patience look at the loss
-    warmup_epochs: float
-    weight_decay: float
-    decay_vectors: bool  # apply weight decay to biases and BatchNorm too
     target_decay: float
     target_schedule: Literal["constant", "cosine"]
-    bf16: bool
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-    probe_every: int | None = None  # epochs between kNN probes; the last epoch always has one
+    # epochs between kNN probes; epoch number ``epochs`` has one too; None: no probe
+    probe_every: int | None = None
     size: int = 128
     late_size: int = 128  # size of the views in the last late_epochs epochs
     late_epochs: int = 0
@@ -56,35 +47,23 @@ class PretrainRecipe:
         return self.late_size if epoch >= self.epochs - self.late_epochs else self.size
 
 
-@dataclasses.dataclass(frozen=True)
-class TransferRecipe:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransferRecipe(BaseRecipe):
     """How to train a classifier: one of the five settings, or the pre-training with labels."""
 
-    name: str
-    source: str
-    epochs: int
-    patience: int  # stop after so many epochs without an improvement; 0: never
-    batch_size: int
     crop_scale: tuple[float, float]  # of the random resized crop; 1,1: the whole image
     label_smoothing: float
-    optimiser: Literal["adam", "adamw", "sgd", "lars"]
-    lr: float
     schedule: Literal["constant", "cosine"]
-    warmup_epochs: float
-    weight_decay: float
-    decay_vectors: bool  # apply weight decay to biases and BatchNorm too
-    flip_test: bool
-    bf16: bool
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    flip_test: bool  # average the logits over the image and its mirror image
 
 
 # --- the original report --------------------------------------------------------------------------
 
-# NOTE: both of its patiences are 10, so the run ends before lr falls, unless the loss still falls
-# by a share below 1e-4, which ReduceLROnPlateau does not count. The second stage thus does little.
+# NOTE: early stopping and ReduceLROnPlateau both wait 10 epochs, so the run usually ends before the
+# learning rate falls. It falls only if the loss improves by less than 0.01 % per epoch: early
+# stopping counts that, ReduceLROnPlateau does not. So the second stage changes little.
 # NOTE: the report drew each augmentation once per batch; here every image gets its own draw.
-# NOTE: bfloat16 where the machine has it.
+# NOTE: 16 bits where that is faster.
 ORIGINAL_VIEW = View(
     crop_last=True, jitter=(0.8, 0.8, 0.8, 0.2), jitter_p=0.3, blur_size=3, blur_sigma=(1.0, 2.0),
     blur_p=0.2,

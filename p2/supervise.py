@@ -14,7 +14,7 @@ from torch import nn
 from core import devices
 from core.randomness import generator, seed_of, steps_per_epoch
 from p2 import data, knn
-from p2.model import Classifier, backbone_fields
+from p2.model import BACKBONE, Classifier
 from p2.recipes import SUPERVISED, TransferRecipe
 from p2.train import augmented
 from training import cache, flags, loop, preview, processes
@@ -61,11 +61,12 @@ def main() -> None:
     trained = processes.wrap(network, device)
     optimizer = loop.make_optimizer(network, recipe)
     scaler = loop.loss_scaler(device, recipe.bf16)
+    fields = loop.checkpoint_fields("p2", BACKBONE, (), data.SIZE, recipe)
     run = Run(
         flags.run_folder(args, "p2_supervised", recipe),
         recipe=recipe,
         data={**digests, "probe": knn.identity(probe)},
-        model=backbone_fields(recipe),
+        model=fields | {"flip_test": False},  # it gives features, not logits
         state=loop.state(network=network, optimizer=optimizer, scaler=scaler),
         device=device,
         watch="accuracy" if args.tune else "loss",

@@ -12,8 +12,8 @@ from core import augment, devices
 from core.cli import InputError
 from core.randomness import generator, seed_of, steps_per_epoch
 from p2 import data, frozen
-from p2.model import Classifier, classifier_fields, load_backbone
-from p2.recipes import TRANSFER, TransferRecipe
+from p2.model import ARCHITECTURE, Classifier, load_backbone
+from p2.recipes import PRETRAIN, SUPERVISED, TRANSFER, TransferRecipe
 from p2.settings import SETTINGS, Setting
 from training import cache, flags, loop, preview, processes
 from training.provenance import digest
@@ -49,18 +49,22 @@ def initial_backbone(
         if args.backbone:
             raise InputError(f"setting {setting.name} starts from random weights; omit --backbone")
         return None
-    path = args.backbone or Path(f"runs/p2_byol_{recipe.name}/last.pt")
-    command = "p2.pretrain"
+    if args.backbone:
+        if not args.backbone.is_file():
+            raise InputError(f"no file {args.backbone}; correct --backbone, or omit it")
+        return args.backbone
+    path, command = Path(f"runs/p2_byol_{recipe.name}/last.pt"), "p2.pretrain"
+    has_recipe = recipe.name in PRETRAIN
     if setting.start == "labels":
-        of_the_course = args.data / "pretrain_model_SL.pt"
-        own = Path(f"runs/p2_supervised_{recipe.name}/last.pt")
-        path = args.backbone or (of_the_course if of_the_course.is_file() else own)
-        command = "p2.supervise"
+        path, command = args.data / "pretrain_model_SL.pt", "p2.supervise"
+        has_recipe = recipe.name in SUPERVISED
+        if not path.is_file():  # the course's backbone
+            path = Path(f"runs/p2_supervised_{recipe.name}/last.pt")
     if not path.is_file():
+        make = f"make it with python3 -m {command} --recipe {recipe.name}, or "
         raise InputError(
             f"setting {setting.name} starts from {path}, which does not exist; "
-            f"make it with python3 -m {command} --recipe {recipe.name}, or choose another file "
-            "with --backbone"
+            f"{make if has_recipe else ''}choose a backbone with --backbone"
         )
     return path
 
@@ -108,7 +112,7 @@ def main() -> None:
             "backbone_file": digest(start) if start else None,
         },
         notes={"backbone": str(start)},
-        model=classifier_fields(recipe, classes),
+        model=loop.checkpoint_fields("p2", ARCHITECTURE, classes, data.SIZE, recipe),
         state=loop.state(network=network, optimizer=optimizer, scaler=scaler),
         device=device,
         watch="accuracy",

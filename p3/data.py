@@ -62,7 +62,7 @@ def list_images(folder: Path) -> list[Path]:
     """
     paths = select(list_files(folder, images.SUFFIXES))
     if not paths:
-        raise InputError(f"no images, only masks, in {folder}")
+        raise InputError(f"no images, only masks, in {folder}; give a folder that has the images")
     check_names(paths)
     return paths
 
@@ -91,10 +91,15 @@ def check_names(paths: Iterable[Path]) -> None:
 def read_pair(path: Path) -> np.ndarray:
     """Read an image and its mask as (H, W, 4) uint8: red, green, blue, class.
 
-    Raises BadImage if one cannot be decoded, InputError if their sizes differ.
+    Raises BadImage if one cannot be decoded, InputError if their sizes differ or the image would be
+    its own mask.
     """
-    image = images.read_rgb(path)
     mask_path = path.with_name(mask_name(path.name))
+    if mask_path == path:
+        raise InputError(
+            f"{path} has no mask; name a PNG image xxxx_sat.png and its mask xxxx_mask.png"
+        )
+    image = images.read_rgb(path)
     classes = classes_of(images.read_rgb(mask_path))
     if classes.shape != image.shape[:2]:
         raise InputError(
@@ -106,7 +111,8 @@ def read_pair(path: Path) -> np.ndarray:
 def load(folder: Path, memory: float = math.inf) -> tuple[Tensor, list[Path]]:
     """Load a folder's pairs, (N, 4, H, W) uint8 (see ``read_pair``), and the images' paths.
 
-    ``memory``: see ``cache.load``.
+    ``memory``: see ``cache.load``. Raises InputError if there are no images, if a mask is missing
+    or has another size than its image, or if the images differ in size.
     """
     from training import cache  # not at the top: inference decodes images before it imports torch
 

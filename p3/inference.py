@@ -28,13 +28,14 @@ if TYPE_CHECKING:  # torch is imported while threads decode files: see predictio
     from prediction.predictor import Predictor
 
 ROOT = Path(__file__).resolve().parents[1]
-# An image that cannot be read gets a mask of the most common class. If the header does not give
-# its size, the mask has the size of the course's images.
+# An image that cannot be read, or is not done in time, gets a mask of the most common class. If the
+# header does not give its size, the mask has the size of the course's images.
 FALLBACK = data.CLASSES.index("agriculture")
 FALLBACK_SIZE = (512, 512)
-Planes = (
-    np.ndarray | Sequence[np.ndarray]
-)  # classes and, if requested, confidences: (H, W) uint8 each
+# Classes and, if requested, confidences: (H, W) uint8 each.
+Planes = np.ndarray | Sequence[np.ndarray]
+# PNG packs at most some 1,030 bytes, so grey pixels, into one byte. JPEG packs fewer.
+PIXELS_PER_BYTE = 1100
 GREY = np.arange(256, dtype=np.uint8)[:, None]
 
 
@@ -159,7 +160,7 @@ def fallback_size(path: Path) -> tuple[int, int]:
     The size in the header is used if the file is large enough to contain so many pixels.
     """
     size = images.size_in_header(path)
-    if size is None or size[0] * size[1] > 1100 * os.path.getsize(path):
+    if size is None or size[0] * size[1] > PIXELS_PER_BYTE * os.path.getsize(path):
         return FALLBACK_SIZE
     return size
 
@@ -183,14 +184,13 @@ def predictor(
 
     saved = checkpoint.load(path, "p3")
     if saved.classes != data.CLASSES:
-        raise InputError(f"{path} has {len(saved.classes)} classes instead of problem 3's 7")
+        raise InputError(
+            f"{path} was trained on other classes than problem 3's {len(data.CLASSES)}; use a "
+            "checkpoint of p3.train"
+        )
     network = load_network(lambda: build(saved.architecture), saved, path, device)
     folded = fold(network, device, bf16)
-    views = Views(
-        saved.flip_test if flip is None else flip,
-        saved.test_scales,
-        saved.rotate_test if rotate is None else rotate,
-    )
+    views = Views.of(saved, flip, rotate)
     predict = Predictor(lambda batch: classify(folded, batch, views, confidence), saved, device)
     return predict, views
 
@@ -205,12 +205,12 @@ def classify(network: nn.Module, batch: Tensor, views: Views, confidence: bool =
     import torch
     from torch import nn
 
-    from core.views import SMALLEST, logits
+    from core.views import SMALLEST
 
     height, width = batch.shape[2:]
     pads = (0, max(0, SMALLEST - width), 0, max(0, SMALLEST - height))
     batch = nn.functional.pad(batch, pads, mode="replicate") if any(pads) else batch
-    out = logits(network, batch, views.flip, views.scales, views.rotate)[:, :, :height, :width]
+    out = views.logits(network, batch)[:, :, :height, :width]
     # argmax would take 1.3 times as long, and 10 times in contiguous layout.
     best, classes = out.max(1)
     if not confidence:

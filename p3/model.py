@@ -27,7 +27,8 @@ class FCN32s(nn.Module):
     here it is trained, and dropout drops whole channels.
     """
 
-    # The backbone's module, for p3.pretrain, load_pretrained and training.optim.make; its width.
+    # The name of the backbone's module, which p3.pretrain, load_pretrained and training.optim.make
+    # use, and the number of channels of its output.
     BACKBONE, CHANNELS = "features", 512
 
     def __init__(self, classes: int = CLASSES) -> None:
@@ -113,7 +114,10 @@ class DeepLabv3(nn.Module):
 
 
 def separable(inputs: int, outputs: int, dilation: int = 1) -> nn.Sequential:
-    """A depthwise separable convolution: depthwise 3x3, then 1x1, each with BatchNorm and ReLU."""
+    """A depthwise separable convolution: depthwise 3x3, then 1x1, each with BatchNorm and ReLU.
+
+    (N, inputs, H, W) -> (N, outputs, H, W).
+    """
     return nn.Sequential(
         nn.Conv2d(
             inputs, inputs, 3, padding=dilation, dilation=dilation, groups=inputs, bias=False
@@ -125,7 +129,7 @@ def separable(inputs: int, outputs: int, dilation: int = 1) -> nn.Sequential:
 
 
 def pointwise(inputs: int, outputs: int) -> nn.Sequential:
-    """A 1x1 convolution, BatchNorm and ReLU."""
+    """A 1x1 convolution, BatchNorm and ReLU: (N, inputs, H, W) -> (N, outputs, H, W)."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
     )

@@ -1,7 +1,7 @@
 """Pre-train the backbone of model A or B to classify images: ``python3 -m p3.pretrain --model B``.
 
 The images are those of problem 2's ``mini`` at 64x64 pixels, with their labels. So the models start
-from features that see edges and textures, but from nobody else's weights. In each class, one image
+from features for edges and textures, without any published weights. In each class, one image
 in ten is held out to measure the accuracy.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import copy
 import functools
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,11 +20,12 @@ from core import augment, devices, images
 from core.randomness import generator, seed_of, steps_per_epoch
 from p3.model import OF_MODEL, FCN32s, build
 from p3.recipes import PRETRAIN, PretrainRecipe
-from prediction.tables import classes_of, read_labelled
-from training import cache, flags, loop, optim, preview, processes
+from training import cache, flags, labelled, loop, optim, preview, processes
 from training.provenance import digest
 from training.recipes import choose_recipe
 from training.run import Run
+
+HOLD_OUT = 10  # one image in so many of each class
 
 
 class Classifier(nn.Module):
@@ -87,7 +87,7 @@ def arguments() -> tuple[argparse.Namespace, PretrainRecipe]:
     parser.add_argument(
         "--model", choices=["A", "B"], default="B", help="A: VGG16, B: MobileNetV3 (%(default)s)"
     )
-    parser.add_argument("--labels", type=Path, help="csv: filename,label (DATA/labels.csv)")
+    labelled.labels_flag(parser)
     args = parser.parse_args()
     recipes = {name: models[args.model] for name, models in PRETRAIN.items()}
     return args, choose_recipe(parser, args, recipes, f"p3_pretrain_{args.model}")
@@ -97,16 +97,12 @@ def main() -> None:
     args, recipe = arguments()
     device = processes.choose(args.device)
 
-    table = args.labels or args.data / "labels.csv"
-    names, paths = read_labelled(table, args.data / "train")
-    classes = classes_of(names)
-    labels = torch.tensor([classes.index(name) for name in names])
     decode = functools.partial(images.read_square, size=recipe.size)
-    pixels = cache.load(paths, decode, f"p3-{recipe.size}", args.data_memory)
-    (pixels, labels), (val_pixels, val_labels) = loop.split_for_tune(pixels, labels, args.seed)
+    train_set, val_set, classes = labelled.load(args, decode, f"p3-{recipe.size}", HOLD_OUT)
+    pixels, labels = train_set
     if args.preview:
         return preview.labelled(args, recipe, pixels, labels, classes, augmented)
-    digests = {"train": digest(pixels, labels), "val": digest(val_pixels, val_labels)}
+    digests = {"train": digest(pixels, labels), "val": digest(*val_set)}
     pixels, labels = cache.resident(pixels, device, args.data_memory), labels.to(device)
     steps = steps_per_epoch(len(pixels), recipe.batch_size)
 
@@ -121,15 +117,7 @@ def main() -> None:
         flags.run_folder(args, f"p3_pretrain_{args.model}", recipe),
         recipe=recipe,
         data=digests,
-        model={
-            "problem": "p3",
-            "architecture": f"{architecture}_backbone",
-            "classes": (),
-            "input_size": recipe.size,
-            "mean": recipe.mean,
-            "std": recipe.std,
-            "flip_test": recipe.flip_test,
-        },
+        model=loop.checkpoint_fields("p3", f"{architecture}_backbone", (), recipe.size, recipe),
         state=loop.state(network=network, average=average, optimizer=optimizer, scaler=scaler),
         device=device,
         watch="accuracy",
@@ -149,7 +137,7 @@ def main() -> None:
             loop.step(loss, network, optimizer, scaler, average=average, decay=decay)
             run.step(loss=loss)
         run.begin_evaluation()
-        result = loop.accuracy(average, val_pixels, val_labels, recipe, device)
+        result = loop.accuracy(average, *val_set, recipe, device)
         run.end_epoch(average.weights(), lr=optimizer.param_groups[0]["lr"], accuracy=result)
 
 

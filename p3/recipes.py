@@ -10,75 +10,57 @@ from typing import Literal
 
 from core.augment import IMAGENET_MEAN, IMAGENET_STD
 from core.efficientnet_lite import MEAN, STD
+from core.recipe import BaseRecipe
 
 
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """How to train."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe(BaseRecipe):
+    """How to train. ``patience`` counts epochs without a better validation mIoU.
 
-    name: str
+    With ``lr`` 0, no step is taken.
+    """
+
     model: str  # a key of p3.model.OF_MODEL
-    source: str  # where the recipe comes from, and the result reported for it
-    epochs: int
-    patience: int  # stop after so many epochs without a better validation mIoU; 0: never
-    batch_size: int
     crop: int  # side in pixels of the random square crop; 0: the whole image
     symmetry: Literal["flip", "square"]  # flip: left and right; square: all eight symmetries
     jitter: tuple[float, float, float, float]  # brightness, contrast, saturation, hue
-    ignore_unknown: bool
-    optimiser: Literal["adam", "adamw", "sgd", "lars"]
-    lr: float  # 0: no steps
+    ignore_unknown: bool  # leave pixels of the class unknown out of the loss
     schedule: Literal["constant", "plateau", "cosine"]  # see training.optim
-    warmup_epochs: float
-    weight_decay: float
-    decay_vectors: bool
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
     # decay of the averaged weights, which are evaluated and saved; 0: no average; 1: plain mean
     average: float
-    flip_test: bool
-    bf16: bool
-    crop_area: tuple[float, float] = (0.0, 0.0)  # range of the share of the image's area that a
-    # crop covers before it is resized to ``crop``; zeros: a crop of ``crop`` pixels, not resized
+    flip_test: bool  # average the logits over the image and its mirror image
+    # range of the share of the image's area that a crop covers before it is resized to ``crop``;
+    # zeros: a crop of ``crop`` pixels, not resized
+    crop_area: tuple[float, float] = (0.0, 0.0)
     backbone_rate: float = 1.0  # multiplies the learning rate of the backbone
     drop_path: float = 0.0  # EfficientNet-Lite: probability of dropping the last block
     pretrained: str = ""  # initial weights, unless --pretrained names others; "": random
     balance: float = 0.0  # how much more a pixel of a rare class counts: see p3.train.class_weights
     jaccard: float = 0.0  # weight of the soft Jaccard loss, added to cross entropy
-    test_scales: tuple[float, ...] = (1.0,)  # for validation and test: see p3.model.logits
-    rotate_test: bool = False
+    test_scales: tuple[float, ...] = (1.0,)  # for validation and test: see core.views.logits
+    rotate_test: bool = False  # average the logits over the image's four quarter turns
     # batches of each epoch in which BatchNorm's statistics of the averaged weights are measured; 0:
     # the statistics are averaged like the weights
     statistics: int = 0
 
 
-@dataclasses.dataclass(frozen=True)
-class PretrainRecipe:
-    """How to train a backbone to classify images of ``size`` x ``size`` pixels."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainRecipe(BaseRecipe):
+    """How to train a backbone to classify images of ``size`` x ``size`` pixels.
 
-    name: str
+    ``patience`` counts epochs without a better accuracy on the held-out images.
+    """
+
     model: str  # A or B
-    source: str
-    epochs: int
-    patience: int  # stop after so many epochs without a better accuracy; 0: never
-    batch_size: int
-    size: int  # side in pixels
+    size: int
     crop_area: tuple[float, float]  # range of the share of the image's area that a crop covers
     jitter: tuple[float, float, float, float]  # brightness, contrast, saturation, hue
-    optimiser: Literal["adam", "adamw", "sgd", "lars"]
-    lr: float
     schedule: Literal["constant", "cosine"]
-    warmup_epochs: float
-    weight_decay: float
-    decay_vectors: bool
     average: float  # as in Recipe
     flip_test: bool
-    bf16: bool
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
 
 
-# NOTE: bfloat16 where the machine has it.
+# NOTE: 16 bits where that is faster.
 ORIGINAL_A = Recipe(
     name="original", model="A", source="the original report: 0.6257", epochs=80, patience=15,
     batch_size=16, crop=0, symmetry="flip", jitter=(0.0, 0.0, 0.0, 0.0), ignore_unknown=False,
@@ -100,9 +82,8 @@ HOUR_B = Recipe(
     weight_decay=0.01, decay_vectors=False, mean=IMAGENET_MEAN, std=IMAGENET_STD, average=0.995,
     flip_test=False, bf16=True,
 )  # fmt: skip
-HOUR_A = dataclasses.replace(
-    HOUR_B, model="A", epochs=8, crop=128, lr=1e-4
-)  # VGG16 costs eleven times as much per pixel
+# VGG16 costs eleven times as much per pixel.
+HOUR_A = dataclasses.replace(HOUR_B, model="A", epochs=8, crop=128, lr=1e-4)
 
 # From ImageNet weights. Crops show the image at scales of about 0.5 to 1, as does the test.
 BEST_C = Recipe(
@@ -167,13 +148,15 @@ MEAN_C = dataclasses.replace(
     TURNED_C, name="mean", source="after turned", pretrained="runs/p3_C_turned/last.pt", epochs=8,
     lr=4e-4, schedule="constant", warmup_epochs=0, average=1.0,
 )  # fmt: skip
-# No step: lr is 0. See training.loop.measure_statistics.
+# lr is 0, so no step is taken: the run only measures BatchNorm's statistics again (see
+# training.loop.measure_statistics).
 RECALIBRATED_C = dataclasses.replace(
     MEAN_C, name="recalibrated",
     source="after mean: BatchNorm's statistics of the averaged weights",
     pretrained="runs/p3_C_mean/last.pt", epochs=1, lr=0.0, statistics=125,
 )  # fmt: skip
 
+# From random weights, a few minutes are not enough to learn rangeland and water.
 DEMO_C = dataclasses.replace(
     BEST_C, name="demo", source="for the drawn data of demo.sh, from the weights that ship",
     pretrained="checkpoints/p3_c.pt", epochs=2, batch_size=8, lr=3e-4, average=0.9,

@@ -32,8 +32,9 @@ def arguments() -> tuple[argparse.Namespace, Recipe]:
     )
     parser.add_argument(
         "--pretrained",
-        help="initial weights; A, B: a state dict file of torchvision; C: imagenet; all: a "
-        "checkpoint of the same model; none: random weights (as the recipe says)",
+        help="initial weights; A, B: a state dict file of torchvision, or a checkpoint of "
+        "p3.pretrain; C: imagenet; all: a checkpoint of the same model; none: random weights (as "
+        "the recipe says)",
     )
     flags.tune_flag(parser)
     args = parser.parse_args()
@@ -57,7 +58,10 @@ def main() -> None:
     # BatchNorm after the global pooling of DeepLabv3 and DeepLabv3+ needs at least two images.
     at_least = 1 if args.model == "A" else 2
     if min(recipe.batch_size, len(pairs)) < at_least:
-        raise InputError(f"a batch has 1 image; this network needs {at_least} or more")
+        raise InputError(
+            f"a batch has 1 image, but this network needs {at_least} or more; choose a larger "
+            "--batch-size, or add images"
+        )
     if recipe.crop_area[1] and not recipe.crop:
         raise InputError("with crop=0, images are not cropped: add --set crop_area=0,0")
     is_cropped = recipe.crop and not recipe.crop_area[1]  # before it is turned
@@ -66,11 +70,11 @@ def main() -> None:
             f"recipe {recipe.name} turns whole images, which must be square: add "
             "--set symmetry=flip"
         )
-    if recipe.crop > min(pairs.shape[2:]):
+    if is_cropped and recipe.crop > min(pairs.shape[2:]):
         size = "x".join(map(str, pairs.shape[:1:-1]))
         raise InputError(
             f"recipe {recipe.name} crops {recipe.crop}x{recipe.crop} pixels, but the images in "
-            f"{args.data} are {size}"
+            f"{args.data} are {size}; add --set crop={min(pairs.shape[2:])}"
         )
     if args.preview:
         return show(args, recipe, pairs)
@@ -93,17 +97,7 @@ def main() -> None:
         recipe=recipe,
         data={**digests, "pretrained_file": digest(source) if source else None},
         notes=initial_weights(args.pretrained, source),
-        model={
-            "problem": "p3",
-            "architecture": architecture,
-            "classes": data.CLASSES,
-            "input_size": None,
-            "mean": recipe.mean,
-            "std": recipe.std,
-            "flip_test": recipe.flip_test,
-            "test_scales": recipe.test_scales,
-            "rotate_test": recipe.rotate_test,
-        },
+        model=loop.checkpoint_fields("p3", architecture, data.CLASSES, None, recipe),
         state=loop.state(
             network=network, average=average, optimizer=optimizer, plateau=plateau, scaler=scaler
         ),
@@ -147,7 +141,7 @@ def main() -> None:
 
 
 def class_weights(pairs: Tensor, recipe: Recipe) -> Tensor:
-    """What a pixel of each class counts in the loss: (7,) float32; 0: nothing.
+    """The weight of a pixel in the loss, for each class: (7,) float32; 0: the pixel is ignored.
 
     The share of a class among the pixels of ``pairs``, (N, 4, H, W) uint8, to the power of
     -``recipe.balance``, scaled so that a pixel counts 1 on average. With 0, every pixel counts the
@@ -165,9 +159,9 @@ def cross_entropy(out: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
     """The weighted mean of the cross entropy over all pixels; 0 if none counts.
 
     ``out``: logits (N, classes, H, W). ``truth``: (N, H, W) int64. ``weights``: see
-    ``class_weights``. Each process has pixels of another total weight, so the mean of their means
-    would be wrong. Instead each one scales its sum so that the mean over the processes is the mean
-    over the whole batch.
+    ``class_weights``. The processes' shares of a batch differ in total weight, so the mean of their
+    means would be wrong. Instead each one scales its sum so that the mean over the processes is the
+    mean over the whole batch.
     """
     weight = processes.total(weights[truth].sum()).clamp(min=1e-9)
     return (
@@ -180,10 +174,10 @@ def cross_entropy(out: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
 def soft_jaccard(out: Tensor, truth: Tensor) -> Tensor:
     """1 - the mean IoU of the softmax probabilities, over the classes that occur.
 
-    Rahman & Wang 2016, "Optimizing Intersection-Over-Union in Deep Neural Networks", section 3,
-    over all pixels of the batch together.
-    NOTE: with several processes, over those of each process's share of the batch. The class unknown
-    and its pixels do not count. ``out``: logits (N, classes, H, W). ``truth``: (N, H, W) int64.
+    Rahman & Wang 2016, "Optimizing Intersection-Over-Union in Deep Neural Networks", section 3.
+    The sums run over all pixels of the batch together. Pixels of the class unknown do not count.
+    NOTE: with several processes, each one takes its own share of the batch.
+    ``out``: logits (N, classes, H, W). ``truth``: (N, H, W) int64. Returns a scalar.
     """
     probabilities = out.softmax(1)[:, : data.UNKNOWN] * (truth != data.UNKNOWN)[:, None]
     is_class = nn.functional.one_hot(truth, len(data.CLASSES)).movedim(-1, 1)[:, : data.UNKNOWN]

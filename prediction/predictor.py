@@ -1,9 +1,9 @@
 """Make the network of a checkpoint fast, and run it on batches of bytes.
 
-A gain is the CPU time with the step divided by the CPU time without it, measured alternately in one
-process with torch 2.14 and one thread. Three gains are for problem 1's MobileNetV2, problem 2's
-ResNet50 and problem 3's DeepLabv3+, on an Intel Xeon with AMX; those that name a model C were
-measured on an AMD EPYC.
+"Time x 0.78" means that the CPU time with a step is 0.78 of that without it, measured alternately
+in one process with torch 2.14 and one thread. Three numbers in a row are for problem 1's
+MobileNetV2, problem 2's ResNet50 and problem 3's DeepLabv3+, on an Intel Xeon with AMX; those that
+name a model C were measured on an AMD EPYC.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def torch_compiler_left_out() -> Iterator[None]:
 def fold(network: nn.Module, device: torch.device, bf16: bool = False) -> nn.Module:
     """Return a network that computes the same in evaluation, in fewer passes over its data.
 
-    BatchNorm is folded into the preceding convolution (gain 0.78, 0.93, 0.90). On the CPU, oneDNN
+    BatchNorm is folded into the preceding convolution (time x 0.78, 0.93, 0.90). On the CPU, oneDNN
     gets the weights in its own layout, and does additions and activations while the output is in
     the cache (another 0.86, 0.89, 0.82). Do not use ``network`` afterwards. ``bf16``: compute in
     bfloat16 if the device has it (another 0.38, 0.27, 0.51). With the shipped weights, this changes
@@ -145,7 +145,7 @@ def _fuse_convolutions(folded: fx.GraphModule) -> None:
 
 
 def _multiply_to_enlarge(folded: fx.GraphModule) -> None:
-    # torch's own interpolation takes seven times as long: gain 0.89 in problem 1's model C.
+    # torch's own interpolation takes seven times as long: time x 0.89 in problem 1's model C.
     for node in folded.graph.nodes:
         if node.target is nn.functional.interpolate and node.kwargs.get("mode") == "bicubic":
             folded.add_submodule("enlargement", Enlargement(node.kwargs["size"]))
@@ -192,7 +192,7 @@ class FusedConvolution(nn.Module):
         if around not in self.packed:  # the best layout depends on the size of the first images
             # oneDNN pads both sides alike. Where a side needs one zero less before the image than
             # after it, a row or column of zeros in the kernel cancels the extra one. Padding the
-            # images instead would take another pass: gain 0.93 in problem 1's model C, 0.97 in
+            # images instead would take another pass: time x 0.93 in problem 1's model C, 0.97 in
             # problem 3's.
             (top, bottom), (left, right) = around
             weight = nn.functional.pad(conv.weight, (right - left, 0, bottom - top, 0))
@@ -266,7 +266,7 @@ class Predictor:
                 inputs = augment.normalise(inputs, self._saved.mean, self._saved.std)
                 done.append(self._function(inputs).cpu())
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
+                if not devices.is_out_of_memory(error):
                     raise
                 if len(part) == 1:
                     size = "x".join(str(side) for side in reversed(part.shape[2:]))
@@ -278,10 +278,3 @@ class Predictor:
                     torch.cuda.empty_cache()
                 warn(f"not enough memory; continuing with batches of {self._at_most}")
         return torch.cat(done).numpy()
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error of torch or numpy says that no memory is left."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -11,6 +11,7 @@ import dataclasses
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,12 +19,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from core import images
-from core.cli import PARTIAL, InputError, answer, file_path, minutes, note, positive, warn
+from core.cli import PARTIAL, InputError, answer, file_path, minutes, note, positive, some, warn
 from prediction.tables import write_rows
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
+
+    from core.checkpoint import Checkpoint
 
 
 # --- flags ----------------------------------------------------------------------------------------
@@ -84,6 +87,15 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
             raise InputError(f"the output {path} is also an input; choose another output")
 
 
+def check_names(paths: Iterable[Path]) -> None:
+    """Raise InputError if two images have the same file name, by which a csv tells them apart."""
+    counts = Counter(path.name for path in paths)
+    if doubled := [name for name, count in counts.items() if count > 1]:
+        raise InputError(
+            f"more than one image is called {some(doubled)}; label each folder separately"
+        )
+
+
 def _identity(path: Path) -> tuple[int, int] | None:
     try:
         status = os.stat(path)
@@ -99,6 +111,21 @@ class Views:
     flip: bool
     scales: tuple[float, ...] = (1.0,)
     rotate: bool = False
+
+    @classmethod
+    def of(cls, saved: Checkpoint, flip: bool | None, rotate: bool | None = None) -> Views:
+        """The views that a checkpoint asks for, unless ``flip`` or ``rotate`` say otherwise."""
+        return cls(
+            saved.flip_test if flip is None else flip,
+            saved.test_scales,
+            saved.rotate_test if rotate is None else rotate,
+        )
+
+    def logits(self, network: nn.Module, images: Tensor) -> Tensor:
+        """The mean of the logits over the views of normalised images: ``core.views.logits``."""
+        from core import views
+
+        return views.logits(network, images, self.flip, self.scales, self.rotate)
 
     def reduce(self) -> str:
         """Drop the quarter turns, then the mirror images, then all scales but the smallest.
@@ -129,7 +156,7 @@ def on_device(name: str, work: Callable[[torch.device], int]) -> int:
     """
 
     from core import devices
-    from prediction.predictor import TooLarge, is_out_of_memory
+    from prediction.predictor import TooLarge
 
     device = devices.choose(name)
     try:
@@ -137,7 +164,7 @@ def on_device(name: str, work: Callable[[torch.device], int]) -> int:
     except (RuntimeError, MemoryError, TooLarge) as error:
         # GPU errors concern memory, cuDNN, cuBLAS or the driver; few have a class of their own.
         if device.type == "cpu":
-            if is_out_of_memory(error):
+            if devices.is_out_of_memory(error):
                 raise InputError("not enough memory; free some, or use --batch-size 1") from error
             raise
         reason = f"{device} failed ({(str(error) or type(error).__name__).splitlines()[0]})"
@@ -237,6 +264,7 @@ class Stream:
             yield _batch(batch)
 
     def time_is_up(self) -> bool:
+        """Return whether ``--max-minutes`` have passed."""
         return time.monotonic() >= self.stop_at
 
     def _is_short(self, start: float, done: int, index: int) -> bool:
@@ -330,6 +358,7 @@ class Labels:
 
 
 def top_flag(parser: argparse.ArgumentParser) -> None:
+    """Add ``--top``, for the programs that label whole images."""
     parser.add_argument(
         "--top",
         type=positive,

@@ -15,6 +15,8 @@ import numpy as np
 from core.cli import InputError, some
 from core.files import atomic_write, natural, readable_folder
 
+RESAMPLES = 10_000  # of the bootstrap
+
 
 def read_rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
     """Read the rows of a csv that has at least ``columns``; blanks around cells are stripped.
@@ -189,22 +191,20 @@ def wilson(right: int, count: int) -> tuple[float, float]:
     return max(0.0, (centre - reach) / scale), min(1.0, (centre + reach) / scale)
 
 
-def paired_bootstrap(
-    first: np.ndarray, second: np.ndarray, resamples: int = 10_000, seed: int = 0
-) -> tuple[float, float, float]:
+def paired_bootstrap(first: np.ndarray, second: np.ndarray) -> tuple[float, float, float]:
     """Return (difference, low, high) of the accuracies of ``first`` and ``second``.
 
     The difference is ``first`` minus ``second`` on the same images, with its 95 % interval. Both
     are (N,) bool, N at least 1: whether image n was labelled correctly. This is the percentile
     interval of Efron & Tibshirani 1993, "An Introduction to the Bootstrap", section 13.3, over
-    ``resamples`` draws of N images with replacement. An image contributes 1, 0 or -1, so a resample
-    is one multinomial draw of the number of each.
+    RESAMPLES draws of N images with replacement, with seed 0. An image contributes 1, 0 or -1, so a
+    resample is one multinomial draw of the number of each.
     """
     if first.shape != second.shape or first.ndim != 1 or not len(first):
         raise ValueError(f"{first.shape} and {second.shape} are not the same images")
     outcome, count = first.astype(int) - second.astype(int), len(first)
     shares = [np.mean(outcome == value) for value in (1, 0, -1)]
-    won, _, lost = np.random.default_rng(seed).multinomial(count, shares, size=resamples).T
+    won, _, lost = np.random.default_rng(0).multinomial(count, shares, size=RESAMPLES).T
     low, high = np.percentile((won - lost) / count, (2.5, 97.5))
     return float(outcome.mean()), float(low), float(high)
 

@@ -22,11 +22,11 @@ def in_tiles(
 ) -> np.ndarray | None:
     """What ``predict`` gives for one large image (3, H, W) uint8, computed in overlapping tiles.
 
-    The result is the same as for the whole image if the network sees at most MARGIN pixels around
-    a pixel, as FCN32s does at scale 1 (at scale 0.5, it sees twice as many). The DeepLabs also
-    average over their whole input, here one tile.
-    None if the time is up before the last tile.
-    NOTE: the result overwrites ``image``, so that a large image needs no memory for it.
+    (planes, H, W) uint8, as one row of ``predict``'s result. The result is the same as for the
+    whole image if the network sees at most MARGIN pixels around a pixel, as FCN32s does at scale 1
+    (at scale 0.5, it sees twice as many). The DeepLabs also average over their whole input, here
+    one tile. None if the time is up before the last tile. NOTE: the result overwrites ``image``, so
+    that a large image needs no memory for it.
     """
     height, width = image.shape[1:]
     memory = image.permute(1, 2, 0).reshape(-1).numpy()

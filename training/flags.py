@@ -78,7 +78,7 @@ def command_line(description: str | None, *, data: str, run: str) -> cli.Parser:
     )
     add(
         "--preview",
-        type=Path,
+        type=cli.file_path,
         metavar="FILE.png",
         help="write the first batch as the network would see it, and exit",
     )
@@ -90,8 +90,9 @@ def tune_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tune",
         action="store_true",
-        help="hold out a tenth of the training split and validate on that, to choose a recipe; a "
-        "recipe that continues a run then needs that run's --tune too",
+        help="hold out a tenth of the training split and validate on that, to choose a recipe; if "
+        "the recipe starts from another run's weights, train that run with --tune first; copies "
+        "all images into memory, whatever --data-memory says",
     )
 
 
@@ -117,8 +118,8 @@ def initial_weights(args: argparse.Namespace, recipe: Any, architecture: str) ->
     path = Path(args.pretrained)
     if not given and not path.is_file():
         raise InputError(
-            f"recipe {recipe.name} starts from {path}, which does not exist; train it first (see "
-            "--recipe list), or choose another file with --pretrained"
+            f"recipe {recipe.name} starts from {path}, which does not exist; make it first (see "
+            "the README in the problem's folder), or choose another file with --pretrained"
         )
     return path
 

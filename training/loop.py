@@ -8,7 +8,7 @@ The loops are in ``p1/train.py``, ``p2/pretrain.py`` (BYOL), ``p2/supervise.py``
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from core import augment, devices, views
 from core.cli import InputError
 from core.randomness import batches, generator
+from core.recipe import BaseRecipe
 from training import optim, processes, progress
 
 
@@ -36,6 +37,30 @@ def state(scaler: torch.amp.GradScaler, **parts: Any) -> dict[str, Any]:
     """
     used = {name: part for name, part in parts.items() if part is not None}
     return used | ({"scaler": scaler} if scaler.is_enabled() else {})
+
+
+def checkpoint_fields(
+    problem: str,
+    architecture: str,
+    classes: Sequence[str],
+    input_size: int | None,
+    recipe: BaseRecipe,
+) -> dict[str, Any]:
+    """Return the fields of ``core.checkpoint.Checkpoint`` that say how to use a run's weights.
+
+    Those of the views at test time are the recipe's, if it has them.
+    """
+    views = ("flip_test", "test_scales", "rotate_test")
+    return {
+        "problem": problem,
+        "architecture": architecture,
+        "classes": tuple(classes),
+        "input_size": input_size,
+        "mean": recipe.mean,
+        "std": recipe.std,
+        "flip_test": False,
+        **{name: getattr(recipe, name) for name in views if hasattr(recipe, name)},
+    }
 
 
 def make_optimizer(network: nn.Module, recipe: Any) -> torch.optim.Optimizer:
@@ -119,7 +144,8 @@ def measure_statistics(
     many batches. Leaves ``network`` in evaluation mode.
     """
     network.eval()
-    layers = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    kind = nn.modules.batchnorm._BatchNorm  # BatchNorm2d, or SyncBatchNorm with several GPUs
+    layers = [layer for layer in network.modules() if isinstance(layer, kind)]
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.train()
@@ -186,8 +212,8 @@ def split_for_tune(
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Split a data set for ``--tune`` into one part to train on and one to measure on.
 
-    Each part is images (N, ...) and labels (N,). ``labels``: as in ``held_out``. Raises InputError
-    as ``held_out`` does.
+    Each part is images (N, ...) and labels (N,), copied into memory. ``labels``: as in
+    ``held_out``. Raises InputError as ``held_out`` does.
     """
     held = held_out(labels, seed)
     return (images[~held], labels[~held]), (images[held], labels[held])

@@ -51,7 +51,8 @@ def cross_entropy(
 ) -> Tensor:
     """Return the mean over N of share * CE(label) + (1 - share) * CE(partner's label).
 
-    ``logits``: (N, classes). ``labels``: (N,) int64.
+    ``logits``: (N, classes). ``labels``: (N,) int64. ``partner``, ``share``: as ``random_cutmix``
+    returns them.
     """
     own, other = (
         nn.functional.cross_entropy(

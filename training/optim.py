@@ -26,9 +26,9 @@ def make(
 
     ``adam``, ``adamw``, ``sgd`` (with Nesterov momentum 0.9) or ``lars``. Without
     ``decay_vectors``, biases and BatchNorm's scales and shifts have no weight decay; with ``lars``
-    they never do. The parameters of the backbone learn at ``backbone_rate`` times ``lr``: those of
-    the module ``network.BACKBONE``, or else ``backbone``. Raises InputError if there is no such
-    optimiser.
+    they never do. The backbone's learning rate is ``backbone_rate * lr``. The backbone is the
+    submodule whose name is ``network.BACKBONE`` or, without this attribute, ``backbone``. Raises
+    InputError if there is no such optimiser.
     """
     backbone = f"{getattr(network, 'BACKBONE', 'backbone')}."
     by_rates: dict[tuple[float, float], dict[str, Any]] = {}

@@ -78,10 +78,12 @@ def entry(main: Callable[[], int | None]) -> None:
 def _in_memory(main: Callable[[], int | None]) -> int | None:
     try:
         return main()
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not devices.is_out_of_memory(error):
+            raise
         raise InputError(
-            "the GPU does not have enough memory for this training; lower --batch-size, or "
-            "--data-memory to keep the data off the GPU"
+            "not enough memory for this training; lower --batch-size, or --data-memory to keep the "
+            "data on the disk"
         ) from error
 
 

@@ -50,8 +50,8 @@ class Bar:
             self._tqdm.update(count)
             return
         now = time.monotonic()
-        longest_step, self._updated = now - self._updated, now
-        if now + longest_step - self._spoke >= SILENCE:  # the next update may come too late
+        last_step, self._updated = now - self._updated, now
+        if now + last_step - self._spoke >= SILENCE:  # the next update may come too late
             self._spoke = now
             rate = f"{self.rate():.3g} {self._unit}/s" if self.rate() else ""
             left = f"{duration(self.seconds_left())} left" if self.rate() else ""
@@ -74,9 +74,9 @@ class Bar:
             self._tqdm.close()
 
 
-def over(items: Sequence[T], what: str, unit: str = "batches") -> Iterator[T]:
-    """Yield ``items`` one by one, counted by a ``Bar``."""
-    return counted(items, len(items), what, unit)
+def over(batches: Sequence[T], what: str) -> Iterator[T]:
+    """Yield ``batches`` one by one, counted by a ``Bar``."""
+    return counted(batches, len(batches), what, "batches")
 
 
 def counted(items: Iterable[T], total: int, what: str, unit: str) -> Iterator[T]:

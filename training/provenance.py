@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from core import checkpoint, devices
+from core.files import sha256
 from core.randomness import seed_of
 from training import processes
 from training.optim import ENDLESS
@@ -202,11 +203,6 @@ def origins(data: Any) -> list[str]:
 def is_contaminated(data: dict[str, Any]) -> bool:
     """Return whether a run with the notes ``data`` goes back to weights from CIFAR-100."""
     return any(one.startswith(CONTAMINATED) or "cifar100" in one.lower() for one in origins(data))
-
-
-def sha256(path: Path) -> str:
-    """Return the sha256 of a file in hexadecimal, as manifests and publishers give it."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def fingerprint(paths: list[Path]) -> str:

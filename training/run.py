@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import signal
 import sys
 import time
@@ -44,6 +45,7 @@ STATE = {  # the fields of a state.pt
     "identity": dict, "epoch": int, "next_step": int, "total_steps": int, "sums": dict,
     "history": list, "state": dict,
 }  # fmt: skip
+STOPPING = b"\nstopping after this step or validation; Ctrl-C again: at once, without saving\n"
 ONE_REQUEST = 1.0  # a signal within so many seconds is the same request, sent to all processes
 
 
@@ -114,8 +116,9 @@ class Run:
                 "choose another --run, or start over with --fresh"
             )
         self._write_metadata()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+                signal.signal(number, self._on_signal)
 
     def epochs(self, total: int, patience: int = 0, patience_from: int = 0) -> Iterator[int]:
         """Yield the numbers (from 0) of the remaining epochs, until ``is_over``.
@@ -195,8 +198,8 @@ class Run:
 
         Saves if a kill during the evaluation would lose too much work, and stops if the time left
         is too short for it: the next start then begins with the evaluation. The longest evaluation
-        since this start is the estimate. Without one, it saves in any case and stops only if no
-        time is left.
+        since this start is the estimate. Before the first evaluation there is none: then it always
+        saves, and stops only if no time is left.
         """
         self._close_bar()
         self._steps_done_at = now = time.monotonic()
@@ -332,11 +335,11 @@ class Run:
         self._saved_at, self._saved_step = time.monotonic(), self.total_steps
 
     def _resume(self) -> None:
-        saved = checkpoint.read(self.folder / "state.pt")
+        hint = "choose another --run, or start over with --fresh"
+        saved = checkpoint.read(self.folder / "state.pt", hint)
         if wrong := wrong_fields(saved):
             raise InputError(
-                f"{self.folder}/state.pt is not the state of a run ({some(wrong)}); "
-                "choose another --run, or start over with --fresh"
+                f"{self.folder}/state.pt is not the state of a run ({some(wrong)}); {hint}"
             )
         if why := provenance.why_not_on(
             saved["identity"], self.identity, self._recipe, saved["epoch"]
@@ -362,9 +365,10 @@ class Run:
             ) from error
         last = self.folder / "last.pt"
         if processes.rank() == 0 and 0 < self.epoch == self.best_epoch() and last.is_file():
-            made = checkpoint.read(last).get("made")
-            if isinstance(made, dict) and made.get("epoch") == self.epoch:
-                self._keep_best()  # a kill may have come before it
+            with contextlib.suppress(InputError):  # a damaged last.pt; the next epoch replaces it
+                made = checkpoint.read(last).get("made")
+                if isinstance(made, dict) and made.get("epoch") == self.epoch:
+                    self._keep_best()  # a kill may have come before it
         self._metadata = provenance.read(self.folder / "run.json") or self._start
         self._continues = True
         self._data = self._metadata.get("data", self._data)  # keeps the notes of the first start
@@ -387,6 +391,9 @@ class Run:
             raise KeyboardInterrupt  # asked twice: do not wait for the end of the step
         if self.stop_signal is None:
             self.stop_signal, self._asked_at = number, time.monotonic()
+            if processes.rank() == 0:
+                with contextlib.suppress(OSError):  # not print, which this may have interrupted
+                    os.write(2, STOPPING)
 
 
 def wrong_fields(saved: dict[str, Any]) -> list[str]:

@@ -65,8 +65,8 @@ def start_over(folder: Path) -> None:
     if not any((folder / name).exists() for name in FILES):
         return
     with contextlib.suppress(OSError):
-        # Only after a restart, since a first start has begun no run; in a container, the next
-        # launch may have the same name as this one.
+        # When torchrun restarts its processes, the run that they began themselves stays. A first
+        # start has begun none; in a container, the next launch may have the same name as this one.
         if processes.restarts() and (folder / ".lock").read_text() == processes.launch():
             return
     held = lock(folder)
@@ -78,8 +78,9 @@ def start_over(folder: Path) -> None:
 def cannot_continue(folder: Path) -> bool:
     """Return whether ``folder``, which has no state.pt, holds results that must not be overwritten.
 
-    A run writes its log only after its first state.pt, and weights only after its run.json. After a
-    kill between these two, there are weights, but nothing is lost by starting again.
+    A run writes its first files in this order: run.json, then weights or state.pt, then log.jsonl.
+    So weights with a run.json but without a log are from a run that was killed in its first epoch,
+    and starting again loses nothing.
     """
     weights = (folder / "last.pt").exists() or (folder / "best.pt").exists()
     return (folder / "log.jsonl").exists() or (weights and not (folder / "run.json").exists())

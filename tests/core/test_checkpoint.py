@@ -178,19 +178,21 @@ def test_a_file_of_something_else_is_refused(path, content):
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     assert "hw1_download.sh" in refused(tmp_path / "nothing.pt")
-    assert "no checkpoint" in refused(tmp_path)
+    assert f"is a folder; give the file in it, such as {tmp_path}/last.pt" in refused(tmp_path)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PK"])
 def test_a_file_that_ships_is_brought_back_by_git(tmp_path, monkeypatch, content):
     monkeypatch.setattr(checkpoint, "SHIPPED", tmp_path)
-    listed = {"checkpoints": [{"name": "p1_c.pt"}]}
+    listed = {"checkpoints": [{"name": "p1_c.pt"}], "pretrained": [{"name": "vgg.pth"}]}
     (tmp_path / "manifest.json").write_text(json.dumps(listed, indent=2))
     for name in ("p1_c.pt", "mine.pt") if content is not None else ():
         (tmp_path / name).write_bytes(content)
     assert "git checkout -- checkpoints" in refused(tmp_path / "p1_c.pt")
     for other in (tmp_path / "mine.pt", tmp_path / "elsewhere" / "p1_c.pt"):
         assert "git" not in refused(other).replace(str(tmp_path), "")
+    download = "download it with: bash hw1_download.sh pretrained vgg.pth"
+    assert download in refused(tmp_path / "pretrained" / "vgg.pth")
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,24 @@ def test_an_answer_that_cannot_be_written_is_one_line_and_status_2(tmp_path):
     assert done.stderr == "-c: cannot write to stdout: No space left on device\n"
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8:strict", "latin-1"])
+def test_an_answer_with_a_letter_that_the_terminal_lacks_is_written(tmp_path, encoding):
+    program = "from core.cli import answer, entry; entry(lambda: answer('\\u4e2d\\udcff'))"
+    done = shell(f'"$PYTHON" -c "{program}"', tmp_path, PYTHONIOENCODING=encoding)
+    assert (done.returncode, done.stderr) == (0, "") and "\\udcff" in done.stdout
+
+
+@pytest.mark.parametrize("kind", [cli.positive, cli.minutes, cli.gibibytes])
+def test_a_flags_value_that_is_not_a_number_is_named_in_plain_words(call, kind):
+    def main():
+        parser = cli.Parser()
+        parser.add_argument("--much", type=kind)
+        parser.parse_args()
+
+    refused(call(main, "--much", "abc"), "'abc' is not a")
+    refused(call(main, "--much=-1"), "'-1' is not a")
+
+
 def test_what_is_left_in_a_buffer_that_cannot_be_written_leaves_the_status(tmp_path):
     program = "import sys; from core.cli import entry; entry(lambda: sys.stdout.write('it'))"
     done = shell(f'"$PYTHON" -c "{program}" >/dev/full', tmp_path)

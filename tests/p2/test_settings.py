@@ -10,7 +10,7 @@ from conftest import log, one_layer, refused, same, words
 
 from core import augment, checkpoint
 from core.randomness import generator
-from demo.draw import draw_p2
+from demo.draw import Parameters, draw_p2
 from p2 import frozen, model, pretrain, recipes, supervise, train
 from training.provenance import digest
 
@@ -21,7 +21,7 @@ STOPPED = 75  # the exit status of a run that stopped before its end
 def drawn(tmp_path_factory):
     """``p2_data``: 8 images for pre-training, and one office image of each of 6 classes."""
     folder = tmp_path_factory.mktemp("drawn") / "p2_data"
-    draw_p2(folder, unlabelled=8, train=1, val=1)
+    draw_p2(folder, Parameters(p2_unlabelled=8, p2_train=1, p2_val=1))
     for table in (folder / "office").glob("*.csv"):
         header, *rows = csv.reader(table.read_text().splitlines())
         rows = [row for row in rows if int(row[2]) < 6]
@@ -355,7 +355,7 @@ def test_labels_start_from_the_courses_file_or_else_from_the_run_of_the_same_rec
     [
         ("A --backbone x.pt", "setting A starts from random weights; omit --backbone"),
         ("B", "from runs/p2_supervised_hour/last.pt, which does not exist; make it with"),
-        ("D --backbone x.pt", "setting D starts from x.pt, which does not exist; make it"),
+        ("D --backbone x.pt", "no file x.pt; correct --backbone, or omit it"),
         ("E", "runs/p2_byol_hour/last.pt, which does not exist; make it with python3"),
         ("C --backbone other.pt", "other.pt does not fit this network"),
     ],

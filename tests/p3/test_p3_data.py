@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from PIL import Image
 
 from core.cli import InputError
 from p3 import data
@@ -37,6 +38,13 @@ def test_a_colour_between_two_is_the_class_of_the_nearer_one(mask):
 )
 def test_a_mask_is_called_like_its_image(image, mask):
     assert data.mask_name(image) == mask
+
+
+def test_an_image_is_not_read_as_its_own_mask(tmp_path):
+    for name in ("a.png", "a_mask.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    with pytest.raises(InputError, match="a.png has no mask; name a PNG image xxxx_sat.png"):
+        data.read_pair(tmp_path / "a.png")
 
 
 def test_a_folder_of_masks_alone_is_bad_input(tmp_path):

@@ -196,7 +196,7 @@ def test_bad_checkpoints_and_devices_are_refused(predict, p1_checkpoint, p3_chec
         ("p1", cut, "cut.pt", "truncated or damaged"),
         ("p1", p3_checkpoint, "a checkpoint of p3, not of p1"),
         ("p3", p1_checkpoint, "a checkpoint of p1, not of p3"),
-        ("p1", other, "10 classes"),
+        ("p1", other, "ten.pt was trained on other classes than problem 1's 0 to 49"),
     ):
         refused(predict(problem, out, "--checkpoint", checkpoint), *says)
     refused(predict("p1", out, "--device", "cuda:77"), "device 'cuda:77' is not available")
@@ -229,6 +229,13 @@ def test_problem_2_numbers_images_that_no_csv_names(predict, p2_images, tmp_path
     assert rows(out)[1:] == [["0", *rows(by_table)[1][1:]]]
     assert predict("p2", out, images=folder)[0] == 0
     assert [row[:2] for row in rows(out)[1:]] == [[str(i), f"000{i}.jpg"] for i in range(5)]
+
+
+def test_two_images_of_one_name_are_refused_without_a_csv(predict, p2_images, tmp_path):
+    for place in "ab":
+        draw(tmp_path / place / "1.jpg", 40, 40, 0)
+    result = predict("p2", tmp_path / "out.csv", images=tmp_path / "?" / "*.jpg")
+    refused(result, "more than one image is called 1.jpg")
 
 
 def test_probabilities_have_a_row_an_image_and_a_column_a_class(predict, p2_images, tmp_path):

@@ -52,6 +52,17 @@ def test_what_is_double_unreadable_or_in_both_splits_is_named(call, tiny, tmp_pa
     assert "1 of 51 images are also in p1_data/train_50: 0_leaked.png" in out
 
 
+def test_an_image_with_another_mask_is_the_same_image(call, tiny, tmp_path):
+    folder = tmp_path / "data" / "p3_data"
+    shutil.copytree(tiny / "p3_data", folder)
+    image = sorted((folder / "train").glob("*_sat.*"))[0]
+    shutil.copy(image, folder / "validation" / f"9999_sat{image.suffix}")
+    with Image.open(image) as picture:
+        Image.new("RGB", picture.size).save(folder / "validation" / "9999_mask.png")
+    _, out, _ = call(check_data.main, tmp_path / "data")
+    assert f"images are also in p3_data/train: 9999_sat{image.suffix}" in out
+
+
 def test_images_of_one_name_in_two_subfolders_keep_their_own_labels(call, tiny, tmp_path):
     folder = tmp_path / "data" / "p2_data" / "office"
     for place, image in zip("ab", (tiny / "p2_data/office/train").iterdir(), strict=False):

@@ -136,7 +136,9 @@ def test_a_full_disk_stops_with_one_line_and_the_old_files_whole(tmp_path, capsy
     assert steps_of(tmp_path)[0] == 4 and outcome(tmp_path) == undisturbed()
 
 
-def test_a_second_signal_does_not_wait_for_the_step_and_loses_no_more_than_it(tmp_path, clock):
+def test_a_second_signal_does_not_wait_for_the_step_and_loses_no_more_than_it(
+    tmp_path, clock, capfd
+):
     def twice(run):
         if run.total_steps == 4:
             signal.raise_signal(signal.SIGINT)
@@ -145,6 +147,7 @@ def test_a_second_signal_does_not_wait_for_the_step_and_loses_no_more_than_it(tm
 
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, in_a_step=twice, save_minutes=0)
+    assert capfd.readouterr().err.count("stopping after this step or validation") == 1
     assert steps_of(tmp_path)[0] == 4 and outcome(tmp_path) == undisturbed()
 
 

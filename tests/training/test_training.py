@@ -154,15 +154,16 @@ def test_a_shipped_checkpoint_is_what_the_manifest_says(call, tmp_path, unbroken
     [
         (p1.main, "no", "", "no folder"),
         (p1.main, "p1_data", "--model B", "--pretrained"),
-        (p1.main, "p1_data", "--model B --pretrained none", "model B needs --pretrained"),
+        (p1.main, "p1_data", "--model B --pretrained none", "model B needs initial weights"),
         (p1.main, "p1_data", "--tune", "no class has two images"),
         (p2.main, "p2_data", "--setting A --backbone x.pt", "starts from random weights"),
         (
             p2.main,
             "p2_data",
             "--setting C --backbone x.pt",
-            "setting C starts from x.pt, which does not exist; make it with python3 -m p2.pretrain",
+            "no file x.pt; correct --backbone, or omit it",
         ),
+        (p2.main, "p2_data", "--setting B --recipe demo", "not exist; choose a backbone with"),
         (p2.main, "p2_data", "--setting B", "with python3 -m p2.supervise --recipe original"),
         # Before any image is decoded: the folder of images is missing too.
         (p1.main, "no", "--model C --recipe large", "starts from runs/p1_C_best/last.pt"),
@@ -176,6 +177,7 @@ def test_a_shipped_checkpoint_is_what_the_manifest_says(call, tmp_path, unbroken
             "add --set crop_area=0,0",
         ),
         (p3.main, "p3_data", "--set drop_path=0.1", "drop_path is for model C only"),
+        (p1.main, "p1_data", "--set drop_path=0.1", "drop_path is for model C only"),
         (p3.main, "no", "--pretrained none.pt", "none.pt"),  # before it decodes the images
         (p1.main, "no", "--model B --pretrained none.pt", "none.pt"),
     ],

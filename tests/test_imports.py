@@ -1,4 +1,4 @@
-"""The rooms: who may import whom, and what the graders' doors may contain."""
+"""Which packages may import which, and what the graders' scripts may contain."""
 
 import re
 import subprocess
@@ -10,7 +10,7 @@ from conftest import ROOT, imported
 PROBLEMS = {"p1", "p2", "p3"}
 
 
-# Of each room, which others its files may import.
+# For each package: the packages that its files may import.
 MAY_IMPORT = {
     "core": set(),
     "prediction": {"core"},
@@ -19,14 +19,14 @@ MAY_IMPORT = {
 }
 
 
-@pytest.mark.parametrize("room", MAY_IMPORT)
-def test_rooms_import_only_those_below_them(room):
-    rooms = {path.name for path in ROOT.iterdir() if (path / "__init__.py").exists()}
-    assert rooms > set(MAY_IMPORT)
-    files = list((ROOT / room).glob("*.py"))
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_packages_import_only_those_below_them(package):
+    packages = {path.name for path in ROOT.iterdir() if (path / "__init__.py").exists()}
+    assert packages > set(MAY_IMPORT)
+    files = list((ROOT / package).glob("*.py"))
     assert files
     for path in files:
-        foreign = set(imported(path)) & rooms - MAY_IMPORT[room] - {room}
+        foreign = set(imported(path)) & packages - MAY_IMPORT[package] - {package}
         assert not foreign, f"{path} imports {foreign}"
 
 
