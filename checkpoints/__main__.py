@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints.manifest import read_manifest
-from core.cli import Parser, entry, say
+from core.cli import Parser, answer, entry
 from prediction.tables import wilson
 
 MANIFEST = Path(__file__).resolve().parent / "manifest.json"
@@ -77,7 +77,7 @@ def main() -> None:
     args = parser.parse_args()
     for part in ("checkpoints", "pretrained"):
         read_manifest(args.manifest, part)  # raises InputError if it is missing or broken
-    say(page(json.loads(args.manifest.read_text())).rstrip())
+    answer(page(json.loads(args.manifest.read_text())).rstrip())
 
 
 def page(manifest: dict[str, Any]) -> str:

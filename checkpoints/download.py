@@ -9,23 +9,21 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from checkpoints.archive import PARTS, BadArchive, unpack
 from checkpoints.manifest import FOLDERS, Failed, Wanted, read_manifest
 from checkpoints.transfer import fetch
-from core.cli import InputError, Parser, entry, positive, say, some, warn
+from core.cli import BAD_INPUT, InputError, Parser, entry, note, positive, program, say, some, warn
 from core.files import writable_folder
 
 ROOT = Path(__file__).resolve().parents[1]
-PROGRAM = os.environ.get("HW1_PROGRAM") or Path(__file__).name
 
 
 def main() -> int:
     parser = Parser(
-        prog=PROGRAM,
+        prog=program(),
         description="Check the files that a manifest lists; download what is missing or wrong.",
     )
     parser.add_argument(
@@ -78,8 +76,8 @@ def main() -> int:
                 unpack(path, folder)
         except (Failed, BadArchive) as error:
             failures += 1
-            print(f"{PROGRAM}: {' '.join(str(error).split())}", file=sys.stderr)
-    return 1 if failures else 0
+            note(f"{program()}: {' '.join(str(error).split())}")
+    return BAD_INPUT if failures else 0
 
 
 def obtain(wanted: Wanted, folder: Path, timeout: int) -> Path:

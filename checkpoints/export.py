@@ -17,8 +17,8 @@ import torch
 from torch.onnx import symbolic_helper
 
 from checkpoints.models import load
-from core.cli import InputError, Parser, entry, positive, say
-from core.files import atomic_write
+from core.cli import InputError, Parser, entry, file_path, positive, say
+from core.files import atomic_write, writable_file
 from prediction.stream import check_outputs
 
 SIZE = {"p1": 32, "p2": 128, "p3": 512}
@@ -30,7 +30,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--checkpoint", type=Path, required=True, help="a checkpoint that pN.train wrote"
     )
-    parser.add_argument("--onnx", type=Path, required=True, help="file to write")
+    parser.add_argument("--onnx", type=file_path, required=True, help="file to write")
     parser.add_argument(
         "--size", type=positive, help="problem 3: side of the images in pixels (512)"
     )
@@ -39,7 +39,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = arguments()
-    check_outputs([args.onnx], [args.checkpoint])
+    check_outputs([writable_file(args.onnx)], [args.checkpoint])
     try:
         import onnx  # noqa: F401
     except ImportError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -55,8 +56,16 @@ def graders_commands(
 
 
 def _run(*command: object) -> str:
-    words = [sys.executable if word == "python3" else str(word) for word in command]
-    ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    # The scripts run the python3 of PATH, which must be this one.
+    own = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    ended = subprocess.run(
+        [str(word) for word in command],
+        cwd=ROOT,
+        env=os.environ | {"PATH": own},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if ended.returncode:
         lines = ended.stderr.strip().splitlines() or [f"status {ended.returncode}"]
         raise InputError(f"the validation images were not scored: {lines[-1]}")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 from core.cli import InputError
+from core.files import sha256
 
 FOLDERS = {"checkpoints": "checkpoints", "pretrained": "pretrained", "data": "hw1_data"}
 LIMITS = {"checkpoints": 2**31, "pretrained": 2**31, "data": 2**34}  # bytes, if size is unknown
@@ -56,16 +56,12 @@ class Wanted:
 
         Raises Failed if they differ from those in the manifest.
         """
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-            size, sha256 = file.tell(), digest.hexdigest()
+        size, digest = path.stat().st_size, sha256(path)
         if self.bytes is not None and size != self.bytes:
             raise Failed(f"it has {size:,} bytes instead of {self.bytes:,}")
-        if not sha256.startswith(self.sha256):
-            raise Failed(f"its sha256 is {sha256} instead of {self.sha256}")
-        return f"{size:,} bytes, sha256 {sha256}"
+        if not digest.startswith(self.sha256):
+            raise Failed(f"its sha256 is {digest} instead of {self.sha256}")
+        return f"{size:,} bytes, sha256 {digest}"
 
 
 def read_manifest(path: Path, what: str) -> list[Wanted]:

@@ -22,7 +22,7 @@ from checkpoints.graded import graded
 from checkpoints.manifest import read_manifest
 from core import checkpoint
 from core.cli import InputError, Parser, entry, say
-from core.files import atomic_write
+from core.files import atomic_write, readable_folder, writable_file
 from training import provenance
 
 FOLDER = Path(__file__).resolve().parent
@@ -42,8 +42,11 @@ def main() -> None:
         "--folder", type=Path, default=FOLDER, help="folder of the shipped files (%(default)s)"
     )
     args = parser.parse_args()
-    # Raises InputError if the manifest is broken, before the minutes that scoring takes.
+    # All this raises InputError before the minutes that scoring takes.
     read_manifest(args.folder / "manifest.json", "checkpoints")
+    readable_folder(args.data)
+    for name in (args.name, "manifest.json", "README.md"):
+        writable_file(args.folder / name)
     fields = describe(args.source, args.name, args.data)
     manifest = json.loads((args.folder / "manifest.json").read_text())
     others = [one for one in manifest["checkpoints"] if one["name"] != args.name]

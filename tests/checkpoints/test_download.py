@@ -131,7 +131,7 @@ def alone(file):
 def failed(result, *said):
     """One file was not obtained, and one line says why."""
     status, _, err = result
-    assert status == 1 and err.count("\n") == 1, err
+    assert status == 2 and err.count("\n") == 1, err
     for words in said:
         assert words in err
 
@@ -264,6 +264,13 @@ def test_two_downloads_at_once_do_not_share_a_part(call, flags, server, file):
     assert len(server.ranges) == 2  # both of the first one: it went on after the silence
 
 
+def test_a_part_that_is_already_complete_is_not_fetched_again(fetch, server, file):
+    file.with_name("weights.pt.part").write_bytes(BODY)  # killed before the file got its name
+    status, out, _ = fetch()
+    assert status == 0 and out.startswith("fetched") and alone(file)
+    assert len(server.ranges) == 1 and server.sent == []
+
+
 @pytest.mark.parametrize("mode", ["whole", "half, no length"])
 def test_a_download_of_unknown_size_has_a_limit(fetch, server, file, monkeypatch, mode):
     monkeypatch.setitem(manifests.LIMITS, "checkpoints", 100_000)
@@ -315,7 +322,7 @@ def test_the_other_files_are_fetched_all_the_same(call, server, file, tmp_path):
     server.modes = [404]
     more = ("--manifest", tmp_path / "manifest.json", "--to", file.parent)
     status, out, err = call(download.main, *more)
-    assert status == 1 and alone(file) and out.startswith("fetched weights.pt")
+    assert status == 2 and alone(file) and out.startswith("fetched weights.pt")
     gone, shipped = err.splitlines()
     says = f"{file.parent / 'shipped.pt'} is missing; it ships with the repository"
     assert "404" in gone and says in shipped

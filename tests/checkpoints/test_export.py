@@ -1,6 +1,7 @@
 """Checkpoints in other programs: the model and its ONNX file against our programs."""
 
 import importlib
+import json
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from checkpoints.models import load
 from core.cli import InputError
 
 SHIPPED = ROOT / "checkpoints"
+MANIFEST = json.loads((SHIPPED / "manifest.json").read_text())
+NAMES = [one["name"].removesuffix(".pt") for one in MANIFEST["checkpoints"]]
+SIDES = {"p1": 32, "p2": 128, "p3": 64}
 
 
 def noise(count, side):
@@ -22,11 +26,11 @@ def noise(count, side):
     return torch.from_numpy(coarse.repeat(side // 8, 2).repeat(side // 8, 3))
 
 
-@pytest.mark.parametrize("name, side", [("p1_a", 32), ("p1_c", 32), ("p2_c", 128), ("p3_c", 64)])
-def test_onnx_gives_our_own_logits(call, tmp_path, name, side):
+@pytest.mark.parametrize("name", NAMES)
+def test_onnx_gives_our_own_logits(call, tmp_path, name):
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
-    source = SHIPPED / f"{name}.pt"
+    source, side = SHIPPED / f"{name}.pt", SIDES[name[:2]]
     size = ("--size", side) if source.name.startswith("p3") else ()
     file = tmp_path / "m.onnx"
     status, out, err = call(export.main, "--checkpoint", source, "--onnx", file, *size)
@@ -41,10 +45,10 @@ def test_onnx_gives_our_own_logits(call, tmp_path, name, side):
         np.testing.assert_allclose(theirs, ours.numpy(), rtol=1e-3, atol=2e-3)
 
 
-@pytest.mark.parametrize("name, side", [("p1_a", 32), ("p1_c", 32), ("p2_c", 128), ("p3_c", 64)])
+@pytest.mark.parametrize("name", NAMES)
 @torch.inference_mode()
-def test_a_loaded_model_answers_as_the_graders_program(name, side):
-    source, images = SHIPPED / f"{name}.pt", noise(2, side)
+def test_a_loaded_model_answers_as_the_graders_program(name):
+    source, images = SHIPPED / f"{name}.pt", noise(2, SIDES[name[:2]])
     program = importlib.import_module(f"{name[:2]}.inference")
     theirs = program.predictor(source, torch.device("cpu"))[0](images)
     ours = load(source)(images).numpy()
