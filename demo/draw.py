@@ -26,9 +26,8 @@ VERSION = 1  # increase it when the same parameters draw something else
 NOTE = "drawn.json"  # the file in a drawn folder that records its parameters
 P1_CLASSES, OFFICE_CLASSES = classes(10), classes(13)
 JPEG_QUALITY = 90
-P1, MINI, OFFICE, P3, OFFICE_ORDER = range(
-    5
-)  # the parts of the data set; an image is drawn with the generator of (seed, part, index)
+# The parts of the data set: an image is drawn with the generator of (seed, part, index).
+P1, MINI, OFFICE, P3, OFFICE_ORDER = range(5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +101,7 @@ def draw_all(out: Path, parameters: Parameters) -> bool:
         raise InputError(
             f"{parameters.p2_classes} classes are too many for problem 2, which has 65"
         )
-    out, p = out.absolute(), parameters
+    out = out.absolute()
     try:
         if is_drawn(out, parameters):
             return False
@@ -110,15 +109,12 @@ def draw_all(out: Path, parameters: Parameters) -> bool:
         with tempfile.TemporaryDirectory(
             dir=out.parent, prefix=f".{out.name[:100]}.", suffix=".part"
         ) as hidden:
-            drawing = (
-                Path(hidden) / "drawing"
-            )  # one level deeper, because other users may not read the hidden folder itself
-            draw_p1(drawing / "p1_data", p.p1_train, p.p1_val, p.seed)
-            draw_p2(
-                drawing / "p2_data", p.p2_unlabelled, p.p2_train, p.p2_val, p.seed, p.p2_classes
-            )
-            draw_p3(drawing / "p3_data", p.p3_train, p.p3_val, p.size, p.seed)
-            (drawing / NOTE).write_text(json.dumps(note(p), indent=2) + "\n")
+            # One level deeper, because other users may not read the hidden folder itself.
+            drawing = Path(hidden) / "drawing"
+            draw_p1(drawing / "p1_data", parameters)
+            draw_p2(drawing / "p2_data", parameters)
+            draw_p3(drawing / "p3_data", parameters)
+            (drawing / NOTE).write_text(json.dumps(note(parameters), indent=2) + "\n")
             os.replace(drawing, out)
     except OSError as error:
         raise InputError(f"cannot write {out}: {error.strerror or error}") from error
@@ -152,19 +148,21 @@ def is_drawn(out: Path, parameters: Parameters) -> bool:
     return True
 
 
-def draw_p1(folder: Path, train: int = 40, val: int = 10, seed: int = 0) -> None:
+def draw_p1(folder: Path, p: Parameters) -> None:
     """Draw problem 1 into ``folder``: ``train_50`` and ``val_50``, 32x32, and ``val_gt.csv``.
 
-    ``train`` and ``val``: images per class. As in the course's data, the ids of the validation
-    images continue those of the training images.
+    As in the course's data, the ids of the validation images continue those of the training images.
     """
 
     def draw(item: tuple[str, int, int]) -> None:
         split, label, number = item
-        rng = np.random.default_rng([seed, P1, number * len(P1_CLASSES) + label])
+        rng = np.random.default_rng([p.seed, P1, number * len(P1_CLASSES) + label])
         thing(rng, *P1_CLASSES[label], 32, 32).save(folder / split / f"{label}_{number}.png")
 
-    splits = {"train_50": range(train), "val_50": range(train, train + val)}
+    splits = {
+        "train_50": range(p.p1_train),
+        "val_50": range(p.p1_train, p.p1_train + p.p1_val),
+    }
     make(folder, splits)
     items = [
         (split, label, i)
@@ -177,31 +175,23 @@ def draw_p1(folder: Path, train: int = 40, val: int = 10, seed: int = 0) -> None
     write_csv(folder / "val_gt.csv", ("filename", "label"), rows)
 
 
-def draw_p2(
-    folder: Path,
-    unlabelled: int = 1500,
-    train: int = 20,
-    val: int = 4,
-    seed: int = 0,
-    classes: int = len(OFFICE_CLASSES),
-) -> None:
+def draw_p2(folder: Path, p: Parameters) -> None:
     """Draw problem 2 into ``folder``: ``mini/train``, and ``office`` with its csv files.
 
-    ``unlabelled``: images in ``mini``. ``train`` and ``val``: images per class in ``office``.
-    ``classes``: how many of its 65 classes to draw, evenly spread. Images in ``mini`` are 84x84 and
-    show any shape in any paint, often not a class of ``office``. Images in ``office`` have 90 to
-    400 pixels a side; neither their names nor their order reveal the label.
+    Images in ``mini`` are 84x84 and show any shape in any paint, often not a class of ``office``.
+    The classes of ``office`` are evenly spread over its 65. Its images have 90 to 400 pixels a
+    side; neither their names nor their order reveal the label.
     """
 
     def draw_mini(index: int) -> None:
-        rng = np.random.default_rng([seed, MINI, index])
+        rng = np.random.default_rng([p.seed, MINI, index])
         thing(rng, pick(rng, SHAPES), pick(rng, PAINTS), 84, 84).save(
             mini / f"{index}.jpg", quality=JPEG_QUALITY
         )
 
     def draw_office(item: tuple[str, str, int, int]) -> None:
         split, name, label, index = item
-        rng = np.random.default_rng([seed, OFFICE, index])
+        rng = np.random.default_rng([p.seed, OFFICE, index])
         shorter = 90 * 2.6 ** rng.random()
         longer = min(400, shorter * rng.uniform(1, 1.75))
         width, height = (int(side) for side in rng.permutation([shorter, longer]))
@@ -210,12 +200,13 @@ def draw_p2(
 
     mini, office = folder / "mini" / "train", folder / "office"
     make(mini)
-    run(draw_mini, range(unlabelled), "p2_data/mini")
+    run(draw_mini, range(p.p2_unlabelled), "p2_data/mini")
     make(office, ("train", "val"))
     first = 0
-    for split, count in (("train", train), ("val", val)):
-        every = np.repeat(np.arange(classes) * len(OFFICE_CLASSES) // classes, count)
-        labels = np.random.default_rng([seed, OFFICE_ORDER, first]).permutation(every)
+    for split, count in (("train", p.p2_train), ("val", p.p2_val)):
+        drawn = np.arange(p.p2_classes) * len(OFFICE_CLASSES) // p.p2_classes
+        every = np.repeat(drawn, count)
+        labels = np.random.default_rng([p.seed, OFFICE_ORDER, first]).permutation(every)
         rows = [(i, f"{i:04}.jpg", int(label)) for i, label in enumerate(labels)]
         run(
             draw_office,
@@ -226,23 +217,22 @@ def draw_p2(
         first += len(rows)
 
 
-def draw_p3(folder: Path, train: int = 120, val: int = 24, size: int = 512, seed: int = 0) -> None:
+def draw_p3(folder: Path, p: Parameters) -> None:
     """Draw problem 3 into ``folder``: ``train`` and ``validation``, scenes and their masks.
 
-    ``train`` and ``val``: numbers of scenes. ``size``: the side of a scene in pixels. Every class
-    occurs in any twelve consecutive scenes, except in unlikely cases.
+    Every class occurs in any twelve consecutive scenes, except in unlikely cases.
     """
 
     def draw(item: tuple[str, int, int]) -> None:
         split, number, index = item
-        picture, truth = scene(np.random.default_rng([seed, P3, index]), index, size)
+        picture, truth = scene(np.random.default_rng([p.seed, P3, index]), index, p.size)
         name = f"{number:04}_sat.jpg"
         Image.fromarray(picture).save(folder / split / name, quality=JPEG_QUALITY)
         Image.fromarray(COLOURS[truth]).save(folder / split / mask_name(name))
 
     make(folder, ("train", "validation"))
-    items = [("train", i, i) for i in range(train)] + [
-        ("validation", i, train + i) for i in range(val)
+    items = [("train", i, i) for i in range(p.p3_train)] + [
+        ("validation", i, p.p3_train + i) for i in range(p.p3_val)
     ]
     run(draw, items, "p3_data")
 

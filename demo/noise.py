@@ -15,12 +15,8 @@ def smooth(rng: Generator, height: int, width: int, bumps: float) -> np.ndarray:
     step = max(height, width) / bumps
     rows, columns = int(np.ceil(height / step)), int(np.ceil(width / step))
     grid = Image.fromarray(rng.standard_normal((rows + 2, columns + 2), dtype=np.float32))
-    box = (
-        1,
-        1,
-        1 + width / step,
-        1 + height / step,
-    )  # a row of knots outside keeps the border as varied as the rest
+    # A row of knots outside keeps the border as varied as the rest.
+    box = (1, 1, 1 + width / step, 1 + height / step)
     return np.asarray(grid.resize((width, height), Image.Resampling.BICUBIC, box=box))
 
 

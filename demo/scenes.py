@@ -128,9 +128,8 @@ def lay_out(
     depth = fractal(rng, size, 2) + np.float32(kind.lake)
     if kind.river:
         course = smooth(rng, size, size, 2.5) + 0.1 * smooth(rng, size, size, 9)
-        slope = (
-            np.hypot(*np.gradient(course)) + 0.3 / size
-        )  # dividing by the slope gives the river the same width everywhere
+        # Dividing by the slope gives the river the same width everywhere.
+        slope = np.hypot(*np.gradient(course)) + 0.3 / size
         depth = np.maximum(depth, (kind.river - np.abs(course) / slope / size) * 20)
     classes[depth > 0] = WATER
     return classes, depth
@@ -205,9 +204,8 @@ def agriculture(rng: Generator, at: At) -> np.ndarray:
     """
     half = rng.random(Grid.CELLS) < 0.4
     cell = (at("farm_cell") + (half[at("farm_cell")] & (at("farm_u") > 0.5)) * 1777) % Grid.CELLS
-    crops = CROPS[rng.choice(len(CROPS), 5)] + rng.normal(
-        0, 4, (5, 3)
-    )  # a region grows only a few of the crops
+    # A region grows only a few of the crops.
+    crops = CROPS[rng.choice(len(CROPS), 5)] + rng.normal(0, 4, (5, 3))
     table = (
         crops[rng.integers(5, size=Grid.CELLS)]
         + rng.normal(0, 8, (Grid.CELLS, 1))
@@ -288,9 +286,8 @@ def forest(rng: Generator, at: At) -> np.ndarray:
 
 def water(rng: Generator, at: At) -> np.ndarray:
     """A nearly even surface, green at the shore and blue where the water is deep."""
-    shore, deep = (
-        ((74, 104, 98), (28, 58, 88)) if rng.random() < 0.7 else ((104, 112, 90), (62, 86, 88))
-    )  # clear or silty
+    clear, silty = ((74, 104, 98), (28, 58, 88)), ((104, 112, 90), (62, 86, 88))
+    shore, deep = clear if rng.random() < 0.7 else silty
     return (
         ramp(shore, deep, np.clip(at("depth") * 2.5, 0, 1))
         + (1.5 * at("grain") + 2 * at("patch"))[:, None]

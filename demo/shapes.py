@@ -117,9 +117,8 @@ def thing(
     place = np.array(
         [rng.uniform(1.1 * radius, length - 1.1 * radius) for length in (width, height)]
     )
-    body = Cover(
-        shape, place, radius, rng.uniform(-0.07, 0.07) * TURN
-    )  # too small a rotation to make one shape look like another
+    # Too small a rotation to make one shape look like another.
+    body = Cover(shape, place, radius, rng.uniform(-0.07, 0.07) * TURN)
     shadow = body.on(width, height, shift=rng.uniform(0.05, 0.2), blur=0.1)
     canvas = mix(canvas, 0.3 * canvas, rng.uniform(0.3, 0.9) * shadow)
     canvas = mix(canvas, painted(rng, paint, body, width, height), body.on(width, height))

@@ -158,7 +158,7 @@ def test_no_two_images_are_the_same(drawn):
 
 
 def test_more_images_are_the_same_ones_and_others_after_them(drawn, tmp_path):
-    draw.draw_p3(tmp_path / "p3_data", train=3, val=1, size=64)
+    draw.draw_p3(tmp_path / "p3_data", draw.Parameters(p3_train=3, p3_val=1, size=64))
     here, there = contents(drawn / "p3_data/train"), contents(tmp_path / "p3_data/train")
     assert there.items() <= here.items() and len(there) == 6
 
