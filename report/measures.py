@@ -45,6 +45,7 @@ CODE = {  # the code that a problem's measures depend on: a new perplexity gives
                 "devices",
                 "efficientnet_lite",
                 "images",
+                "randomness",
                 "views",
             )
         ),

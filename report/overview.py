@@ -77,16 +77,6 @@ def score(run: RunLog) -> tuple[Part, ...]:
     return f"{WORDS[run.watched]} ", logged(run, run.last, run.watched)
 
 
-def marks(run: RunLog) -> str:
-    """Return notes to append to a run's score, each with a leading comma; usually empty."""
-    seen = ", contaminated" if run.is_contaminated else ""
-    seen += ", on held-out training images" if run.is_tuned else ""
-    if run.is_finished:
-        return seen
-    epochs = run.metadata["recipe"]["epochs"]
-    return f"{seen}, unfinished: epoch {run.last['epoch']} of {epochs}"
-
-
 def scores_on(axes: Axes, runs: dict[str, RunLog]) -> None:
     """Draw the scores of ``runs``, of the original report and the best published, row by row."""
     ours = {row: run.last[run.watched] for row, run in runs.items()}
@@ -117,7 +107,7 @@ def opening(site: Site) -> list[Block]:
         here: Parts
         if row in runs:
             run = runs[row]
-            here = (*score(run), marks(run))
+            here = (*score(run), run.marks)
             source = run.name
         else:
             here, source = missing(row, runs)

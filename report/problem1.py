@@ -26,6 +26,7 @@ from report.page import (
     Table,
     Text,
     logged,
+    scored,
     unfinished,
 )
 from report.problem1_images import Images, mistakes, projections, read
@@ -145,21 +146,17 @@ def accuracies(site: Site, runs: dict[str, RunLog], images: Images | None) -> It
     for model, of_model in every.items():
         for run in of_model:
             bounds: Parts | None = None
-            if images:
+            if images and not run.is_tuned:
                 key, count = f"{run.name}/interval", len(images.labels)
                 bounds = site.interval(key, run, "accuracy", images.folder, count)
                 if not bounds:
                     unmatched.append(run)
-            last, best = (
-                (logged(run, line, "accuracy"), " (", logged(run, line, "epoch", 0), ")")
-                for line in (run.last, run.best)
-            )
             rows.append(
                 {
                     "model": (f"{model}, ", Code(run.name)),
-                    "last epoch": last,
+                    "last epoch": (*scored(run, run.last, "accuracy"), run.marks),
                     "95 % interval": bounds or "-",
-                    "best epoch": best,
+                    "best epoch": scored(run, run.best, "accuracy"),
                     "initial weights": start(site, run),
                 }
             )
@@ -226,8 +223,8 @@ def start(site: Site, run: RunLog) -> Parts:
 
 def told(site: Site, run: RunLog) -> tuple[Part, ...]:
     """Return a paragraph about the weights that a run of model B started from."""
-    source, made_by = run.pretrained, maker(site, run)
-    began = (Code(run.name), " starts from ", Code(source or "random weights"))
+    made_by = maker(site, run)
+    began = (Code(run.name), " starts from ", Code(run.pretrained or "unknown weights"))
     if run.is_contaminated:
         return (
             *began,

@@ -26,7 +26,8 @@ from report.page import (
     Text,
     logged,
 )
-from report.runs import RunLog
+from report.recipes import through
+from report.runs import RunLog, Stage, kept_stages, lineage, of_one_model, runs_of
 
 PAIRS, WORST = 8, 12
 
@@ -56,7 +57,7 @@ def read(site: Site) -> Images | None:
 
 def projections(site: Site, run: RunLog, images: Images | None) -> Iterator[Block]:
     yield Heading("The features during training", 3)
-    stages = run.stages()
+    stages = kept_stages(of_one_model(lineage(site.logs, run)))
     if images is None:
         yield Gap("the features of the validation images, as the images are not here.", FETCH)
     elif len(stages) < 2:
@@ -64,18 +65,16 @@ def projections(site: Site, run: RunLog, images: Images | None) -> Iterator[Bloc
     elif not 1 < len(np.unique(images.labels)) < len(images.labels):
         yield Gap(f"several classes with several images each in {images.folder}.", FETCH)
     else:
-        measured = {
-            epoch: measure(site, run, epoch, path, images) for epoch, path in stages.items()
-        }
-        yield from pictures(run, measured, images)
-        yield from separation(site, run, measured, images)
+        measured = {epoch: measure(site, stage, images) for epoch, stage in stages.items()}
+        yield from pictures(stages, measured, images)
+        yield from separation(site, stages, measured, images)
 
 
-def measure(site: Site, run: RunLog, epoch: int, path: Path, images: Images) -> Measured:
-    """Project the features of the checkpoint at ``path`` by PCA and by t-SNE, and measure both."""
+def measure(site: Site, stage: Stage, images: Images) -> Measured:
+    """Project the features of a checkpoint by PCA and by t-SNE, and measure both."""
 
     def compute() -> Computed:
-        features = figures.features(path, images.tensor, site.device)
+        features = figures.features(stage.path, images.tensor, site.device)
         neighbours = projected.neighbour_accuracy(features, images.labels)
         found: Computed = {"features neighbours": neighbours}
         for name, project in (("pca", projected.pca), ("tsne", projected.tsne)):
@@ -85,15 +84,17 @@ def measure(site: Site, run: RunLog, epoch: int, path: Path, images: Images) -> 
             found |= {f"{name} {what}": number for what, number in numbers.items()}
         return found
 
-    return site.measures.of(f"{run.key(epoch)}/projections", [path, images.folder], compute)
+    return site.measures.of(f"{stage.key}/projections", [stage.path, images.folder], compute)
 
 
-def pictures(run: RunLog, measured: dict[int, Measured], images: Images) -> Iterator[Block]:
+def pictures(
+    stages: dict[int, Stage], measured: dict[int, Measured], images: Images
+) -> Iterator[Block]:
     first = next(iter(measured.values()))
     yield Text(
         "The features of every validation image, that is, the input of the last layer. They are "
-        "from the first, a middle and the last kept epoch of ",
-        Code(run.name),
+        "from up to three kept epochs of ",
+        *through(runs_of(stages)),
         *first.words(
             " and are projected to two dimensions: by PCA, which is linear, and by t-SNE "
             "(perplexity {tsne perplexity:0}, seed {tsne seed:0}, starting from PCA's picture). A "
@@ -126,7 +127,7 @@ def pictures(run: RunLog, measured: dict[int, Measured], images: Images) -> Iter
                     images=images.pixels,
                     caption=(title, *one.words(template)),
                     alt=f"Scatter plot of the validation images by {name}, epoch {epoch}",
-                    runs=(run,),
+                    runs=(stages[epoch].run,),
                 )
                 for name, (title, template) in captions.items()
             )
@@ -134,7 +135,7 @@ def pictures(run: RunLog, measured: dict[int, Measured], images: Images) -> Iter
 
 
 def separation(
-    site: Site, run: RunLog, measured: dict[int, Measured], images: Images
+    site: Site, stages: dict[int, Stage], measured: dict[int, Measured], images: Images
 ) -> Iterator[Block]:
     names = {"features": "features", "pca": "PCA", "tsne": "t-SNE"}
     by = {name: [one.numbers[f"{name} neighbours"] for one in measured.values()] for name in names}
@@ -144,11 +145,10 @@ def separation(
         return {"nearest": projected.NEIGHBOURS, **found}
 
     found = site.measures.of("p1/separation", [], compute)
-    lines = {line["epoch"]: line for line in run.history}
     rows = [
         {
             "epoch": str(epoch),
-            "accuracy": logged(run, lines[epoch], "accuracy"),
+            "accuracy": logged(stages[epoch].run, stages[epoch].line, "accuracy"),
             **{what: one.value(f"{name} neighbours", 3) for name, what in names.items()},
         }
         for epoch, one in measured.items()
@@ -161,7 +161,7 @@ def separation(
             "pictures, is 1 for classes that are far apart and below 0 for classes that are mixed."
         ),
         rows,
-        (run,),
+        tuple(runs_of(stages)),
     )
     yield Text(
         *found.words(

@@ -146,10 +146,10 @@ def compared(
         )
     yield Table(
         "Validation accuracy, with the epoch in brackets. The interval is Wilson's, for the last "
-        "epoch. The column float32 has the accuracy of last.pt by the steps of hw1_2.sh; training "
-        "may have computed in bfloat16. The best epoch was chosen on the same images, so its "
-        "accuracy is too optimistic. All rows share one recipe, one seed, and the same training "
-        "and validation images.",
+        "epoch. The column float32 shows the accuracy of last.pt, computed as hw1_2.sh does; "
+        "training may have computed in bfloat16. The best epoch was chosen on the same images, so "
+        "its accuracy is too optimistic. All rows share one recipe, one seed, and the same "
+        "training and validation images.",
         rows,
         tuple(settings.values()),
     )

@@ -44,18 +44,20 @@ def differences(
     }
     if absent := [name for name in figures.COMPARED if name not in found]:
         yield Text(
-            f"These differences need the settings that are missing above: {', '.join(absent)}."
+            "These differences could not be measured, because predictions are missing (see above): "
+            f"{', '.join(absent)}."
         )
     if not found or folder is None:
         return
     used = tuple(run for name, run in done.items() if name in measured)
     yield Text(
         *next(iter(measured.values())).words(
-            "By how many points of accuracy the first setting is above the second on the same "
-            "{images:0} images (office/val), in float32. The interval comes from a paired "
-            "bootstrap: 10,000 resamples of the images, seed 0. A difference is called clear only "
-            "if its interval does not contain 0. The interval covers the choice of images. It does "
-            "not cover the choice of the seed, as each setting was trained only once."
+            "The table shows by how many points of accuracy the first setting is above the second. "
+            "Both are measured on the same {images:0} images (office/val), in float32. The "
+            "interval comes from a paired bootstrap: 10,000 resamples of the images, seed 0. A "
+            "difference is called clear only if its interval does not contain 0. The interval "
+            "covers the choice of images. It does not cover the choice of the seed, as each "
+            "setting was trained only once."
         )
     )
     known = figures.digests(folder)
@@ -94,8 +96,8 @@ def differences(
     yield Text(*summary(found))
     if others := [name for name in figures.other_starts(done) if name in found]:
         yield Text(
-            "Also a difference between two pre-training runs, as the settings started from "
-            f"different files: {', '.join(others)}."
+            "In these differences, the two settings started from different backbone files. So they "
+            f"also contain the difference between two pre-training runs: {', '.join(others)}."
         )
 
 

@@ -125,7 +125,9 @@ def probes(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
         def compute() -> Computed:
             return figures.probed(run, path, images(), site.device)
 
-        return site.measures.of(f"{key}/knn", [*tables, *([path] if path else [])], compute)
+        images_in = [folder / "train", folder / "val"]
+        made_from = [*tables, *images_in, *([path] if path else [])]
+        return site.measures.of(f"{key}/knn", made_from, compute)
 
     header = ("pre-training", "accuracy", "95 % interval", "measured")
     rows: list[tuple[Parts, ...]] = []

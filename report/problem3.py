@@ -219,7 +219,7 @@ def scores(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
             [
                 {
                     "run": Code(run.name),
-                    "last epoch": scored(run, run.last, "mean_iou"),
+                    "last epoch": (*scored(run, run.last, "mean_iou"), run.marks),
                     "best epoch": scored(run, run.best, "mean_iou"),
                     "initial weights": initial(run),
                 }

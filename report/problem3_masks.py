@@ -15,7 +15,8 @@ from report import problem3_predictions as predictions
 from report.measures import FETCH, Computed, Measured, Site
 from report.original import MASK_STAGES
 from report.page import Block, Drawing, Gap, Grid, Heading, Layers, Part, Table, Text, logged
-from report.runs import RunLog
+from report.recipes import through
+from report.runs import RunLog, Stage, kept_stages, lineage, of_one_model, runs_of
 
 
 def masks(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
@@ -42,33 +43,34 @@ def masks(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
             "single image. The accuracy leaves out the pixels whose true class is unknown."
         )
     for model in sorted(runs, reverse=True):
-        run, stages = runs[model], runs[model].stages()
+        run = runs[model]
+        stages = kept_stages(of_one_model(lineage(site.logs, run)))
         if not stages:
             yield Gap(
                 f"the masks of model {model}: the checkpoints of {run.name} are not here.",
                 run.metadata["command"],
             )
         elif there:
-            yield from staged(site, model, run, stages, there)
+            yield from staged(site, model, stages, there)
 
 
 def staged(
-    site: Site, model: str, run: RunLog, stages: dict[int, Path], paths: dict[str, Path]
+    site: Site, model: str, stages: dict[int, Stage], paths: dict[str, Path]
 ) -> Iterator[Block]:
     """Show every image with its masks, and how its pixels changed from first stage to last."""
     found: dict[str, dict[int, Measured]] = {name: {} for name in paths}
-    for epoch, file in stages.items():
+    for epoch, stage in stages.items():
         # The checkpoint is loaded only if one of its masks is not cached.
-        predict = cache(lambda file=file: inference.predictor(file, site.device)[0])
+        predict = cache(lambda file=stage.path: inference.predictor(file, site.device)[0])
         for name, path in paths.items():
-            key = f"{run.key(epoch)}/mask_{name}"
-            found[name][epoch] = masked(site, key, file, path, predict)
-    lines = {line["epoch"]: line for line in run.history}
+            key = f"{stage.key}/mask_{name}"
+            found[name][epoch] = masked(site, key, stage.path, path, predict)
+    chain = runs_of(stages)
     of_set: list[Part] = []
-    for epoch in stages:
+    for epoch, stage in stages.items():
         of_set += [
             f"{',' if of_set else ''} epoch {epoch} mean IoU ",
-            logged(run, lines[epoch], "mean_iou"),
+            logged(stage.run, stage.line, "mean_iou"),
         ]
     *others, best = MASK_STAGES
     original = (
@@ -76,19 +78,21 @@ def staged(
         "of its model B."
     )
     yield Text(
-        f"Model {model} on the whole validation set, as logged:",
+        f"Model {model} on the whole validation set, as logged by ",
+        *through(chain),
+        ":",
         *of_set,
         f".{original if model == 'B' else ''}",
     )
     first, last = min(stages), max(stages)
     changes = {}
     for name, path in paths.items():
-        key = f"{run.name}/epochs_{first:04d}_{last:04d}/changes_{name}"
-        files = [stages[first], stages[last]]
+        key = f"{stages[last].key}/since_{stages[first].key}/changes_{name}"
+        files = [stages[first].path, stages[last].path]
         changes[name] = changed(site, key, files, path, found[name][first], found[name][last])
     yield Grid(
         *(
-            layers(f"Validation {name}", model, run, path, found[name], changes[name])
+            layers(f"Validation {name}", model, chain, path, found[name], changes[name])
             for name, path in paths.items()
         )
     )
@@ -104,7 +108,7 @@ def staged(
             {"image": name} | {kind: one.value(in_key(kind)) for kind in kinds}
             for name, one in changes.items()
         ],
-        (run,),
+        tuple(chain),
     )
 
 
@@ -140,7 +144,12 @@ def in_key(kind: str) -> str:
 
 
 def layers(
-    title: str, model: str, run: RunLog, path: Path, found: dict[int, Measured], change: Measured
+    title: str,
+    model: str,
+    chain: list[RunLog],
+    path: Path,
+    found: dict[int, Measured],
+    change: Measured,
 ) -> Layers:
     """Stack the image, its true mask, the mask of each epoch, and the map of changes."""
     image, truth = predictions.read_pair(path)
@@ -159,7 +168,7 @@ def layers(
         f"errors: {predictions.CHANGES[index]}": figures.CHANGE_COLOURS[index]
         for index in np.unique(which)
     }
-    return Layers(drawn, tuple(caption), title, (run,), legend)
+    return Layers(drawn, tuple(caption), title, tuple(chain), legend)
 
 
 def hardest(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:

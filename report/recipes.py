@@ -92,6 +92,9 @@ WORDS: dict[str, tuple[str, Callable[[Any], str]]] = {  # setting -> (name, how 
         "number format",
         lambda bf16: "bfloat16 if the machine supports it" if bf16 else "float32",
     ),
+    "size": ("side of the network's input", "{} px".format),
+    "late_size": ("side in the last epochs", "{} px".format),
+    "late_epochs": ("number of these last epochs", _or_none("{}")),
     "probe_every": ("epochs between two kNN probes", _or_none("{}")),
 }
 LOSS = (

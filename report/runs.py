@@ -9,9 +9,11 @@ import itertools
 import json
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from core import files
 from core.cli import InputError
 from training import provenance
 from training.history import best_line, is_over
@@ -120,24 +122,44 @@ class RunLog:
             kept[last] = self.checkpoint
         return kept
 
-    def stages(self) -> dict[int, Path]:
-        """Return the first and last of ``checkpoints``, and the one nearest the middle epoch.
+    @property
+    def marks(self) -> str:
+        """Notes to append to the run's score, each with a leading comma; usually empty."""
+        seen = ", contaminated" if self.is_contaminated else ""
+        seen += ", on held-out training images" if self.is_tuned else ""
+        if self.is_finished:
+            return seen
+        epochs = self.metadata["recipe"]["epochs"]
+        return f"{seen}, unfinished: epoch {self.last['epoch']} of {epochs}"
 
-        Returns all of them if there are at most three.
-        """
-        kept = self.checkpoints()
-        if len(kept) <= 3:
-            return kept
-        first, *between, last = kept
-        middle = min(between, key=lambda epoch: abs(epoch - (first + last) / 2))
-        return {epoch: kept[epoch] for epoch in (first, middle, last)}
+    @property
+    def trained_epochs(self) -> int:
+        """The number of epochs with steps: 0 if the recipe only measures BatchNorm's statistics."""
+        return self.last["epoch"] if self.metadata["recipe"].get("lr", 1) else 0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stage:
+    """A checkpoint that was kept at the end of an epoch.
+
+    ``line``: the epoch's line in the log of ``run``.
+    """
+
+    run: RunLog
+    line: dict[str, Any]
+    path: Path
+
+    @property
+    def key(self) -> str:
+        """The name under which the report keeps what it measures."""
+        return self.run.key(self.line["epoch"])
 
 
 @functools.cache
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal digits; "" if the file cannot be read."""
     try:
-        return provenance.sha256(path)
+        return files.sha256(path)
     except OSError:
         return ""
 
@@ -226,10 +248,11 @@ def _continued(logs: list[RunLog], run: RunLog) -> RunLog | None:
     name = Path(run.pretrained or "").parent.name
     if found := next((log for log in logs if log.name == name), None):
         return found
-    # A copy of a run's weights, as in checkpoints/: it is known by what that run started from.
+    # A copy of a run's weights, as in checkpoints/: it is known by what that run started from,
+    # unless several runs started from the same file.
     start = next(iter(run.metadata["data"].get("pretrained_before", [])), None)
-    known = (log for log in logs if log.metadata["data"].get("pretrained_sha256") == start)
-    return next(known, None) if start else None
+    known = [log for log in logs if log.metadata["data"].get("pretrained_sha256") == start]
+    return known[0] if start and len(known) == 1 else None
 
 
 def of_one_model(chain: list[RunLog]) -> list[RunLog]:
@@ -242,16 +265,48 @@ def of_one_model(chain: list[RunLog]) -> list[RunLog]:
 
 
 def joined(chain: list[RunLog], name: str) -> tuple[list[int], list[float]]:
-    """Return (epochs, values) of ``name`` in runs that continue one another, counted through."""
-    epochs: list[int] = []
-    values: list[float] = []
-    before = 0
+    """Return (epochs, values) of ``name`` in runs that continue one another.
+
+    The epochs are counted through all runs. The value of a run that takes no step replaces that of
+    the epoch before.
+    """
+    values: dict[int, float] = {}
+    for run, offset in _with_offsets(chain):
+        for epoch, value in zip(*run.column(name), strict=True):
+            values[offset + min(epoch, run.trained_epochs)] = value
+    return list(values), list(values.values())
+
+
+def kept_stages(chain: list[RunLog]) -> dict[int, Stage]:
+    """Return the first, a middle and the last checkpoint of runs that continue one another.
+
+    The keys are epochs, counted as in ``joined``. Returns all checkpoints if there are at most
+    three; otherwise, the middle one is the one nearest the middle epoch.
+    """
+    kept: dict[int, Stage] = {}
+    for run, offset in _with_offsets(chain):
+        lines = {line["epoch"]: line for line in run.history}
+        for epoch, path in run.checkpoints().items():
+            if epoch in lines:
+                kept[offset + min(epoch, run.trained_epochs)] = Stage(run, lines[epoch], path)
+    if len(kept) <= 3:
+        return kept
+    first, *between, last = kept
+    middle = min(between, key=lambda epoch: abs(epoch - (first + last) / 2))
+    return {epoch: kept[epoch] for epoch in (first, middle, last)}
+
+
+def runs_of(stages: dict[int, Stage]) -> list[RunLog]:
+    """Return the runs of ``kept_stages``, each once."""
+    return list({stage.run.name: stage.run for stage in stages.values()}.values())
+
+
+def _with_offsets(chain: list[RunLog]) -> Iterator[tuple[RunLog, int]]:
+    """Yield each run with the number of epochs that the runs before it trained."""
+    offset = 0
     for run in chain:
-        own, logged = run.column(name)
-        epochs += [before + epoch for epoch in own]
-        values += logged
-        before += run.last["epoch"]
-    return epochs, values
+        yield run, offset
+        offset += run.trained_epochs
 
 
 def read_all(folder: Path) -> list[RunLog]:

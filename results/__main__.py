@@ -13,7 +13,7 @@ from pathlib import Path
 
 from core.cli import InputError, Parser, entry, say
 from core.files import atomic_write
-from report.overview import ROWS, WORDS, choice, marks, missing, original, shown
+from report.overview import ROWS, WORDS, choice, missing, original, shown
 from report.runs import RunLog, lineage, read_all
 from training.provenance import machines
 
@@ -93,20 +93,17 @@ def stages(folder: Path = FOLDER) -> str:
         chain = lineage(logs, run)
         if len(chain) == 1:
             continue
-        epochs = [len(one.history) if one.metadata["recipe"].get("lr", 1) else 0 for one in chain]
-        named = [
-            f"{one.name} {f'({count})' if count else '(no step)'}"
-            for one, count in zip(chain, epochs, strict=True)
-        ]
+        named = [f"{one.name} ({one.trained_epochs or 'no step'})" for one in chain]
+        epochs = sum(one.trained_epochs for one in chain)
         minutes = sum(line["seconds"] for one in chain for line in one.history) / 60
-        rows.append(f"| {ROWS[row]} | {', '.join(named)} | {sum(epochs)} | {minutes:.0f} |")
+        rows.append(f"| {ROWS[row]} | {', '.join(named)} | {epochs} | {minutes:.0f} |")
     return "\n".join(rows)
 
 
 def scores(run: RunLog) -> tuple[str, str]:
     """The last epoch's score with its notes, and the best epoch's score."""
     last, best = (f"{line[run.watched]:.4f} ({line['epoch']})" for line in (run.last, run.best))
-    return f"{last}{marks(run)}", best
+    return f"{last}{run.marks}", best
 
 
 def table(folder: Path = FOLDER) -> str:

@@ -311,6 +311,16 @@ def test_a_run_that_goes_on_is_told_from_one_that_ended_early(flipping, tmp_path
     assert "the end of p1_A_hour: it is at epoch 4 of 8." in gaps(blocks)
 
 
+def test_a_run_on_held_out_training_images_is_marked_and_gets_no_interval(flipping, val, tmp_path):
+    command = "python3 -m p1.train --tune"
+    folder = tmp_path / "runs" / "p1_A_hour_tune"
+    run_of(folder, flipping, [0.25, 0.4375], kept=False, command=command)
+    blocks = problem1.section(site_of(tmp_path / "runs", val, tmp_path / "out"))
+    last, bounds, *_ = cells(table(blocks, "Validation accuracy"))["A, p1_A_hour_tune"]
+    assert (last, bounds) == ("0.4375 (2), on held-out training images", "-")
+    assert not any("interval" in what for what in gaps(blocks))
+
+
 def test_an_accuracy_of_another_validation_set_gets_no_interval(flipping, val, tmp_path):
     run_of(tmp_path / "runs" / "p1_A_hour", flipping, [0.25, 0.51], kept=False)
     blocks = problem1.section(site_of(tmp_path / "runs", val, tmp_path / "out"))

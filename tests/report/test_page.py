@@ -3,9 +3,11 @@
 import re
 
 import pytest
+import torch
 from conftest import metadata
 
-from report import html, markdown
+from report import html, markdown, overview
+from report.measures import Measures, Site
 from report.page import Code, Gap, Table, Text, unfinished
 from report.runs import RunLog
 
@@ -20,8 +22,10 @@ def log_of(tmp_path, **fields):
 @pytest.mark.parametrize("field", ["seed", "command", "commit", "device"])
 def test_no_field_of_a_record_is_html(tmp_path, field):
     run = log_of(tmp_path, **{field: EVIL})
-    blocks = [Table("caption", [{"a": "b"}], (run,)), Text(Code(EVIL)), Gap(EVIL, EVIL)]
-    assert EVIL not in html.render("title", blocks)
+    site = Site([run], tmp_path, (), Measures(tmp_path / "out"), torch.device("cpu"))
+    blocks = [*overview.closing(site), Text(Code(EVIL)), Gap(EVIL, EVIL)]
+    page = html.render("title", blocks)
+    assert EVIL not in page and page.count("&lt;script&gt;alert(1)") > 3
 
 
 @pytest.mark.parametrize("text", ["a", "`", "``", "x ` y `` z", "a|b", "a\n\nb", f"`{EVIL}`"])

@@ -134,9 +134,24 @@ def test_the_runs_that_a_run_continues_are_found_and_their_epochs_counted_throug
     assert runlog.of_one_model(chain) == [best, long]
     assert runlog.of_one_model([pretrain]) == [pretrain]
     assert runlog.joined(chain[1:], "accuracy") == ([1, 2, 3, 4], [0.3, 0.4, 0.5, 0.6])
+    for path in ("p3_A_best/snapshots/epoch_0001.pt", "p3_A_best/last.pt", "p3_A_long/last.pt"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).touch()
+    kept = runlog.kept_stages(chain[1:])
+    assert {epoch: (stage.run, stage.line["epoch"]) for epoch, stage in kept.items()} == {
+        1: (best, 1),
+        3: (best, 3),
+        4: (long, 1),
+    }
+    long.metadata["recipe"]["lr"] = 0.0  # no step, so its value replaces that of best's last epoch
+    assert runlog.joined(chain[1:], "accuracy") == ([1, 2, 3], [0.3, 0.4, 0.6])
+    assert [stage.run for stage in runlog.kept_stages(chain[1:]).values()] == [best, long]
     best.metadata["data"]["pretrained_sha256"] = "abc"
     other.metadata["data"] |= {"pretrained": "p3_a.pt", "pretrained_before": ["abc"]}
     assert runlog.lineage(logs, other) == [pretrain, best, other]  # from a copy of best's weights
+    pretrain.metadata["data"]["pretrained_sha256"] = "abc"  # two runs started from the same file
+    assert runlog.lineage(logs, other) == [other]
+    del pretrain.metadata["data"]["pretrained_sha256"]
     long.metadata["data"]["pretrained"] = "runs/p3_A_long/last.pt"  # of its own older run
     assert runlog.lineage(logs, long) == [long]
 

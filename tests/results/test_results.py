@@ -6,7 +6,7 @@ import pytest
 from conftest import ROOT, write_run
 
 from core.cli import InputError
-from results.__main__ import differences, glance, table, with_tables
+from results.__main__ import differences, glance, stages, table, with_tables
 from training.provenance import machines
 
 
@@ -61,10 +61,22 @@ def test_a_run_that_went_on_elsewhere_shows_all_its_machines(tmp_path):
     assert said == "EPYC, 1 thread, later EPYC, 2 threads, later Tesla T4"
 
 
+def test_the_runs_that_made_a_models_weights_stand_in_a_row_with_their_epochs(tmp_path):
+    lines, hour = [{"accuracy": 0.5, "seconds": 60.0}] * 2, {"name": "hour", "epochs": 2, "lr": 0.1}
+    write_run(tmp_path / "p1_A_hour", lines, hour)
+    again = {"name": "recalibrated", "epochs": 1, "lr": 0.0}
+    start = {"pretrained": "runs/p1_A_hour/last.pt"}
+    write_run(tmp_path / "p1_A_recalibrated", [lines[0] | {"accuracy": 0.6}], again, data=start)
+    write_run(tmp_path / "p1_B_hour", lines, hour)  # a single run: in the table of all runs only
+    _, _, row = stages(tmp_path).splitlines()
+    assert row.startswith("| Problem 1, model A")
+    assert row.endswith("| p1_A_hour (2), p1_A_recalibrated (no step) | 2 | 3 |")
+
+
 def test_the_readmes_tables_come_from_the_logs():
     pages = [ROOT / "README.md", ROOT / "results" / "README.md"]
     written = "\n".join(path.read_text() for path in pages if path.is_file())
-    for made in (glance(), table(), differences()):
+    for made in (glance(), stages(), table(), differences()):
         assert made.count("\n") >= 3 and made in written
 
 
