@@ -17,7 +17,7 @@ if ! $installed; then
   if command -v uv >/dev/null && ! python3 -m pip config list 2>/dev/null | grep -qE 'index|find-links|constraint'; then
     installer=(uv pip install --python "$venv/bin/python3")
   fi
-  echo "installing ${requirements[*]}: a minute or more, about 6 GB (PyTorch includes its CUDA libraries)"
+  echo "installing ${requirements[*]}: a minute or more, about 6 GB with CUDA; 1 GB if PyTorch without CUDA is already in .venv"
   # Without a terminal, pip and uv print nothing while they download and copy.
   (while sleep 8 &>/dev/null; do echo "still installing: $SECONDS s so far"; done) &
   still=$!

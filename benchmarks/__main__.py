@@ -75,13 +75,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--write",
         action=argparse.BooleanOptionalAction,
-        default=True,
-        help="write results.json and README.md",
+        help="write results.json and README.md; the default if everything is measured",
     )
     args = parser.parse_args()
     if foreign := set(args.parts) - set(PARTS):
         parser.error(f"unknown part {', '.join(sorted(foreign))}; choose from {', '.join(PARTS)}")
     args.parts = [part for part in PARTS if part in (args.parts or PARTS)]
+    if args.write is None:  # some of the measurements must not replace all of them
+        args.write = args.parts == list(PARTS) and args.share == 1
     return args
 
 
@@ -226,7 +227,7 @@ def side_by_side(found: dict) -> list[str]:
     own = found["runs"]["ours"]
     for name, uses in found["runs"].items():
         share = found["identical"].get(name)
-        cells = [spread([use[field] for use in uses], 2) for field in ("wall", "cpu")]
+        cells = [spread([use[field] for use in uses]) for field in ("wall", "cpu")]
         cells.append(f"{median(use['peak'] for use in uses):.0f}")
         for field in ("wall", "cpu"):
             cells.append("-" if name == "ours" else f"{ratio(name, field)(found):.3f}")
@@ -263,10 +264,10 @@ def rates(found: dict) -> list[str]:
     return "\n".join(tables).rstrip().splitlines()
 
 
-def spread(values: list[float], digits: int) -> str:
+def spread(values: list[float]) -> str:
     if len(values) == 1:
-        return f"{values[0]:.{digits}f}"
-    return f"{median(values):.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"
+        return f"{values[0]:.2f}"
+    return f"{median(values):.2f} ({min(values):.2f}–{max(values):.2f})"
 
 
 TABLES: dict[str, Callable[[dict], list[str]]] = {

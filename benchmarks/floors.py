@@ -62,7 +62,6 @@ if __name__ == "__main__":
             "peak": peak(),
             "gflop": {},
             "views": {},
-            "torch": torch.__version__,
         }
     for name in sys.argv[1:]:
         found["gflop"][name], found["views"][name] = gflop(Path(name)), views(Path(name))

@@ -19,12 +19,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 
+from benchmarks.processes import ROOT
 from core.cli import InputError, Parser, entry, note, positive, say
 
-ROOT = Path(__file__).resolve().parents[1]
 SIZES = {"p1": (256, 32), "byol": (64, 128), "p3": (8, 256), "views": (64, 128)}  # images, side
 GROUPS = {  # the programs of each group, ours first
     "p1": ("ours", "naive"),
@@ -84,7 +83,7 @@ def table(group: str, times: dict[str, list[Seconds]], left_out: list[str]) -> s
     count, side = SIZES[group]
     ours = next(iter(times.values()))
     rows = [
-        f"{group}: {count} images of {side} pixels a step, {len(ours)} turns",
+        f"{group}: {count} images of {side} pixels a step, {len(ours)} turn{'s' * (len(ours) > 1)}",
         "",
         "| program | images/s | its / ours, wall | its / ours, CPU |",
         "| --- | --- | --- | --- |",
