@@ -140,7 +140,7 @@ BEST_SUPERVISED = dataclasses.replace(
 
 DEMO_PRETRAIN = dataclasses.replace(HOUR_PRETRAIN, name="demo", source="a sample, for demo.sh")
 DEMO_TRANSFER = dataclasses.replace(
-    HOUR_TRANSFER, name="demo", source="for demo.sh", epochs=4, batch_size=16,
+    HOUR_TRANSFER, name="demo", source="for demo.sh", epochs=3, batch_size=16,
     crop_scale=(0.6, 1.0),
 )  # fmt: skip
 
