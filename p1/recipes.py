@@ -130,7 +130,7 @@ ORIGINAL_PRETRAIN = dataclasses.replace(
 )  # fmt: skip
 
 DEMO_A = dataclasses.replace(
-    HOUR_A, name="demo", source="for the drawn data of demo.sh: a minute", epochs=4, batch_size=32,
+    HOUR_A, name="demo", source="for the drawn data of demo.sh: a minute", epochs=5, batch_size=32,
     lr=0.05, average=0.95,
 )  # fmt: skip
 
