@@ -22,7 +22,7 @@ from checkpoints.graded import graded
 from checkpoints.manifest import read_manifest
 from core import checkpoint
 from core.cli import InputError, Parser, entry, say
-from core.files import atomic_write, readable_folder, writable_file
+from core.files import atomic_write, writable_file
 from training import provenance
 
 FOLDER = Path(__file__).resolve().parent
@@ -44,8 +44,7 @@ def main() -> None:
     args = parser.parse_args()
     # All this raises InputError before the minutes that scoring takes.
     read_manifest(args.folder / "manifest.json", "checkpoints")
-    readable_folder(args.data)
-    for name in (args.name, "manifest.json", "README.md"):
+    for name in ("manifest.json", "README.md"):
         writable_file(args.folder / name)
     fields = describe(args.source, args.name, args.data)
     manifest = json.loads((args.folder / "manifest.json").read_text())

@@ -17,6 +17,7 @@ from p1 import data
 from p1.model import build
 from p1.recipes import PRETRAIN, Recipe
 from p1.train import fit, show
+from prediction.tables import classes_of, read_labelled
 from training import flags, labelled, processes
 from training.recipes import choose_recipe
 
@@ -36,7 +37,10 @@ def main() -> None:
     args, recipe = arguments()
     device = processes.choose(args.device)
 
-    train_set, val_set, classes = labelled.load(args, data.decode, data.KIND, HOLD_OUT)
+    names, paths = read_labelled(args.labels or args.data / "labels.csv", args.data / "train")
+    classes = classes_of(names)
+    labels = [classes.index(name) for name in names]
+    train_set, val_set = labelled.load(paths, labels, data.decode, data.KIND, HOLD_OUT, args)
     if args.preview:
         return show(args, recipe, *train_set, classes)
 

@@ -20,6 +20,7 @@ from core import augment, devices, images
 from core.randomness import generator, seed_of, steps_per_epoch
 from p3.model import OF_MODEL, FCN32s, build
 from p3.recipes import PRETRAIN, PretrainRecipe
+from prediction.tables import classes_of, read_labelled
 from training import cache, flags, labelled, loop, optim, preview, processes
 from training.provenance import digest
 from training.recipes import choose_recipe
@@ -98,7 +99,11 @@ def main() -> None:
     device = processes.choose(args.device)
 
     decode = functools.partial(images.read_square, size=recipe.size)
-    train_set, val_set, classes = labelled.load(args, decode, f"p3-{recipe.size}", HOLD_OUT)
+    names, paths = read_labelled(args.labels or args.data / "labels.csv", args.data / "train")
+    classes = classes_of(names)
+    numbers = [classes.index(name) for name in names]
+    kind = f"p3-{recipe.size}"
+    train_set, val_set = labelled.load(paths, numbers, decode, kind, HOLD_OUT, args)
     pixels, labels = train_set
     if args.preview:
         return preview.labelled(args, recipe, pixels, labels, classes, augmented)
