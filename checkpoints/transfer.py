@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import resource
@@ -82,10 +81,8 @@ def _from_server(wanted: Wanted, part: Path, timeout: int) -> bool:
             status = None if error.response is None else error.response.status_code
             why = _plain(error, timeout)
             if status == 416:  # nothing is left to send: the part is complete, or another file's
-                with contextlib.suppress(Failed):
-                    if wanted.sha256:
-                        wanted.check(part)
-                        return True
+                if wanted.sha256:
+                    return True  # ``fetch`` finds out which
                 part.unlink(missing_ok=True)
             elif status is not None and status < 500 and status not in (408, 429):
                 break  # another attempt would fail too

@@ -27,7 +27,7 @@ from core.cli import InputError, say, warn
 from core.files import atomic_write, writable_folder
 from prediction.tables import wilson
 from report.page import Value
-from report.runs import RunLog, best_of, named
+from report.runs import RunLog, best_of, lineage, named, of_one_model
 from training.provenance import fingerprint
 
 Computed = dict[str, float | np.ndarray]  # numbers and arrays by name
@@ -221,6 +221,10 @@ class Site:
         ends = dict(zip(("low", "high"), wilson(right, count), strict=True))
         made_from = [run.folder / "log.jsonl", images]
         return self.measures.of(key, made_from, lambda: ends).words(INTERVAL)
+
+    def chain(self, run: RunLog) -> list[RunLog]:
+        """Return the runs of the same model that led to ``run``, oldest first, and ``run``."""
+        return of_one_model(lineage(self.logs, run))
 
     def chosen(self, pattern: str) -> RunLog | None:
         """Return the run that ``best_of`` chooses among them; None if there are none."""

@@ -27,7 +27,7 @@ from report.page import (
     logged,
 )
 from report.recipes import through
-from report.runs import RunLog, Stage, kept_stages, lineage, of_one_model, runs_of
+from report.runs import RunLog, Stage, kept_stages, runs_of
 
 PAIRS, WORST = 8, 12
 
@@ -57,7 +57,7 @@ def read(site: Site) -> Images | None:
 
 def projections(site: Site, run: RunLog, images: Images | None) -> Iterator[Block]:
     yield Heading("The features during training", 3)
-    stages = kept_stages(of_one_model(lineage(site.logs, run)))
+    stages = kept_stages(site.chain(run))
     if images is None:
         yield Gap("the features of the validation images, as the images are not here.", FETCH)
     elif len(stages) < 2:

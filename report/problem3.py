@@ -29,7 +29,7 @@ from report.page import (
     unfinished,
 )
 from report.problem3_masks import hardest, masks
-from report.runs import RunLog, lineage, of_one_model
+from report.runs import RunLog
 
 SIZE = 512  # side of the course's images in pixels
 NAMES = {
@@ -244,7 +244,7 @@ def training(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
     curves = list(recipes.curves(site, runs, "mean_iou"))
     for model, run in runs.items():
         alt = f"IoU of the six classes over the epochs, model {model}"
-        chain = of_one_model(lineage(site.logs, run))
+        chain = site.chain(run)
         figure = figures.class_curves(chain)
         curves.append(Drawing(figure, f"IoU of each class, model {model}.", alt, tuple(chain)))
     yield Grid(*curves)

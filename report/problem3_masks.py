@@ -16,7 +16,7 @@ from report.measures import FETCH, Computed, Measured, Site
 from report.original import MASK_STAGES
 from report.page import Block, Drawing, Gap, Grid, Heading, Layers, Part, Table, Text, logged
 from report.recipes import through
-from report.runs import RunLog, Stage, kept_stages, lineage, of_one_model, runs_of
+from report.runs import RunLog, Stage, kept_stages, runs_of
 
 
 def masks(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
@@ -44,7 +44,7 @@ def masks(site: Site, runs: dict[str, RunLog]) -> Iterator[Block]:
         )
     for model in sorted(runs, reverse=True):
         run = runs[model]
-        stages = kept_stages(of_one_model(lineage(site.logs, run)))
+        stages = kept_stages(site.chain(run))
         if not stages:
             yield Gap(
                 f"the masks of model {model}: the checkpoints of {run.name} are not here.",

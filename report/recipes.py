@@ -8,7 +8,7 @@ from typing import Any
 from report import charts
 from report.measures import Site
 from report.page import Code, Drawing, Part, Parts, Table, logged
-from report.runs import RunLog, joined, lineage, of_one_model
+from report.runs import RunLog, joined
 from training.provenance import machines
 
 
@@ -146,7 +146,7 @@ def curves(site: Site, runs: Mapping[str, RunLog], score: str) -> Iterator[Drawi
 
     A run that continues another one of the same model goes on where that one ends.
     """
-    chains = {name: of_one_model(lineage(site.logs, run)) for name, run in runs.items()}
+    chains = {name: site.chain(run) for name, run in runs.items()}
     for value, what in (
         ("loss", "Training loss"),
         (score, f"Validation {score.replace('mean_iou', 'mean IoU')}"),

@@ -2,8 +2,8 @@
 
 Each of the four training loops runs once unbroken. Then the same run is killed by SIGKILL
 ``--kills`` times and started again, each time after 0.2 to 1.0 times as long as an unbroken run
-takes. In the end all that it leaves (the state, the checkpoints,
-the log) must be the unbroken run's, but for times and commands. On the CPU.
+takes. In the end all that it leaves (the state, the checkpoints, the log) must be the unbroken
+run's, but for times and commands. On the CPU.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def checkpoint_fields(
 
     Those of the views at test time are the recipe's, if it has them.
     """
-    views = ("flip_test", "test_scales", "rotate_test")
+    at_test = ("flip_test", "test_scales", "rotate_test")
     return {
         "problem": problem,
         "architecture": architecture,
@@ -59,7 +59,7 @@ def checkpoint_fields(
         "mean": recipe.mean,
         "std": recipe.std,
         "flip_test": False,
-        **{name: getattr(recipe, name) for name in views if hasattr(recipe, name)},
+        **{name: getattr(recipe, name) for name in at_test if hasattr(recipe, name)},
     }
 
 

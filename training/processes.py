@@ -83,7 +83,7 @@ def _in_memory(main: Callable[[], int | None]) -> int | None:
             raise
         raise InputError(
             "not enough memory for this training; lower --batch-size, or --data-memory to keep the "
-            "data on the disk"
+            "data on the disk and off the GPU"
         ) from error
 
 
