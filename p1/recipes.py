@@ -121,6 +121,11 @@ RECALIBRATED_C = dataclasses.replace(
     source="after mean: BatchNorm's statistics of the averaged weights",
     pretrained="runs/p1_C_mean/last.pt", epochs=1, lr=0.0, statistics=120,
 )  # fmt: skip
+# A long cosine at best's rate and with best's share of mixed images, as restart in model A.
+RESTART_C = dataclasses.replace(
+    LARGE_C, name="restart", source="after recalibrated",
+    pretrained="runs/p1_C_recalibrated/last.pt", epochs=12, lr=BEST_C.lr, cutmix=BEST_C.cutmix,
+)  # fmt: skip
 
 # For model B's initial weights, trained on other images and labels: see p1/pretrain.py.
 HOUR_PRETRAIN = dataclasses.replace(HOUR_A, epochs=4)
@@ -143,7 +148,7 @@ RECIPES = {
     "longer": {"A": LONGER_A},
     "large": {"C": LARGE_C},
     "mean": {"A": MEAN_A, "C": MEAN_C},
-    "restart": {"A": RESTART_A},
+    "restart": {"A": RESTART_A, "C": RESTART_C},
     "recalibrated": {"C": RECALIBRATED_C},
 }
 PRETRAIN = {"original": ORIGINAL_PRETRAIN, "hour": HOUR_PRETRAIN}
