@@ -114,6 +114,11 @@ LARGE_B = dataclasses.replace(
     crop_area=BEST_C.crop_area, test_scales=BEST_C.test_scales,
     pretrained="runs/p3_B_long/last.pt",
 )  # fmt: skip
+# One long cosine from a high rate, tested in quarter turns.
+RESTART_B = dataclasses.replace(
+    LARGE_B, name="restart", source="after large, one long cosine", epochs=24, lr=1.5e-3,
+    average=0.997, flip_test=False, rotate_test=True, pretrained="runs/p3_B_large/last.pt",
+)  # fmt: skip
 # VGG16 costs more per pixel, so its crops are smaller, its epochs are fewer, and there is one scale
 # at validation. It has no BatchNorm: at 2e-4 without a warm-up, its features died within an epoch.
 BEST_A = dataclasses.replace(
@@ -156,6 +161,12 @@ RECALIBRATED_C = dataclasses.replace(
     pretrained="runs/p3_C_mean/last.pt", epochs=1, lr=0.0, statistics=125,
 )  # fmt: skip
 
+# mean again, on crops that show the image at the test's scales and no larger.
+MATCHED_C = dataclasses.replace(
+    MEAN_C, name="matched", source="after recalibrated, on crops at the scales of the test",
+    pretrained="runs/p3_C_recalibrated/last.pt", crop_area=(0.44, 1.0), statistics=125,
+)  # fmt: skip
+
 # From random weights, a few minutes are not enough to learn rangeland and water.
 DEMO_C = dataclasses.replace(
     BEST_C, name="demo", source="for the drawn data of demo.sh, from the weights that ship",
@@ -172,5 +183,7 @@ RECIPES = {
     "turned": {"C": TURNED_C},
     "mean": {"C": MEAN_C},
     "recalibrated": {"C": RECALIBRATED_C},
+    "matched": {"C": MATCHED_C},
+    "restart": {"B": RESTART_B},
 }
 PRETRAIN = {"best": {"A": PRETRAIN_A, "B": PRETRAIN_B}}
