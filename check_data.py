@@ -19,13 +19,12 @@ from pathlib import Path
 
 import numpy as np
 
-from core import images
+from core import images, progress
 from core.cli import PARTIAL, InputError, Parser, answer, entry, some
 from core.files import list_files, readable_folder
 from p1 import data as p1
 from p3 import data as p3
 from prediction.tables import read_labelled
-from training import progress
 
 HEADER = ("split", "images", "sizes", "classes", "images per class", "duplicates", "unreadable")
 

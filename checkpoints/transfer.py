@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints.manifest import Failed, Wanted
+from core.progress import Bar
 
 ATTEMPTS = 3
 BACKOFF = 2.0  # seconds before the second attempt; twice that before the third
@@ -94,18 +96,8 @@ def _receive(response: Any, part: Path, have: int, total: int | None, limit: int
 
     Raises Failed and removes ``part`` if the size exceeds ``limit`` bytes.
     """
-    from tqdm import tqdm
-
-    bar = tqdm(
-        desc=part.stem,
-        initial=have,
-        total=total,
-        unit="B",
-        unit_scale=True,
-        leave=False,
-        disable=None,
-    )
-    with bar, part.open("ab" if have else "wb") as file:
+    bar = Bar(part.stem, total, "B", done=have)
+    with contextlib.closing(bar), part.open("ab" if have else "wb") as file:
         for block in response.iter_content(BLOCK):
             if file.tell() + len(block) > limit:
                 part.unlink(missing_ok=True)

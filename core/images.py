@@ -9,7 +9,6 @@ import contextlib
 import glob
 import os
 import struct
-import sys
 import threading
 import warnings
 import zlib
@@ -23,8 +22,9 @@ from typing import IO, TYPE_CHECKING, Generic, TypeVar
 import numpy as np
 from PIL import Image
 
-from core.cli import InputError, terminal_size
+from core.cli import InputError
 from core.files import list_files, natural
+from core.progress import counted
 
 if TYPE_CHECKING:
     import torch
@@ -201,9 +201,8 @@ def decoded(
     """
     first = None
     try:
-        for path, image in zip(
-            paths, progress(InOrder(decode, paths), len(paths), what), strict=True
-        ):
+        images = counted(InOrder(decode, paths), len(paths), what, "images")
+        for path, image in zip(paths, images, strict=True):
             first = image if first is None else first
             if image.shape != first.shape:
                 raise InputError(f"{path} is {size_of(image)}, but {paths[0]} is {size_of(first)}")
@@ -275,16 +274,6 @@ class InOrder(Generic[S, T]):
         self._items, self._next = iter(()), None
         self._started.clear()
         self._pool.shutdown(wait=False, cancel_futures=True)
-
-
-def progress(items: Iterable[T], total: int, what: str) -> Iterable[T]:
-    """Return ``items``, with a progress bar on stderr if that is a terminal."""
-    if not sys.stderr.isatty():
-        return items
-    from tqdm import tqdm
-
-    columns, rows = terminal_size()
-    return tqdm(items, total=total, desc=what, unit="img", leave=False, ncols=columns, nrows=rows)
 
 
 # --- writing ------------------------------------------------------------------------------------

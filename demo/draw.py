@@ -17,7 +17,8 @@ from PIL import Image
 
 from core.cli import InputError, Parser, entry, positive
 from core.files import writable_folder
-from core.images import THREADS, progress
+from core.images import THREADS
+from core.progress import counted
 from demo.scenes import scene
 from demo.shapes import PAINTS, SHAPES, classes, thing
 from p3.data import COLOURS, mask_name
@@ -249,7 +250,7 @@ def run(draw: Callable, items: Sequence, what: str) -> None:
     that nothing is written afterwards.
     """
     with ThreadPoolExecutor(THREADS) as pool:
-        for _ in progress(pool.map(draw, items), len(items), what):
+        for _ in counted(pool.map(draw, items), len(items), what, "images"):
             pass
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from core import augment, devices
+from core import augment, devices, progress
 from core.cli import say
 from p2 import data
 from p2.recipes import PretrainRecipe, TransferRecipe
-from training import processes, progress
+from training import processes
 from training.provenance import digest
 
 NEIGHBOURS = 20

@@ -9,14 +9,14 @@ import math
 import torch
 from torch import Tensor, nn
 
-from core import augment, checkpoint, devices
+from core import augment, checkpoint, devices, progress
 from core.cli import InputError, say
 from core.randomness import generator, seed_of, steps_per_epoch
 from core.views import logits
 from p3 import data
 from p3.model import OF_MODEL, build, load_pretrained
 from p3.recipes import RECIPES, Recipe
-from training import cache, flags, loop, optim, preview, processes, progress
+from training import cache, flags, loop, optim, preview, processes
 from training.provenance import digest, initial_weights
 from training.recipes import choose_recipe
 from training.run import Run

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from core import images
+from core import images, progress
 from core.cli import PARTIAL, InputError, answer, file_path, minutes, note, positive, some, warn
 from prediction.tables import write_rows
 
@@ -230,7 +230,8 @@ class Stream:
         since, start = 0, time.monotonic()  # the pace is measured from this image and time
         batch: list[tuple[Path, np.ndarray]] = []
         try:
-            for index, path in enumerate(images.progress(self.paths, len(self.paths), "images")):
+            counted = progress.counted(self.paths, len(self.paths), "predicting", "images")
+            for index, path in enumerate(counted):
                 image = next(decoded)
                 if image is None and (image := self._try(path)) is None:
                     raise InputError(f"{path} does not fit in memory; free some")

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core import augment, devices, views
+from core import augment, devices, progress, views
 from core.cli import InputError
 from core.randomness import batches, generator
 from core.recipe import BaseRecipe
-from training import optim, processes, progress
+from training import optim, processes
 
 
 def first_batch(count: int, batch_size: int, seed: int) -> tuple[Tensor, tuple[int, int, int]]:

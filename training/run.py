@@ -35,10 +35,10 @@ import torch
 from core import checkpoint
 from core.cli import STOPPED, InputError, say, some
 from core.files import atomic_write
+from core.progress import Bar, duration
 from core.randomness import batches, seed_of, steps_per_epoch
 from training import processes, provenance, runfolder
 from training.history import best_line, is_over
-from training.progress import Bar, duration
 from training.values import StepValues
 
 STATE = {  # the fields of a state.pt
@@ -298,9 +298,9 @@ class Run:
 
     def _show_epoch(self, steps: int, images: int) -> None:
         # Starts the display of an epoch's progress; ``images``: per step.
-        self._images = images
+        self._step_images, self._epoch_images = images, steps * images
         what = f"epoch {self.epoch + 1} of {self._total_epochs or '?'}"
-        self._bar = Bar(what, steps * images, "images", done=self.next_step * images)
+        self._bar = Bar(what, self._epoch_images, "images", done=self.next_step * images)
 
     def _show_step(self) -> None:
         if self._bar is None:
@@ -309,9 +309,9 @@ class Run:
         if (speed := self._bar.rate()) and (later := self._total_epochs - self.epoch - 1) > 0:
             evaluation = max(self._evaluations, default=0.0)
             left = self._bar.seconds_left() + evaluation
-            left += later * (self._bar.total / speed + evaluation)
+            left += later * (self._epoch_images / speed + evaluation)
             note += f", {duration(left)} left in the run"
-        self._bar.update(self._images, note)
+        self._bar.update(self._step_images, note)
 
     def _close_bar(self) -> None:
         if self._bar is not None:

@@ -10,7 +10,7 @@ import termios
 
 import pytest
 
-from training import progress
+from core import progress
 
 
 def test_without_a_terminal_no_minute_passes_without_a_line(clock, capsys):
@@ -19,7 +19,7 @@ def test_without_a_terminal_no_minute_passes_without_a_line(clock, capsys):
     for _ in range(50):
         clock[0] += 7
         bar.update(10, "loss 1.5")
-        if line := capsys.readouterr().out:
+        if line := capsys.readouterr().err:
             spoken.append(clock[0])
     assert line == "" and max(b - a for a, b in zip(spoken, spoken[1:], strict=False)) <= 60
     assert len(spoken) == 1 + 50 * 7 // 56
@@ -30,7 +30,18 @@ def test_a_line_has_speed_time_left_and_the_note(clock, capsys):
     clock[0] += 100
     bar.update(100, "loss 1.5")
     line = "epoch 1 of 2: 600 of 1000 images, 1 images/s, 0:06:40 left, loss 1.5\n"
-    assert capsys.readouterr().out == line
+    assert capsys.readouterr() == ("", line)
+
+
+def test_bytes_are_shown_as_megabytes_and_no_time_is_left_if_the_total_is_unknown(clock, capsys):
+    for total, rest in (
+        (5_000_000, " of 5.0 MB, 0.02 MB/s, 0:02:30 left"),
+        (None, " MB, 0.02 MB/s"),
+    ):
+        bar = progress.Bar("p1_c.pt", total, "B")
+        clock[0] += 100
+        bar.update(2_000_000)
+        assert capsys.readouterr().err == f"p1_c.pt: 2.0{rest}\n"
 
 
 def test_a_short_work_says_nothing(clock, capsys):

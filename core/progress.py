@@ -1,4 +1,4 @@
-"""Progress of the work: a bar on a terminal, elsewhere a line at least every minute."""
+"""Progress of the work on stderr: a bar on a terminal, elsewhere a line at least every minute."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from tqdm import tqdm
-
-from core.cli import say, terminal_size
+from core.cli import note, terminal_size
 
 SILENCE = 60.0  # seconds without output, at most
 T = TypeVar("T")
@@ -19,44 +17,49 @@ T = TypeVar("T")
 class Bar:
     """Counts up to ``total`` of ``unit``, starting at ``done``; ``what`` names the work.
 
-    On a terminal this is tqdm's bar on stderr, which disappears when it is closed. Elsewhere it
-    prints a line on stdout at least every minute, provided that ``update`` is called that often.
+    On a terminal this is tqdm's bar, which disappears when it is closed. Elsewhere it prints a line
+    at least every minute, provided that ``update`` is called that often. If ``total`` is None, no
+    time left is shown. The unit ``B`` (bytes) is shown as MB, or on a terminal as fits.
     """
 
-    def __init__(self, what: str, total: int, unit: str, done: int = 0) -> None:
-        self.total = total
-        self._what, self._unit = what, unit
+    def __init__(self, what: str, total: int | None, unit: str, done: int = 0) -> None:
+        self._what, self._total, self._unit = what, total, unit
         self._first, self._done = done, done
         self._start = self._updated = self._spoke = time.monotonic()
         self._tqdm = None
         if sys.stderr.isatty():
+            from tqdm import tqdm  # not at the top: only a terminal needs it
+
             columns, rows = terminal_size()
             self._tqdm = tqdm(
                 desc=what,
                 total=total,
                 initial=done,
-                unit=f" {unit}",
+                unit=unit if unit == "B" else f" {unit}",
+                unit_scale=unit == "B",
                 leave=False,
                 file=sys.stderr,
                 ncols=columns,
                 nrows=rows,
             )
 
-    def update(self, count: int, note: str = "") -> None:
-        """Count ``count`` more as done. ``note``, such as the loss, is shown after the count."""
+    def update(self, count: int, more: str = "") -> None:
+        """Count ``count`` more as done. ``more``, such as the loss, is shown after the count."""
         self._done += count
         if self._tqdm is not None:
-            self._tqdm.set_postfix_str(note, refresh=False)
+            self._tqdm.set_postfix_str(more, refresh=False)
             self._tqdm.update(count)
             return
         now = time.monotonic()
         last_step, self._updated = now - self._updated, now
         if now + last_step - self._spoke >= SILENCE:  # the next update may come too late
             self._spoke = now
-            rate = f"{self.rate():.3g} {self._unit}/s" if self.rate() else ""
-            left = f"{duration(self.seconds_left())} left" if self.rate() else ""
-            parts = [f"{self._done} of {self.total} {self._unit}", rate, left, note]
-            say(f"{self._what}: {', '.join(part for part in parts if part)}")
+            scale, digits, unit = (1e6, 1, "MB") if self._unit == "B" else (1, 0, self._unit)
+            of = "" if self._total is None else f" of {self._total / scale:.{digits}f}"
+            rate = f"{self.rate() / scale:.3g} {unit}/s" if self.rate() else ""
+            left = f"{duration(self.seconds_left())} left" if self.seconds_left() else ""
+            parts = [f"{self._done / scale:.{digits}f}{of} {unit}", rate, left, more]
+            note(f"{self._what}: {', '.join(part for part in parts if part)}")
 
     def rate(self) -> float:
         """Return the units per second since the start; 0 if that is not known yet."""
@@ -66,7 +69,7 @@ class Bar:
     def seconds_left(self) -> float:
         """Return the seconds until ``total``; 0 if that is not known yet."""
         rate = self.rate()
-        return (self.total - self._done) / rate if rate else 0.0
+        return (self._total - self._done) / rate if rate and self._total else 0.0
 
     def close(self) -> None:
         """Remove the bar from the terminal."""
