@@ -154,8 +154,9 @@ def measure_statistics(
     drawn = batches(count, recipe.batch_size, seed=seed, epoch=epoch)
     first = list(itertools.islice(drawn, recipe.statistics))
     for step, index in progress.over(first, "BatchNorm's statistics"):
+        images = inputs_of(index, generator(seed, epoch, step))  # float32, as in training
         with devices.autocast(device, recipe.bf16):
-            network(inputs_of(index, generator(seed, epoch, step)))
+            network(images)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.eval()
         layer.momentum = momentum

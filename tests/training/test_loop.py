@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from core import devices
+from core import augment, devices
 from core.cli import InputError
 from training import loop, optim
 
@@ -164,3 +164,17 @@ def test_statistics_are_the_mean_of_the_batches_and_nothing_else_changes():
     assert layer.momentum == 0.1 and not any(part.training for part in network.modules())
     for name, value in network.state_dict().items():
         assert ("running" in name or "tracked" in name) or torch.equal(value, before[name]), name
+
+
+def test_statistics_augment_in_float32_and_compute_in_bfloat16():
+    network, formats = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), []
+    network[0].register_forward_hook(lambda module, given, out: formats.append(out.dtype))
+    recipe = SimpleNamespace(batch_size=3, statistics=2, bf16=True)
+
+    def inputs_of(index, rng):
+        images = torch.rand(len(index), 3, 8, 8, generator=rng)
+        images = augment.resized_crop(images, *augment.random_box(images, rng, (0.5, 1.0)), 8)
+        return augment.random_jitter(images, (0.4, 0.4, 0.4, 0.1), rng)
+
+    loop.measure_statistics(network, inputs_of, 12, recipe, torch.device("cpu"), 0, 0)
+    assert formats == [torch.bfloat16] * 2
