@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from core import images, progress
+from core import images, progress, threads
 from core.cli import PARTIAL, InputError, Parser, answer, entry, some
 from core.files import list_files, readable_folder
 from p1 import data as p1
@@ -140,7 +140,7 @@ def look(
         except (images.BadImage, InputError) as error:
             return str(error)
 
-    read_ahead = images.InOrder(one, paths)
+    read_ahead = threads.InOrder(one, paths)
     for path, image in zip(
         paths, progress.counted(read_ahead, len(paths), split.name, "images"), strict=True
     ):

@@ -18,8 +18,7 @@ from torch.onnx import symbolic_helper
 
 from checkpoints.models import load
 from core.cli import InputError, Parser, entry, file_path, positive, say
-from core.files import atomic_write, writable_file
-from prediction.stream import check_outputs
+from core.files import atomic_write, check_outputs, writable_file
 
 SIZE = {"p1": 32, "p2": 128, "p3": 512}
 OPSET = 18

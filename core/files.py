@@ -10,7 +10,7 @@ import secrets
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -137,6 +137,27 @@ def writable_folder(path: Path) -> Path:
     except OSError as error:
         raise InputError(f"cannot create the output folder {path}: {error.strerror}") from error
     return path
+
+
+def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Raise InputError if writing ``outputs`` would overwrite one of ``inputs`` or each other."""
+    outputs = [Path(os.path.realpath(path)) for path in outputs]
+    if len(set(outputs)) < len(outputs):
+        raise InputError("two outputs have the same name; choose another file")
+    existing = {_identity(path): path for path in outputs if os.path.exists(path)}
+    if not existing:
+        return
+    for path in inputs:
+        if _identity(path) in existing:
+            raise InputError(f"the output {path} is also an input; choose another output")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def readable_folder(path: Path) -> Path:

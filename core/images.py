@@ -9,15 +9,12 @@ import contextlib
 import glob
 import os
 import struct
-import threading
 import warnings
 import zlib
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Generic, TypeVar
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -25,6 +22,7 @@ from PIL import Image
 from core.cli import InputError
 from core.files import list_files, natural
 from core.progress import counted
+from core.threads import InOrder, Room
 
 if TYPE_CHECKING:
     import torch
@@ -36,35 +34,10 @@ FORMATS = ("PNG", "JPEG")  # whatever the suffix; Pillow would also run PostScri
 MAX_PIXELS = 2**28  # per image: 16,384 x 16,384, which is 1 GiB in Pillow
 AT_ONCE = 2**20  # pixels converted at a time
 Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS is checked instead
-THREADS = max(2, min(16, os.cpu_count() or 2))
-S = TypeVar("S")
-T = TypeVar("T")
 
 
 class BadImage(Exception):
     """A file cannot be read as an image; the message names it and says why."""
-
-
-class Room:
-    """A budget of ``size`` units that threads share."""
-
-    def __init__(self, size: int) -> None:
-        self._size = self._free = size
-        self._changed = threading.Condition()
-
-    @contextlib.contextmanager
-    def hold(self, size: int) -> Iterator[None]:
-        """Hold ``size`` units once they are free; a request for more than all waits for all."""
-        size = min(size, self._size)
-        with self._changed:
-            self._changed.wait_for(lambda: self._free >= size)
-            self._free -= size
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._free += size
-                self._changed.notify_all()
 
 
 _pixels_at_once = Room(2**26)  # 256 MiB in Pillow
@@ -214,66 +187,6 @@ def decoded(
 def size_of(image: np.ndarray) -> str:
     """Return the size of an image (H, W, ...) as text: ``WxH``."""
     return f"{image.shape[1]}x{image.shape[0]}"
-
-
-class InOrder(Generic[S, T]):
-    """Maps ``work`` over ``items`` in threads, starting now, and yields the results in order.
-
-    At most ``ahead`` items are started before their turn or, with ``cost``, items that cost that
-    much in total; one that costs more runs alone. ``close`` drops items that have not been started.
-    """
-
-    def __init__(
-        self,
-        work: Callable[[S], T],
-        items: Iterable[S],
-        ahead: int = 4 * THREADS,
-        cost: Callable[[S], int] = lambda item: 1,
-    ) -> None:
-        self._pool = ThreadPoolExecutor(THREADS)
-        self._work, self._items, self._ahead = work, iter(items), ahead
-        self._cost = cost
-        self._started: deque = deque()  # pairs of a future and its cost
-        self._held = 0  # the sum of these costs
-        self._next: tuple[S, int] | None = None  # an item that awaits room, and its cost
-        self._start_more()
-
-    def _start_more(self) -> None:
-        while not self._started or self._held < self._ahead:
-            if self._next is None:
-                for item in self._items:
-                    self._next = item, self._cost(item)
-                    break
-                else:
-                    return
-            item, cost = self._next
-            if self._started and self._held + cost > self._ahead:
-                return
-            self._started.append((self._pool.submit(self._work, item), cost))
-            self._held += cost
-            self._next = None
-
-    def __iter__(self) -> InOrder[S, T]:
-        return self
-
-    def __next__(self) -> T:
-        self._start_more()
-        if not self._started:
-            self.close()
-            raise StopIteration
-        future, cost = self._started.popleft()
-        self._held -= cost
-        try:
-            return future.result()
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Drop the items that are left, without waiting for those that threads work on."""
-        self._items, self._next = iter(()), None
-        self._started.clear()
-        self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 # --- writing ------------------------------------------------------------------------------------

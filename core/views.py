@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from core.checkpoint import Checkpoint
 
 SMALLEST = 32  # the smallest side in pixels to which images are scaled
 
@@ -66,3 +71,41 @@ def turned(images: Tensor, turns: int) -> Tensor:
     if turns % 2:
         return images.transpose(2, 3).flip(2 if turns % 4 == 1 else 3)
     return images.flip(2, 3) if turns % 4 else images
+
+
+@dataclasses.dataclass
+class Views:
+    """The views over which logits are averaged. ``scales``: factors of the image's sides."""
+
+    flip: bool
+    scales: tuple[float, ...] = (1.0,)
+    rotate: bool = False
+
+    @classmethod
+    def of(cls, saved: Checkpoint, flip: bool | None, rotate: bool | None = None) -> Views:
+        """The views that a checkpoint asks for, unless ``flip`` or ``rotate`` say otherwise."""
+        return cls(
+            saved.flip_test if flip is None else flip,
+            saved.test_scales,
+            saved.rotate_test if rotate is None else rotate,
+        )
+
+    def logits(self, network: nn.Module, images: Tensor) -> Tensor:
+        """The mean of the logits over the views of normalised images: see the function."""
+        return logits(network, images, self.flip, self.scales, self.rotate)
+
+    def reduce(self) -> str:
+        """Drop the quarter turns, then the mirror images, then all scales but the smallest.
+
+        Each call drops one of them and returns its name, or "" if nothing is left to drop.
+        """
+        if self.rotate:
+            self.rotate = False
+            return "quarter turns"
+        if self.flip:
+            self.flip = False
+            return "mirror images"
+        if len(self.scales) > 1:
+            self.scales = (min(self.scales),)
+            return f"scales but {self.scales[0]:g}"
+        return ""

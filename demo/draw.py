@@ -17,8 +17,8 @@ from PIL import Image
 
 from core.cli import InputError, Parser, entry, positive
 from core.files import writable_folder
-from core.images import THREADS
 from core.progress import counted
+from core.threads import THREADS
 from demo.scenes import scene
 from demo.shapes import PAINTS, SHAPES, classes, thing
 from p3.data import COLOURS, mask_name

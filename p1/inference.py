@@ -12,25 +12,19 @@ from typing import TYPE_CHECKING
 
 from core import images
 from core.cli import InputError, Parser, entry, file_path
-from core.files import writable_file
+from core.files import check_outputs, writable_file
 from p1 import data
-from prediction.stream import (
-    Labels,
-    Stream,
-    Views,
-    check_names,
-    check_outputs,
-    flags,
-    on_device,
-    top_flag,
-)
-from prediction.tables import write_rows
+from prediction.flags import flags, top_flag
+from prediction.labels import Labels
+from prediction.stream import Stream, on_device
+from prediction.tables import check_names, write_rows
 
 if TYPE_CHECKING:  # torch is imported while threads decode files: see prediction.stream
     import torch
     from torch import nn
 
     from core.checkpoint import Checkpoint
+    from core.views import Views
     from prediction.predictor import Predictor
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -84,6 +78,7 @@ def predictor(
     The predictor maps (N, 3, 32, 32) uint8 to logits (N, 50). If ``flip`` is None, the checkpoint
     decides. Raises InputError if the file is not a checkpoint of problem 1.
     """
+    from core.views import Views
     from prediction.predictor import Predictor, fold
 
     network, saved = load_network(path, device)

@@ -11,23 +11,17 @@ from typing import TYPE_CHECKING
 
 from core import images
 from core.cli import Parser, entry, file_path
-from core.files import writable_file
+from core.files import check_outputs, writable_file
 from p2 import data
-from prediction.stream import (
-    Labels,
-    Stream,
-    Views,
-    check_names,
-    check_outputs,
-    flags,
-    on_device,
-    top_flag,
-)
-from prediction.tables import locate, read_rows, write_rows
+from prediction.flags import flags, top_flag
+from prediction.labels import Labels
+from prediction.stream import Stream, on_device
+from prediction.tables import check_names, locate, read_rows, write_rows
 
 if TYPE_CHECKING:  # torch is imported while threads decode files: see prediction.stream
     import torch
 
+    from core.views import Views
     from prediction.predictor import Predictor
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,6 +89,7 @@ def predictor(
     checkpoint decides. Raises InputError if the file is not a classifier of problem 2.
     """
     from core import checkpoint
+    from core.views import Views
     from p2.model import build
     from prediction.predictor import Predictor, fold, load_network
 

@@ -15,16 +15,19 @@ import numpy as np
 
 from core import images
 from core.cli import InputError, Parser, entry, some
-from core.files import atomic_write, output_folder, writable_file
+from core.files import atomic_write, check_outputs, output_folder, writable_file
+from core.threads import InOrder
 from p3 import data
 from prediction import tiles
-from prediction.stream import Batch, Stream, Views, check_outputs, flags, on_device
+from prediction.flags import flags
+from prediction.stream import Batch, Stream, on_device
 from prediction.tables import write_rows
 
 if TYPE_CHECKING:  # torch is imported while threads decode files: see prediction.stream
     import torch
     from torch import Tensor, nn
 
+    from core.views import Views
     from prediction.predictor import Predictor
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -117,7 +120,7 @@ def segment(args: argparse.Namespace, stream: Stream, device: torch.device) -> i
     # At most 32 MiB of masks wait to be written, or a single larger mask.
     batch_size = args.batch_size or (2 if device.type == "cpu" else 8)
     every = answers(stream, predict, batch_size, views.reduce)
-    for _ in images.InOrder(write, every, 2**25, cost=lambda answer: answer[1][0].size):
+    for _ in InOrder(write, every, 2**25, cost=lambda answer: answer[1][0].size):
         pass
     if args.probabilities:
         rows = [(path.name, confidences[path]) for path in stream.paths]
@@ -179,6 +182,7 @@ def predictor(
     is None, the checkpoint decides. Raises InputError if the file is not a checkpoint of problem 3.
     """
     from core import checkpoint
+    from core.views import Views
     from p3.model import build
     from prediction.predictor import Predictor, fold, load_network
 

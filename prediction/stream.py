@@ -1,4 +1,4 @@
-"""What the three inference programs share: their flags, and the stream from files to batches.
+"""The stream from image files to batches, and the device that predicts them.
 
 Torch is imported only where it is first needed: threads decode files while the main thread imports
 it. On two cores, all 424 validation images of problem 2 are decoded by the end of the import.
@@ -6,145 +6,22 @@ it. On two cores, all 424 validation images of problem 2 are decoded by the end 
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import math
-import os
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from core import images, progress
-from core.cli import PARTIAL, InputError, answer, file_path, minutes, note, positive, some, warn
-from prediction.tables import write_rows
+from core.cli import PARTIAL, InputError, note, warn
+from core.threads import InOrder
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
-
-    from core.checkpoint import Checkpoint
-
-
-# --- flags ----------------------------------------------------------------------------------------
-
-
-def flags(parser: argparse.ArgumentParser, checkpoint: Path) -> None:
-    """Add the flags that all inference programs share."""
-    parser.add_argument(
-        "--checkpoint", type=Path, default=checkpoint, help="checkpoint to use (%(default)s)"
-    )
-    parser.add_argument(
-        "--device",
-        default="auto",
-        help="auto (a working GPU, otherwise the CPU), cpu, cuda or cuda:N",
-    )
-    parser.add_argument(
-        "--batch-size", type=positive, help="images per batch; halved when memory runs out"
-    )
-    parser.add_argument(
-        "--bf16",
-        action="store_true",
-        help="use bfloat16 if the machine has it: faster, less precise",
-    )
-    parser.add_argument(
-        "--flip",
-        action=argparse.BooleanOptionalAction,
-        help="average over the image and its mirror image (as the checkpoint says)",
-    )
-    parser.add_argument(
-        "--max-minutes",
-        type=deadline,
-        default="9",
-        metavar="MINUTES",
-        dest="stop_at",
-        help="time limit; if it is too short, average over fewer views of each image, then use the "
-        "fallback for the rest (%(default)s; inf: no limit)",
-    )
-    parser.add_argument(
-        "--probabilities", type=file_path, metavar="CSV", help="also write the network's confidence"
-    )
-
-
-def deadline(text: str) -> float:
-    """An argparse type: minutes from now, or inf, as a time of ``time.monotonic``."""
-    return math.inf if text == "inf" else time.monotonic() + 60 * minutes(text)
-
-
-def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
-    """Raise InputError if writing ``outputs`` would overwrite one of ``inputs`` or each other."""
-    outputs = [Path(os.path.realpath(path)) for path in outputs]
-    if len(set(outputs)) < len(outputs):
-        raise InputError("two outputs have the same name; choose another file")
-    existing = {_identity(path): path for path in outputs if os.path.exists(path)}
-    if not existing:
-        return
-    for path in inputs:
-        if _identity(path) in existing:
-            raise InputError(f"the output {path} is also an input; choose another output")
-
-
-def check_names(paths: Iterable[Path]) -> None:
-    """Raise InputError if two images have the same file name, by which a csv tells them apart."""
-    counts = Counter(path.name for path in paths)
-    if doubled := [name for name, count in counts.items() if count > 1]:
-        raise InputError(
-            f"more than one image is called {some(doubled)}; label each folder separately"
-        )
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-@dataclasses.dataclass
-class Views:
-    """The views over which logits are averaged. ``scales``: factors of the image's sides."""
-
-    flip: bool
-    scales: tuple[float, ...] = (1.0,)
-    rotate: bool = False
-
-    @classmethod
-    def of(cls, saved: Checkpoint, flip: bool | None, rotate: bool | None = None) -> Views:
-        """The views that a checkpoint asks for, unless ``flip`` or ``rotate`` say otherwise."""
-        return cls(
-            saved.flip_test if flip is None else flip,
-            saved.test_scales,
-            saved.rotate_test if rotate is None else rotate,
-        )
-
-    def logits(self, network: nn.Module, images: Tensor) -> Tensor:
-        """The mean of the logits over the views of normalised images: ``core.views.logits``."""
-        from core import views
-
-        return views.logits(network, images, self.flip, self.scales, self.rotate)
-
-    def reduce(self) -> str:
-        """Drop the quarter turns, then the mirror images, then all scales but the smallest.
-
-        Each call drops one of them and returns its name, or "" if nothing is left to drop.
-        """
-        if self.rotate:
-            self.rotate = False
-            return "quarter turns"
-        if self.flip:
-            self.flip = False
-            return "mirror images"
-        if len(self.scales) > 1:
-            self.scales = (min(self.scales),)
-            return f"scales but {self.scales[0]:g}"
-        return ""
-
-
-# --- the device -----------------------------------------------------------------------------------
+    from torch import Tensor
 
 
 def on_device(name: str, work: Callable[[torch.device], int]) -> int:
@@ -173,9 +50,6 @@ def on_device(name: str, work: Callable[[torch.device], int]) -> int:
     # Not in the except block, where the error's frames still hold the GPU's memory.
     warn(f"{reason}; starting again on the CPU")
     return on_device("cpu", work)
-
-
-# --- the stream -----------------------------------------------------------------------------------
 
 
 PIXELS = 2**24  # at most, in a batch
@@ -210,7 +84,7 @@ class Stream:
         self.late: list[Path] = []
         self._decode, self._ahead, self._cost = decode, ahead, cost
         self._start = time.perf_counter()
-        self._decoded: images.InOrder | None = self._decode_all()
+        self._decoded: InOrder | None = self._decode_all()
 
     def __enter__(self) -> Stream:
         return self
@@ -278,8 +152,8 @@ class Stream:
             return False
         return now + (now - start) / done * (len(self.paths) - index) > self.stop_at
 
-    def _decode_all(self) -> images.InOrder:
-        return images.InOrder(self._try, self.paths, self._ahead, self._cost)
+    def _decode_all(self) -> InOrder:
+        return InOrder(self._try, self.paths, self._ahead, self._cost)
 
     def _try(self, path: Path) -> np.ndarray | images.BadImage | None:
         try:
@@ -309,60 +183,3 @@ def _batch(items: list[tuple[Path, np.ndarray]]) -> Batch:
     # A large image is alone in its batch, and is not copied.
     stacked = np.stack([image for _, image in items]) if len(items) > 1 else items[0][1][None]
     return Batch([path for path, _ in items], torch.from_numpy(stacked).permute(0, 3, 1, 2))
-
-
-# --- labels ---------------------------------------------------------------------------------------
-
-
-class Labels:
-    """The label of each image, ``fallback`` until it is known, and other requested outputs."""
-
-    def __init__(
-        self, paths: list[Path], classes: tuple[str, ...], fallback: str, args: argparse.Namespace
-    ) -> None:
-        self._classes, self._args = classes, args
-        self.of = dict.fromkeys(paths, fallback)
-        self._probabilities: dict[Path, np.ndarray] = {}
-
-    def add(self, paths: list[Path], logits: np.ndarray) -> None:
-        """Label the images at ``paths`` by their ``logits``, (N, classes) float32."""
-        self.of.update(
-            (path, self._classes[k]) for path, k in zip(paths, logits.argmax(1), strict=True)
-        )
-        if self._args.probabilities or self._args.top:
-            shares = np.exp(logits - logits.max(1, keepdims=True))
-            self._probabilities.update(
-                zip(paths, shares / shares.sum(1, keepdims=True), strict=True)
-            )
-
-    def write_more(self, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-        """Write the file of probabilities and print the ``--top`` labels, if requested.
-
-        ``columns`` and ``rows``, one per image, come before the probabilities. An image that
-        could not be read, or not in time, has no probabilities.
-        """
-        named = list(zip(self.of, rows, strict=True))
-        if self._args.probabilities:
-            table = [
-                (*row, *(f"{share:.6f}" for share in self._probabilities.get(path, ())))
-                for path, row in named
-            ]
-            width = len(columns) + len(self._classes)
-            table = [(*row, *[""] * (width - len(row))) for row in table]
-            write_rows(self._args.probabilities, (*columns, *self._classes), table)
-        for path, row in named if self._args.top else ():
-            shares = self._probabilities.get(path, np.empty(0))
-            best = np.argsort(-shares, kind="stable")[: self._args.top]
-            words = [f"{self._classes[k]} {shares[k]:.4f}" for k in best]
-            words = words or ["could not be read, or not in time"]
-            answer("  ".join((row[-1], *words)))
-
-
-def top_flag(parser: argparse.ArgumentParser) -> None:
-    """Add ``--top``, for the programs that label whole images."""
-    parser.add_argument(
-        "--top",
-        type=positive,
-        metavar="K",
-        help="also print the K most likely labels of each image",
-    )

@@ -217,3 +217,12 @@ def read_labels(path: Path) -> dict[str, str]:
     rows = read_rows(path, ("filename", "label"))
     unique(rows, "filename", path)
     return {row["filename"]: row["label"] for row in rows}
+
+
+def check_names(paths: Iterable[Path]) -> None:
+    """Raise InputError if two images have the same file name, by which a csv tells them apart."""
+    counts = Counter(path.name for path in paths)
+    if doubled := [name for name, count in counts.items() if count > 1]:
+        raise InputError(
+            f"more than one image is called {some(doubled)}; label each folder separately"
+        )

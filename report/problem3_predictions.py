@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core import images, progress
+from core import images, progress, threads
 from core.cli import InputError
 from p3 import data
 from prediction.predictor import Predictor
@@ -39,7 +39,7 @@ def confusion(predict: Predictor, folder: Path) -> Tensor:
     """
     paths = data.list_images(folder)
     counts = torch.zeros(len(data.CLASSES), len(data.CLASSES), dtype=torch.int64)
-    pairs = images.InOrder(read_pair, paths, ahead=images.THREADS)
+    pairs = threads.InOrder(read_pair, paths, ahead=threads.THREADS)
     for image, truth in progress.counted(pairs, len(paths), folder.name, "images"):
         counts += data.confusion(torch.from_numpy(truth), torch.from_numpy(mask(predict, image)))
     return counts

@@ -25,7 +25,7 @@ import PIL
 import torch
 from torch import Tensor
 
-from core import images
+from core import images, threads
 from core.cli import InputError, say, warn
 from core.files import Unwritable, atomic_write, writable_folder
 from core.randomness import seed_of
@@ -192,7 +192,7 @@ def read(path: Path, count: int, memory: float) -> Tensor | None:
             array[part] = data[part]
         return zlib.crc32(array[part].data) == checksum
 
-    with ThreadPoolExecutor(images.THREADS) as pool:
+    with ThreadPoolExecutor(threads.THREADS) as pool:
         if not all(pool.map(is_undamaged, pieces, checksums)):
             warn(f"{path} is damaged; decoding its images again")
             return None

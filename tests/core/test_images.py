@@ -1,9 +1,6 @@
-"""Images of every mode become (H, W, 3) uint8, data sets one tensor; streams are bounded."""
+"""Images of every mode become (H, W, 3) uint8, and data sets one tensor."""
 
-import itertools
 import struct
-import threading
-import time
 import zlib
 
 import numpy as np
@@ -14,7 +11,7 @@ from torchvision import transforms
 
 from core import images
 from core.cli import InputError
-from core.images import BadImage, InOrder, load, read_rgb, read_square
+from core.images import BadImage, load, read_rgb, read_square
 
 HEIGHT, WIDTH = 5, 7
 
@@ -173,61 +170,6 @@ def test_load_names_the_image_that_cannot_be_read(tmp_path, which):
         load(paths, read_rgb)
 
 
-# --- a stream ---
-
-
-def test_in_order_keeps_the_order_whichever_is_done_first_and_raises_an_error_at_its_turn():
-    def work(item):
-        time.sleep(0.001 * (item * 7 % 5))
-        if item == 40:
-            raise BadImage("40.png: broken")
-        return item * 10
-
-    assert list(InOrder(work, [])) == []
-    stream = InOrder(work, range(60))
-    assert list(itertools.islice(stream, 40)) == [item * 10 for item in range(40)]
-    with pytest.raises(BadImage, match="40.png"):
-        next(stream)
-
-
-@pytest.mark.parametrize("ahead", [1, 2, 5, 4 * images.THREADS])
-def test_in_order_never_takes_more_than_ahead_before_their_turn(ahead):
-    taken, received, most = 0, 0, 0
-
-    def items():
-        nonlocal taken, most
-        for item in range(50):
-            taken += 1
-            most = max(most, taken - received)
-            yield item
-
-    for _ in InOrder(lambda item: item, items(), ahead):
-        received += 1
-    assert received == 50 and most == min(ahead, 50)
-
-
-def test_in_order_works_in_several_threads_at_once():
-    meeting = threading.Barrier(2, timeout=10)  # passes only if two are at work at the same time
-    assert list(InOrder(lambda _: meeting.wait() >= 0, range(8))) == [True] * 8
-
-
-def test_in_order_of_an_endless_stream_can_be_left_and_then_drops_what_it_has_not_started():
-    gate, started = threading.Event(), []
-
-    def work(item):
-        started.append(item)
-        if item > 2:
-            gate.wait(10)
-        return item
-
-    stream = InOrder(work, itertools.count(), ahead=500)
-    assert list(itertools.islice(stream, 3)) == [0, 1, 2]
-    stream.close()
-    gate.set()
-    stream._pool.shutdown()  # waits for what has been started
-    assert len(started) <= 3 + images.THREADS
-
-
 # --- hostile files, and writing ---
 
 
@@ -252,31 +194,6 @@ def test_images_of_any_size_that_the_course_may_have_are_allowed():
     assert images.MAX_PIXELS >= 14_000**2 and Image.MAX_IMAGE_PIXELS is None
 
 
-def test_threads_decode_no_more_at_once_than_there_is_room_for():
-    room, together, most = images.Room(10), 0, 0
-    lock = threading.Lock()
-
-    def work(size):
-        nonlocal together, most
-        with room.hold(size):
-            with lock:
-                together += min(size, 10)
-                most = max(most, together)
-            time.sleep(0.001)
-            with lock:
-                together -= min(size, 10)
-
-    list(InOrder(work, [3, 4, 99, 1, 5, 10, 2, 2, 6] * 8))
-    assert 4 < most <= 10
-    meeting = threading.Barrier(2, timeout=10)  # passes only if there is room for both
-
-    def meet(size):
-        with room.hold(size):
-            return meeting.wait() >= 0
-
-    assert list(InOrder(meet, [4, 4])) == [True, True]
-
-
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("at_once", [1, 100, 2**20])
 def test_a_png_is_what_pillow_reads_from_it(tmp_path, monkeypatch, channels, at_once):
@@ -287,26 +204,6 @@ def test_a_png_is_what_pillow_reads_from_it(tmp_path, monkeypatch, channels, at_
     image = Image.open(tmp_path / "a.png")
     assert image.mode == ("L" if channels == 1 else "RGB")
     assert np.array_equal(np.asarray(image), np.squeeze(colours[indices]))
-
-
-def test_in_order_starts_at_once_and_holds_what_costs_no_more_than_ahead():
-    started = threading.Event()
-    stream = InOrder(lambda _: started.set(), [1])
-    assert started.wait(10)
-    stream.close()
-    costs = [3, 3, 3, 3, 50, 3, 3, 10, 1]
-    running, done, most = 0, [], 0
-
-    def work(cost):
-        nonlocal running
-        running += cost
-        return cost
-
-    for cost in InOrder(work, costs, 10, cost=lambda cost: cost):
-        most = max(most, running)
-        running -= cost
-        done.append(cost)
-    assert done == costs and most == 50  # which went alone
 
 
 def test_files_are_found_by_folder_name_and_pattern(tmp_path):

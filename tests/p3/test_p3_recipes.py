@@ -9,11 +9,11 @@ from torch import nn
 
 from core import augment, checkpoint
 from core.randomness import batches, generator
+from core.views import Views
 from p3 import data as p3_data
 from p3 import inference
 from p3 import recipes as p3_recipes
 from p3 import train as p3
-from prediction.stream import Views
 
 pytestmark = pytest.mark.usefixtures("quick")
 

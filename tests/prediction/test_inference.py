@@ -24,6 +24,8 @@ from conftest import (
 from PIL import Image, ImageFile
 
 from core import devices, images
+from core.threads import InOrder
+from core.views import Views
 from p1 import inference as p1
 from p1 import model
 from p2 import inference as p2
@@ -31,8 +33,9 @@ from p2 import model as p2_model
 from p3 import data as p3_data
 from p3 import inference as p3
 from p3 import model as p3_model
-from prediction import stream, tiles
-from prediction.stream import Stream, Views
+from prediction import tiles
+from prediction.flags import flags
+from prediction.stream import Stream
 
 
 @pytest.fixture
@@ -288,9 +291,9 @@ def test_flip_is_as_the_checkpoint_says_or_as_the_user_does(predict, p1_images, 
 
 def test_the_time_limit_is_in_minutes_and_nine_by_default(clock):
     parser = argparse.ArgumentParser()
-    stream.flags(parser, Path("x.pt"))
+    flags(parser, Path("x.pt"))
     given = [], ["--max-minutes", "2.5"], ["--max-minutes", "inf"]
-    limits = [parser.parse_args(flags).stop_at for flags in given]
+    limits = [parser.parse_args(words).stop_at for words in given]
     assert limits == [540, 150, math.inf]
 
 
@@ -455,5 +458,5 @@ def test_a_large_image_is_not_held_while_the_next_one_is_decoded(monkeypatch, tm
 
     with Stream(paths, decode, ahead=1) as stream:
         answers = p3.answers(stream, lambda batch: batch[:, :1].numpy(), 1, lambda: "")
-        written = images.InOrder(lambda answer: answer[0], answers, ahead=1)
+        written = InOrder(lambda answer: answer[0], answers, ahead=1)
         assert list(written) == paths and held == [0, 0, 0]
