@@ -121,10 +121,10 @@ RECALIBRATED_C = dataclasses.replace(
     source="after mean: BatchNorm's statistics of the averaged weights",
     pretrained="runs/p1_C_mean/last.pt", epochs=1, lr=0.0, statistics=120,
 )  # fmt: skip
-# A long cosine at best's rate and with best's share of mixed images, as restart in model A.
-RESTART_C = dataclasses.replace(
-    LARGE_C, name="restart", source="after recalibrated",
-    pretrained="runs/p1_C_recalibrated/last.pt", epochs=12, lr=BEST_C.lr, cutmix=BEST_C.cutmix,
+# mean again, for longer and on as many mixed images as best.
+LONGER_C = dataclasses.replace(
+    MEAN_C, name="longer", source="after recalibrated", pretrained="runs/p1_C_recalibrated/last.pt",
+    epochs=5, lr=6e-4, cutmix=BEST_C.cutmix, statistics=60,
 )  # fmt: skip
 
 # For model B's initial weights, trained on other images and labels: see p1/pretrain.py.
@@ -145,10 +145,10 @@ RECIPES = {
     "demo": {"A": DEMO_A},
     "best": {"A": BEST_A, "B": BEST_B, "C": BEST_C},
     "long": {"A": LONG_A},
-    "longer": {"A": LONGER_A},
+    "longer": {"A": LONGER_A, "C": LONGER_C},
     "large": {"C": LARGE_C},
     "mean": {"A": MEAN_A, "C": MEAN_C},
-    "restart": {"A": RESTART_A, "C": RESTART_C},
+    "restart": {"A": RESTART_A},
     "recalibrated": {"C": RECALIBRATED_C},
 }
 PRETRAIN = {"original": ORIGINAL_PRETRAIN, "hour": HOUR_PRETRAIN}

@@ -119,6 +119,11 @@ RESTART_B = dataclasses.replace(
     LARGE_B, name="restart", source="after large, one long cosine", epochs=24, lr=1.5e-3,
     average=0.997, flip_test=False, rotate_test=True, pretrained="runs/p3_B_large/last.pt",
 )  # fmt: skip
+# The mean over all steps, as in model C.
+MEAN_B = dataclasses.replace(
+    RESTART_B, name="mean", source="after restart", pretrained="runs/p3_B_restart/last.pt",
+    epochs=8, lr=5e-4, schedule="constant", warmup_epochs=0, average=1.0, statistics=60,
+)  # fmt: skip
 # VGG16 costs more per pixel, so its crops are smaller, its epochs are fewer, and there is one scale
 # at validation. It has no BatchNorm: at 2e-4 without a warm-up, its features died within an epoch.
 BEST_A = dataclasses.replace(
@@ -181,7 +186,7 @@ RECIPES = {
     "long": {"B": LONG_B, "C": LONG_C},
     "large": {"B": LARGE_B},
     "turned": {"C": TURNED_C},
-    "mean": {"C": MEAN_C},
+    "mean": {"B": MEAN_B, "C": MEAN_C},
     "recalibrated": {"C": RECALIBRATED_C},
     "matched": {"C": MATCHED_C},
     "restart": {"B": RESTART_B},
