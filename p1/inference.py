@@ -15,9 +15,9 @@ from core.cli import InputError, Parser, entry, file_path
 from core.files import check_outputs, writable_file
 from p1 import data
 from prediction.flags import flags, top_flag
-from prediction.labels import Labels
+from prediction.labels import label
 from prediction.stream import Stream, on_device
-from prediction.tables import check_names, write_rows
+from prediction.tables import check_names
 
 if TYPE_CHECKING:  # torch is imported while threads decode files: see prediction.stream
     import torch
@@ -28,7 +28,6 @@ if TYPE_CHECKING:  # torch is imported while threads decode files: see predictio
     from prediction.predictor import Predictor
 
 ROOT = Path(__file__).resolve().parents[1]
-FALLBACK = data.CLASSES[0]  # the label of an image that cannot be read or is not done in time
 
 
 def arguments() -> argparse.Namespace:
@@ -51,23 +50,12 @@ def main() -> int:
     check_names(paths)
     outputs = [writable_file(path) for path in (args.output, args.probabilities) if path]
     check_outputs(outputs, [args.checkpoint, *paths])
+    rows = [(path.name,) for path in paths]
     with Stream(paths, data.decode, ahead=1024, stop_at=args.stop_at) as stream:
-        return on_device(args.device, lambda device: label(args, stream, device))
-
-
-def label(args: argparse.Namespace, stream: Stream, device: torch.device) -> int:
-    """Do the program's work on ``device``; return the exit status."""
-    from core import devices
-
-    predict, classes, views = predictor(args.checkpoint, device, args.flip, args.bf16)
-    labels = Labels(stream.paths, classes, FALLBACK, args)
-    batch_size = args.batch_size or (32 if device.type == "cpu" else 512)
-    for batch in stream.batches(batch_size, views.reduce):
-        labels.add(batch.paths, predict(batch.images))
-    rows = [(path.name, label) for path, label in labels.of.items()]
-    write_rows(args.output, ("filename", "label"), rows)
-    labels.write_more(("filename",), [(path.name,) for path in stream.paths])
-    return stream.report(devices.describe(device), f"the label {FALLBACK}")
+        return on_device(
+            args.device,
+            lambda device: label(args, stream, device, predictor, ("filename",), rows, (32, 512)),
+        )
 
 
 def predictor(
@@ -78,14 +66,10 @@ def predictor(
     The predictor maps (N, 3, 32, 32) uint8 to logits (N, 50). If ``flip`` is None, the checkpoint
     decides. Raises InputError if the file is not a checkpoint of problem 1.
     """
-    from core.views import Views
-    from prediction.predictor import Predictor, fold
+    from prediction.predictor import classifier
 
     network, saved = load_network(path, device)
-    folded = fold(network, device, bf16)
-    views = Views.of(saved, flip)
-    predict = Predictor(lambda batch: views.logits(folded, batch), saved, device)
-    return predict, saved.classes, views
+    return classifier(network, saved, device, flip, bf16)
 
 
 def load_network(path: Path, device: torch.device) -> tuple[nn.Module, Checkpoint]:

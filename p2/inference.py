@@ -14,9 +14,9 @@ from core.cli import Parser, entry, file_path
 from core.files import check_outputs, writable_file
 from p2 import data
 from prediction.flags import flags, top_flag
-from prediction.labels import Labels
+from prediction.labels import label
 from prediction.stream import Stream, on_device
-from prediction.tables import check_names, locate, read_rows, write_rows
+from prediction.tables import check_names, locate, read_rows
 
 if TYPE_CHECKING:  # torch is imported while threads decode files: see prediction.stream
     import torch
@@ -60,24 +60,11 @@ def main() -> int:
     outputs = [writable_file(path) for path in (args.output, args.probabilities) if path]
     check_outputs(outputs, [args.checkpoint, *([args.table] if args.table else []), *paths])
     with Stream(paths, data.decode, ahead=512, stop_at=args.stop_at) as stream:
-        return on_device(args.device, lambda device: label(args, rows, stream, device))
-
-
-def label(
-    args: argparse.Namespace, rows: list[tuple[str, str]], stream: Stream, device: torch.device
-) -> int:
-    """Do the program's work on ``device``; return the exit status."""
-    from core import devices
-
-    predict, classes, views = predictor(args.checkpoint, device, args.flip, args.bf16)
-    labels = Labels(stream.paths, classes, classes[0], args)
-    batch_size = args.batch_size or (16 if device.type == "cpu" else 128)
-    for batch in stream.batches(batch_size, views.reduce):
-        labels.add(batch.paths, predict(batch.images))
-    answers = [(*row, label) for row, label in zip(rows, labels.of.values(), strict=True)]
-    write_rows(args.output, ("id", "filename", "label"), answers)
-    labels.write_more(("id", "filename"), rows)
-    return stream.report(devices.describe(device), f"the label {classes[0]}")
+        columns = ("id", "filename")
+        return on_device(
+            args.device,
+            lambda device: label(args, stream, device, predictor, columns, rows, (16, 128)),
+        )
 
 
 def predictor(
@@ -89,17 +76,13 @@ def predictor(
     checkpoint decides. Raises InputError if the file is not a classifier of problem 2.
     """
     from core import checkpoint
-    from core.views import Views
     from p2.model import build
-    from prediction.predictor import Predictor, fold, load_network
+    from prediction.predictor import classifier, load_network
 
     saved = checkpoint.load(path, "p2")
     count = len(saved.classes)
     network = load_network(lambda: build(saved.architecture, count), saved, path, device)
-    folded = fold(network, device, bf16)
-    views = Views.of(saved, flip)
-    predict = Predictor(lambda batch: views.logits(folded, batch), saved, device)
-    return predict, saved.classes, views
+    return classifier(network, saved, device, flip, bf16)
 
 
 if __name__ == "__main__":

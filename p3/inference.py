@@ -184,7 +184,8 @@ def predictor(
     from core import checkpoint
     from core.views import Views
     from p3.model import build
-    from prediction.predictor import Predictor, fold, load_network
+    from prediction.folding import fold
+    from prediction.predictor import Predictor, load_network
 
     saved = checkpoint.load(path, "p3")
     if saved.classes != data.CLASSES:

@@ -1,56 +1,76 @@
-"""The labels of whole images, and the other outputs that are made from their probabilities."""
+"""Label whole images, as the inference programs of problems 1 and 2 do."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from core.cli import answer
+from prediction.stream import Stream
 from prediction.tables import write_rows
 
+if TYPE_CHECKING:  # torch is imported while threads decode files: see prediction.stream
+    import torch
 
-class Labels:
-    """The label of each image, ``fallback`` until it is known, and other requested outputs."""
 
-    def __init__(
-        self, paths: list[Path], classes: tuple[str, ...], fallback: str, args: argparse.Namespace
-    ) -> None:
-        self._classes, self._args = classes, args
-        self.of = dict.fromkeys(paths, fallback)
-        self._probabilities: dict[Path, np.ndarray] = {}
+def label(
+    args: argparse.Namespace,
+    stream: Stream,
+    device: torch.device,
+    predictor: Callable,
+    columns: tuple[str, ...],
+    rows: Sequence[tuple[str, ...]],
+    batch_sizes: tuple[int, int],
+) -> int:
+    """Label the images of ``stream`` on ``device``, write the csv files; return the exit status.
 
-    def add(self, paths: list[Path], logits: np.ndarray) -> None:
-        """Label the images at ``paths`` by their ``logits``, (N, classes) float32."""
-        self.of.update(
-            (path, self._classes[k]) for path, k in zip(paths, logits.argmax(1), strict=True)
-        )
-        if self._args.probabilities or self._args.top:
-            shares = np.exp(logits - logits.max(1, keepdims=True))
-            self._probabilities.update(
-                zip(paths, shares / shares.sum(1, keepdims=True), strict=True)
-            )
+    ``args``: of ``prediction.flags`` and ``output``. ``predictor``: as ``p1.inference.predictor``.
+    ``columns``, ``rows``: what stands before each image's label; the last is its file name.
+    ``batch_sizes``: on the CPU and on a GPU, unless ``args`` has one. An image that could not be
+    read, or not in time, gets the first class and no probabilities.
+    """
+    from core import devices
 
-    def write_more(self, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-        """Write the file of probabilities and print the ``--top`` labels, if requested.
+    predict, classes, views = predictor(args.checkpoint, device, args.flip, args.bf16)
+    labels = dict.fromkeys(stream.paths, classes[0])
+    probabilities: dict[Path, np.ndarray] = {}
+    batch_size = args.batch_size or batch_sizes[device.type != "cpu"]
+    for batch in stream.batches(batch_size, views.reduce):
+        logits = predict(batch.images)
+        best = [classes[k] for k in logits.argmax(1)]
+        labels.update(zip(batch.paths, best, strict=True))
+        if args.probabilities or args.top:
+            probabilities.update(zip(batch.paths, softmax(logits), strict=True))
 
-        ``columns`` and ``rows``, one per image, come before the probabilities. An image that
-        could not be read, or not in time, has no probabilities.
-        """
-        named = list(zip(self.of, rows, strict=True))
-        if self._args.probabilities:
-            table = [
-                (*row, *(f"{share:.6f}" for share in self._probabilities.get(path, ())))
-                for path, row in named
-            ]
-            width = len(columns) + len(self._classes)
-            table = [(*row, *[""] * (width - len(row))) for row in table]
-            write_rows(self._args.probabilities, (*columns, *self._classes), table)
-        for path, row in named if self._args.top else ():
-            shares = self._probabilities.get(path, np.empty(0))
-            best = np.argsort(-shares, kind="stable")[: self._args.top]
-            words = [f"{self._classes[k]} {shares[k]:.4f}" for k in best]
-            words = words or ["could not be read, or not in time"]
-            answer("  ".join((row[-1], *words)))
+    answers = [(*row, text) for row, text in zip(rows, labels.values(), strict=True)]
+    write_rows(args.output, (*columns, "label"), answers)
+    named = list(zip(rows, map(probabilities.get, labels), strict=True))
+    if args.probabilities:
+        table = [(*row, *in_cells(shares, len(classes))) for row, shares in named]
+        write_rows(args.probabilities, (*columns, *classes), table)
+    for row, shares in named if args.top else ():
+        answer("  ".join((row[-1], *top(shares, classes, args.top))))
+    return stream.report(devices.describe(device), f"the label {classes[0]}")
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Logits (N, classes) -> probabilities of the same shape."""
+    shares = np.exp(logits - logits.max(1, keepdims=True))
+    return shares / shares.sum(1, keepdims=True)
+
+
+def in_cells(shares: np.ndarray | None, count: int) -> list[str]:
+    """An image's probabilities, (classes,), as cells of a csv; ``count`` empty ones for None."""
+    return [""] * count if shares is None else [f"{share:.6f}" for share in shares]
+
+
+def top(shares: np.ndarray | None, classes: tuple[str, ...], count: int) -> list[str]:
+    """The ``count`` most likely classes of an image and their probabilities, best first."""
+    if shares is None:
+        return ["could not be read, or not in time"]
+    best = np.argsort(-shares, kind="stable")[:count]
+    return [f"{classes[k]} {shares[k]:.4f}" for k in best]

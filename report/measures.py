@@ -46,9 +46,11 @@ CODE = {  # the code that a problem's measures depend on: a new perplexity gives
                 "efficientnet_lite",
                 "images",
                 "randomness",
+                "threads",
                 "views",
             )
         ),
+        "prediction/folding.py",
         "prediction/stream.py",
         "prediction/predictor.py",
         "prediction/tables.py",

@@ -46,6 +46,7 @@ from core import checkpoint, images
 from core.checkpoint import Checkpoint
 from core.cli import Parser, entry
 from core.files import list_files
+from core.views import Views
 from p1 import data as p1_data
 from p1 import inference as p1
 from p2 import inference as p2
@@ -315,7 +316,7 @@ def use_no_networks() -> None:
         section.networks = lambda *_: []
     ship.models.load = lambda path: types.SimpleNamespace(network=nn.Linear(1, 1))
     ship.multiply_adds = lambda *_: 1
-    views = p1.Views(False)
+    views = Views(False)
     p1.predictor = lambda path, *_: (
         by_mean(50, logits),
         checkpoint.load(path, "p1").classes,

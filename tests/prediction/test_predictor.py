@@ -1,76 +1,56 @@
-"""Folded networks compute what the networks do; torchvision comes without a compiler."""
+"""A predictor on a device that is too small; torchvision comes without a compiler."""
 
-import copy
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
-from conftest import ROOT, thin_fcn32s, varied
-from torch import nn
+from conftest import ROOT
 
-from core import devices
-from p1 import model as p1
-from p2 import model as p2
-from p3 import model as p3
-from prediction.predictor import FusedConvolution, fold
-
-CPU = torch.device("cpu")
-NETWORKS = {
-    "p1 A": (lambda: p1.build(p1.ARCHITECTURE, 50), 32),
-    "p1 C": (lambda: p1.build("efficientnet_lite0_64", 50), 32),
-    "p2": (lambda: p2.Classifier(5), 64),
-    "p3 A": (thin_fcn32s, 64),
-    "p3 B": (lambda: p3.build(p3.OF_MODEL["B"]), 64),
-    "p3 C": (lambda: p3.build(p3.OF_MODEL["C"]), 64),
-}
+from core import checkpoint
+from prediction.predictor import Predictor, TooLarge
 
 
-@pytest.fixture(params=NETWORKS, scope="module")
-def network(request):
-    """A network that is not to be changed, and its images' side."""
-    build, size = NETWORKS[request.param]
-    torch.manual_seed(0)
-    network = build()
-    return varied(network, size).eval(), size
+@pytest.fixture
+def predictor(p1_checkpoint, monkeypatch):
+    """A ``Predictor`` of problem 1 on the CPU, of any function of images."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # torch's default; put back after
+    saved = checkpoint.load(p1_checkpoint, "p1")
+    return lambda function: Predictor(function, saved, torch.device("cpu"))
 
 
-def folded(network, device=CPU, **options):
-    return fold(devices.prepare(copy.deepcopy(network), CPU), device, **options)
+def test_a_batch_too_large_for_the_gpu_is_halved_until_it_fits(predictor, capsys):
+    sizes = []
+
+    def classify(images):
+        sizes.append(len(images))
+        if len(images) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return images[:, 0, 0, 0]
+
+    images = torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1).expand(10, 3, 32, 32)
+    assert np.allclose(predictor(classify)(images), (np.arange(10) / 255 - 0.5) / 0.5)
+    assert sizes == [10, 5, 2, 2, 2, 2, 2] and "batches of 2" in capsys.readouterr().err
 
 
-@torch.inference_mode()
-def test_a_folded_network_gives_the_same_logits_at_any_size(network):
-    network, size = network
-    fast, on_gpu = folded(network), folded(network, torch.device("cuda"))
-    assert any(isinstance(module, FusedConvolution) for module in fast.modules())
-    for one in (fast, on_gpu):
-        assert not any(isinstance(module, nn.BatchNorm2d) for module in one.modules())
-    for shape in ((3, 3, size, size), (1, 3, size + 9, size + 32), (2, 3, size, size)):
-        images = torch.randn(shape).contiguous(memory_format=torch.channels_last)
-        expected = network(images)
-        for one in (fast, on_gpu):
-            found = one(images)
-            assert found.shape == expected.shape
-            assert torch.allclose(found, expected, atol=1e-3 * expected.abs().max())
+def test_an_image_too_large_for_the_gpu_is_an_input_error_that_names_its_size(predictor):
+    def classify(images):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(TooLarge, match="an image of 90x40 does not fit in the memory of cpu"):
+        predictor(classify)(torch.zeros(3, 3, 40, 90, dtype=torch.uint8))
 
 
-@pytest.mark.skipif(not devices.has_bf16(CPU), reason="this CPU does not compute in bfloat16")
-@torch.inference_mode()
-def test_bfloat16_is_near_float32(network):
-    network, size = network
-    images = torch.randn(2, 3, size, size).contiguous(memory_format=torch.channels_last)
-    expected, found = network(images), folded(network, bf16=True)(images).float()
-    error = (found - expected).abs().mean() / expected.std()
-    assert 1e-4 < error < 0.5  # of unrelated logits it is above 1
+def test_a_gpu_convolves_in_float32_not_in_tf32(predictor):
+    rounded = []
 
+    def classify(images):
+        rounded.append(torch.backends.cudnn.allow_tf32)
+        return images[:, 0, 0, 0]
 
-def test_without_bfloat16_it_is_float32_and_said_so(monkeypatch, capsys):
-    monkeypatch.setattr(devices, "has_bf16", lambda device: False)
-    convolution = fold(nn.Sequential(nn.Conv2d(3, 1, 1)), CPU, bf16=True)
-    with torch.inference_mode():
-        assert convolution(torch.randn(2, 3, 8, 8)).dtype == torch.float32
-    assert "no bfloat16 on" in capsys.readouterr().err
+    predictor(classify)(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
+    assert rounded == [False]
 
 
 def test_a_programs_network_needs_neither_torchs_compiler_nor_the_other_problems():

@@ -1,56 +1,13 @@
-"""Predicting on a device that is too small or fails, played by one called cuda."""
+"""Predicting on a device that fails, played by one called cuda."""
 
-import numpy as np
 import pytest
 import torch
 from conftest import refused, snapshot
 
-from core import checkpoint, devices
+from core import devices
 from core.cli import InputError
-from prediction.predictor import Predictor, TooLarge
+from prediction.predictor import TooLarge
 from prediction.stream import on_device
-
-
-@pytest.fixture
-def predictor(p1_checkpoint, monkeypatch):
-    """A ``Predictor`` of problem 1 on the CPU, of any function of images."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # torch's default; put back after
-    saved = checkpoint.load(p1_checkpoint, "p1")
-    return lambda function: Predictor(function, saved, torch.device("cpu"))
-
-
-def test_a_batch_too_large_for_the_gpu_is_halved_until_it_fits(predictor, capsys):
-    sizes = []
-
-    def classify(images):
-        sizes.append(len(images))
-        if len(images) > 3:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return images[:, 0, 0, 0]
-
-    images = torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1).expand(10, 3, 32, 32)
-    assert np.allclose(predictor(classify)(images), (np.arange(10) / 255 - 0.5) / 0.5)
-    assert sizes == [10, 5, 2, 2, 2, 2, 2] and "batches of 2" in capsys.readouterr().err
-
-
-def test_an_image_too_large_for_the_gpu_is_an_input_error_that_names_its_size(predictor):
-    def classify(images):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    with pytest.raises(TooLarge, match="an image of 90x40 does not fit in the memory of cpu"):
-        predictor(classify)(torch.zeros(3, 3, 40, 90, dtype=torch.uint8))
-
-
-def test_a_gpu_convolves_in_float32_not_in_tf32(predictor):
-    rounded = []
-
-    def classify(images):
-        rounded.append(torch.backends.cudnn.allow_tf32)
-        return images[:, 0, 0, 0]
-
-    predictor(classify)(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
-    assert rounded == [False]
-
 
 FAULTS = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB."),
