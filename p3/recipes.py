@@ -166,12 +166,6 @@ RECALIBRATED_C = dataclasses.replace(
     pretrained="runs/p3_C_mean/last.pt", epochs=1, lr=0.0, statistics=125,
 )  # fmt: skip
 
-# mean again, on crops that show the image at the test's scales and no larger.
-MATCHED_C = dataclasses.replace(
-    MEAN_C, name="matched", source="after recalibrated, on crops at the scales of the test",
-    pretrained="runs/p3_C_recalibrated/last.pt", crop_area=(0.44, 1.0), statistics=125,
-)  # fmt: skip
-
 # From random weights, a few minutes are not enough to learn rangeland and water.
 DEMO_C = dataclasses.replace(
     BEST_C, name="demo", source="for the drawn data of demo.sh, from the weights that ship",
@@ -188,7 +182,6 @@ RECIPES = {
     "turned": {"C": TURNED_C},
     "mean": {"B": MEAN_B, "C": MEAN_C},
     "recalibrated": {"C": RECALIBRATED_C},
-    "matched": {"C": MATCHED_C},
     "restart": {"B": RESTART_B},
 }
 PRETRAIN = {"best": {"A": PRETRAIN_A, "B": PRETRAIN_B}}
