@@ -42,6 +42,7 @@ def main() -> None:
         views = both_views(cache.gather(images, index, device), recipe, keys, recipe.size_in(0))
         shown = [preview.pictures(made, recipe.mean, recipe.std) for made in views]
         return preview.write(args, torch.cat(shown, 2))
+    processes.check_batch(len(images), recipe.batch_size)  # for the projector's BatchNorm
     probe = knn.load(args.data / "office", args.data_memory) if recipe.probe_every else None
 
     torch.manual_seed(seed_of(args.seed, "weights"))
@@ -64,8 +65,7 @@ def main() -> None:
 
     for epoch in run.epochs(recipe.epochs, recipe.patience, patience_from=recipe.plateau_from):
         byol.train()
-        # The projector's BatchNorm needs at least two images per process.
-        for index in run.batches(len(images), recipe.batch_size, at_least=2):
+        for index in run.batches(len(images), recipe.batch_size):
             loop.set_learning_rate(optimizer, recipe, run.total_steps, steps)
             batch = cache.gather(images, index, device)
             views = both_views(batch, recipe, run.keys(), recipe.size_in(epoch))

@@ -55,27 +55,7 @@ def main() -> None:
         (pairs, _), (val_pairs, _) = loop.split_for_tune(pairs, no_classes, args.seed)
     else:
         val_pairs, _ = data.load(args.data / "validation", args.data_memory)
-    # BatchNorm after the global pooling of DeepLabv3 and DeepLabv3+ needs at least two images.
-    at_least = 1 if args.model == "A" else 2
-    if min(recipe.batch_size, len(pairs)) < at_least:
-        raise InputError(
-            f"a batch has 1 image, but this network needs {at_least} or more; choose a larger "
-            "--batch-size, or add images"
-        )
-    if recipe.crop_area[1] and not recipe.crop:
-        raise InputError("with crop=0, images are not cropped: add --set crop_area=0,0")
-    is_cropped = recipe.crop and not recipe.crop_area[1]  # before it is turned
-    if recipe.symmetry == "square" and not is_cropped and pairs.shape[2] != pairs.shape[3]:
-        raise InputError(
-            f"recipe {recipe.name} turns whole images, which must be square: add "
-            "--set symmetry=flip"
-        )
-    if is_cropped and recipe.crop > min(pairs.shape[2:]):
-        size = "x".join(map(str, pairs.shape[:1:-1]))
-        raise InputError(
-            f"recipe {recipe.name} crops {recipe.crop}x{recipe.crop} pixels, but the images in "
-            f"{args.data} are {size}; add --set crop={min(pairs.shape[2:])}"
-        )
+    check(args, recipe, pairs)
     if args.preview:
         return show(args, recipe, pairs)
     digests = {"train": digest(pairs), "val": digest(val_pairs)}
@@ -112,7 +92,7 @@ def main() -> None:
     weights = class_weights(pairs, recipe).to(device)
     for _ in run.epochs(recipe.epochs, recipe.patience):
         network.train()
-        for index in run.batches(len(pairs), recipe.batch_size, at_least) if recipe.lr else ():
+        for index in run.batches(len(pairs), recipe.batch_size) if recipe.lr else ():
             loop.set_learning_rate(optimizer, recipe, run.total_steps, steps)
             batch = cache.gather(pairs, index, device)
             images, truth = augmented(batch, recipe, generator(*run.keys()))
@@ -138,6 +118,26 @@ def main() -> None:
             f"iou_{name}": iou for name, iou in zip(names, ious, strict=True) if not math.isnan(iou)
         }
         run.end_epoch(average.state_dict(), lr=lr, mean_iou=score, **per_class)
+
+
+def check(args: argparse.Namespace, recipe: Recipe, pairs: Tensor) -> None:
+    """Raise InputError if the recipe cannot train on ``pairs``, (N, 4, H, W) uint8."""
+    if args.model != "A":  # DeepLabv3 and DeepLabv3+ have a BatchNorm after their global pooling
+        processes.check_batch(len(pairs), recipe.batch_size)
+    if recipe.crop_area[1] and not recipe.crop:
+        raise InputError("with crop=0, images are not cropped: add --set crop_area=0,0")
+    is_cropped = recipe.crop and not recipe.crop_area[1]  # before it is turned
+    if recipe.symmetry == "square" and not is_cropped and pairs.shape[2] != pairs.shape[3]:
+        raise InputError(
+            f"recipe {recipe.name} turns whole images, which must be square: add "
+            "--set symmetry=flip"
+        )
+    if is_cropped and recipe.crop > min(pairs.shape[2:]):
+        size = "x".join(map(str, pairs.shape[:1:-1]))
+        raise InputError(
+            f"recipe {recipe.name} crops {recipe.crop}x{recipe.crop} pixels, but the images in "
+            f"{args.data} are {size}; add --set crop={min(pairs.shape[2:])}"
+        )
 
 
 def class_weights(pairs: Tensor, recipe: Recipe) -> Tensor:

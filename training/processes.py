@@ -242,6 +242,20 @@ def local_batch(index: Tensor) -> Tensor:
     return local_share(index)
 
 
+def check_batch(count: int, batch_size: int, at_least: int = 2) -> None:
+    """Check that each process gets ``at_least`` images of a batch, or raise InputError.
+
+    ``count``: images in the data set. A BatchNorm over one value per channel needs two.
+    """
+    size = min(count, batch_size)
+    if size // world_size() < at_least:
+        per_process = " per process" if world_size() > 1 else ""
+        raise InputError(
+            f"a batch has {size} of {count} images, but this network needs {at_least} or "
+            f"more{per_process}; choose a larger --batch-size, or add images"
+        )
+
+
 def keys() -> tuple[int | str, ...]:
     """Return further keys for ``core.randomness``, so that draws differ per process; () for one."""
     return ("rank", rank()) if world_size() > 1 else ()

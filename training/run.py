@@ -146,13 +146,12 @@ class Run:
         self._write_log()
         self._release()
 
-    def batches(self, count: int, batch_size: int, at_least: int = 1) -> Iterator[torch.Tensor]:
+    def batches(self, count: int, batch_size: int) -> Iterator[torch.Tensor]:
         """Yield the image indices, (batch,) int64, of each remaining batch of this epoch.
 
         ``count``: images in the data set. ``batch_size``: of all processes together; each gets its
         share. Before each batch, torch's own generators, which dropout uses, are seeded for this
-        step. Raises InputError if the processes cannot share a batch evenly, or if a process gets
-        fewer images than ``at_least``: a BatchNorm over one value per channel needs two.
+        step. Raises InputError if the processes cannot share a batch evenly.
         """
         steps = steps_per_epoch(count, batch_size)
         self._show_epoch(steps, min(count, batch_size))
@@ -160,13 +159,7 @@ class Run:
             count, batch_size, seed=self.seed, epoch=self.epoch, start=self.next_step
         ):
             torch.manual_seed(seed_of(self.seed, self.epoch, step, "torch", *processes.keys()))
-            share = processes.local_batch(index)
-            if len(share) < at_least:
-                raise InputError(
-                    f"a batch has {len(share)} image per process; "
-                    f"this network needs {at_least} or more: choose a larger --batch-size"
-                )
-            yield share
+            yield processes.local_batch(index)
 
     def keys(self) -> tuple[int | str, ...]:
         """Return (seed, epoch, step) of the current batch; with several processes, also the rank.

@@ -206,7 +206,7 @@ def test_every_step_makes_its_own_draws(run, small, monkeypatch, program, flags)
 
 def test_wrong_requests_of_pre_training_are_one_line(run, small):
     status, _, err = run(pretrain, "--batch-size 1 --run one")
-    assert status == 2 and "a batch has 1 image per process; this network needs 2 or more" in err
+    assert status == 2 and "a batch has 1 of 8 images, but this network needs 2 or more" in err
     says = "unknown recipe 'papers'. Choose from original, hour, best"
     refused(run(supervise, "--recipe papers"), says)
     refused(run(supervise, "--labels x.csv"), "no file x.csv")

@@ -329,6 +329,18 @@ def test_a_batch_that_cannot_be_shared_evenly_is_refused(monkeypatch):
         processes.local_batch(torch.arange(5))
 
 
+def test_a_process_that_gets_too_few_images_for_batchnorm_is_refused(monkeypatch):
+    processes.check_batch(count=4, batch_size=2)
+    with pytest.raises(InputError, match="a batch has 1 of 4 images, .* needs 2 or more; choose"):
+        processes.check_batch(count=4, batch_size=1)
+    with pytest.raises(InputError, match="a batch has 1 of 1 images"):
+        processes.check_batch(count=1, batch_size=16)
+    monkeypatch.setattr(processes, "world_size", lambda: 2)
+    processes.check_batch(count=4, batch_size=4)
+    with pytest.raises(InputError, match="a batch has 2 of 4 images, .* 2 or more per process"):
+        processes.check_batch(count=4, batch_size=2)
+
+
 def test_a_gpu_that_is_too_small_for_a_training_is_one_line(capsys):
     def too_large():
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")

@@ -265,11 +265,6 @@ def test_an_epochs_seconds_count_what_was_done_before_an_interruption(tmp_path, 
     assert [line["seconds"] for line in log(tmp_path)] == [180, 180, 180]
 
 
-def test_a_batch_that_is_too_small_for_the_network_is_refused(tmp_path):
-    with pytest.raises(InputError, match="a batch has 1 image per process; .* needs 2 or more"):
-        list(new_run(tmp_path).batches(4, 1, at_least=2))
-
-
 def test_a_finished_run_does_nothing_more(tmp_path):
     train(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.pt")}

@@ -169,7 +169,7 @@ def test_a_shipped_checkpoint_is_what_the_manifest_says(call, tmp_path, unbroken
         (p1.main, "no", "--model C --recipe large", "starts from runs/p1_C_best/last.pt"),
         (p3.main, "no", "--model B --recipe best", "starts from runs/p3_pretrain_B_best/last.pt"),
         (p3.main, "p3_data", "--recipe hour", "crops 256x256 pixels, but the images in"),
-        (p3.main, "p3_data", "--batch-size 1", "a batch has 1 image"),
+        (p3.main, "p3_data", "--batch-size 1", "a batch has 1 of"),
         (
             p3.main,
             "p3_data",
