@@ -121,12 +121,6 @@ RECALIBRATED_C = dataclasses.replace(
     source="after mean: BatchNorm's statistics of the averaged weights",
     pretrained="runs/p1_C_mean/last.pt", epochs=1, lr=0.0, statistics=120,
 )  # fmt: skip
-# mean again, for longer and on as many mixed images as best.
-LONGER_C = dataclasses.replace(
-    MEAN_C, name="longer", source="after recalibrated", pretrained="runs/p1_C_recalibrated/last.pt",
-    epochs=5, lr=6e-4, cutmix=BEST_C.cutmix, statistics=60,
-)  # fmt: skip
-
 # For model B's initial weights, trained on other images and labels: see p1/pretrain.py.
 HOUR_PRETRAIN = dataclasses.replace(HOUR_A, epochs=4)
 ORIGINAL_PRETRAIN = dataclasses.replace(
@@ -145,7 +139,7 @@ RECIPES = {
     "demo": {"A": DEMO_A},
     "best": {"A": BEST_A, "B": BEST_B, "C": BEST_C},
     "long": {"A": LONG_A},
-    "longer": {"A": LONGER_A, "C": LONGER_C},
+    "longer": {"A": LONGER_A},
     "large": {"C": LARGE_C},
     "mean": {"A": MEAN_A, "C": MEAN_C},
     "restart": {"A": RESTART_A},
