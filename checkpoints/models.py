@@ -13,8 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from core import augment, checkpoint, views
+from core import augment, checkpoint
 from core.cli import InputError
+from core.views import Views
 
 PROBLEMS = ("p1", "p2", "p3")
 
@@ -43,9 +44,7 @@ class Model(nn.Module):
         if side and tuple(images.shape[2:]) != (side, side):
             raise ValueError(f"images are {tuple(images.shape)}; give (N, 3, {side}, {side})")
         inputs = augment.normalise(augment.to_float(images), saved.mean, saved.std)
-        return views.logits(
-            self.network, inputs, saved.flip_test, saved.test_scales, saved.rotate_test
-        )
+        return Views.of(saved).logits(self.network, inputs)
 
 
 def load(path: str | Path) -> Model:

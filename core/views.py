@@ -82,7 +82,7 @@ class Views:
     rotate: bool = False
 
     @classmethod
-    def of(cls, saved: Checkpoint, flip: bool | None, rotate: bool | None = None) -> Views:
+    def of(cls, saved: Checkpoint, flip: bool | None = None, rotate: bool | None = None) -> Views:
         """The views that a checkpoint asks for, unless ``flip`` or ``rotate`` say otherwise."""
         return cls(
             saved.flip_test if flip is None else flip,
